@@ -1,0 +1,26 @@
+"""Fused kernels for maximum mean discrepancy, random Fourier features and Parzen likelihood in PyTorch."""
+
+from . import priors
+from .backends import available_backends, backend
+from .ops.closed_form import mmd2_to_prior
+from .ops.fourier import FourierFeatures, fourier_function, fourier_mean
+from .ops.median import median_bandwidth
+from .ops.mmd import mmd2, witness
+from .ops.parzen import ParzenEstimator, parzen_log_likelihood
+
+__version__ = "0.1.0"
+__all__ = [
+    "FourierFeatures",
+    "ParzenEstimator",
+    "available_backends",
+    "backend",
+    "fourier_function",
+    "fourier_mean",
+    "median_bandwidth",
+    "mmd2",
+    "mmd2_to_prior",
+    "nn",
+    "parzen_log_likelihood",
+    "priors",
+    "witness",
+]

@@ -1,0 +1,1 @@
+"""Operator contracts: one file per operation with checks, schema, fake kernel, autograd and docstring."""

@@ -1,0 +1,147 @@
+"""Checks and promotion of the arguments that the operators share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+KERNELS = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")
+DEFAULT_BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Floats = Sequence[float] | Tensor
+
+
+def check_points(rank: int | None = None, **tensors: Tensor) -> None:
+    """Point sets: floating tensors [..., N, D] (or exactly `rank` dimensions), not empty, of one D, on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+        if tensor.dtype not in FLOATS:
+            raise TypeError(
+                f"{name}: got dtype {tensor.dtype}, expected float16, bfloat16, float32 or float64; "
+                f"convert with {name}.float()"
+            )
+        wanted = "[..., N, D]" if rank is None else "[N, D]"
+        if tensor.ndim < 2 or (rank is not None and tensor.ndim != rank):
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {wanted}")
+        if tensor.shape[-2] == 0 or tensor.shape[-1] == 0:
+            raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected at least one point of one dimension")
+        if tensor.shape[-1] != first.shape[-1]:
+            raise ValueError(
+                f"{name}: got dimension {tensor.shape[-1]} (shape {list(tensor.shape)}), "
+                f"expected {first.shape[-1]} as in {first_name} (shape {list(first.shape)})"
+            )
+    check_same(**tensors)
+
+
+def check_same(**tensors: Tensor) -> None:
+    """One device; float64 only with float64."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device != first.device:
+            raise ValueError(f"{name}: got device {tensor.device}, expected {first.device} as {first_name}")
+        if (tensor.dtype == torch.float64) != (first.dtype == torch.float64):
+            raise TypeError(
+                f"{name}: got dtype {tensor.dtype} beside {first_name} of {first.dtype}; float64 mixes only with "
+                "float64: convert one of them"
+            )
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 for float64, else float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
+    """[..., N, D] -> [B, N, D], contiguous, in the compute dtype."""
+    tail = tensor.shape[-2:]
+    return tensor.to(compute_dtype(tensor)).expand(*batch, *tail).reshape(-1, *tail)
+
+
+def sample_weights(name: str, weights: Tensor | None, points_name: str, points: Tensor) -> Tensor | None:
+    """Weights [..., N] in the compute dtype, normalised to sum 1; None stays None."""
+    if weights is None:
+        return None
+    if not isinstance(weights, Tensor) or weights.dtype not in FLOATS:
+        found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{name}: got {found}, expected a floating tensor of shape {list(points.shape[:-1])}")
+    if weights.ndim == 0 or weights.shape[-1] != points.shape[-2] or weights.ndim > points.ndim - 1:
+        raise ValueError(
+            f"{name}: got shape {list(weights.shape)}, expected {list(points.shape[:-1])}, a weight for each point of "
+            f"{points_name}"
+        )
+    check_same(**{points_name: points, name: weights})
+    weights = weights.to(compute_dtype(points))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def kernel_arguments(
+    bandwidths: Floats, kernel: str, kernel_weights: Floats | None, alpha: float, points: Tensor
+) -> tuple[Tensor | None, Tensor | None, list[float], list[float]]:
+    """Bandwidths and weights as (tensor, tensor, floats, floats); where the tensor is not None its floats are empty."""
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+        raise ValueError(f"alpha: got {alpha!r}, expected a positive number")
+    if kernel == "energy":
+        if bandwidths is not DEFAULT_BANDWIDTHS:
+            raise ValueError('bandwidths: the "energy" kernel has none; leave the argument out')
+        bandwidths = (1.0,)
+    s_tensor, s_floats = _floats("bandwidths", bandwidths, points)
+    count = len(s_floats) if s_tensor is None else s_tensor.shape[0]
+    if any(not 0 < s < math.inf for s in s_floats):
+        raise ValueError(f"bandwidths: got {s_floats}, expected positive finite numbers (standard deviations)")
+    w_tensor, w_floats = _floats("kernel_weights", [1.0] * count if kernel_weights is None else kernel_weights, points)
+    if any(not math.isfinite(w) for w in w_floats):
+        raise ValueError(f"kernel_weights: got {w_floats}, expected finite numbers")
+    found = len(w_floats) if w_tensor is None else w_tensor.shape[0]
+    if found != count:
+        raise ValueError(f"kernel_weights: got {found}, expected {count}, one for each bandwidth")
+    return s_tensor, w_tensor, s_floats, w_floats
+
+
+def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
+    """A number or a sequence of numbers as a tuple of positive finite floats."""
+    if isinstance(values, (int, float)) and not isinstance(values, bool):
+        values = (values,)
+    try:
+        found = tuple(float(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name}: got {type(values).__name__}, expected a number or a sequence of numbers") from None
+    if not found or any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in found):
+        raise ValueError(f"{name}: got {list(found)}, expected one or more positive finite numbers")
+    return found
+
+
+def reject_unknown(unknown: Mapping[str, object]) -> None:
+    """Names from other libraries get the conversion to a bandwidth; anything else the usual TypeError."""
+    conversions = {
+        "sigma": "a bandwidth is the standard deviation of the kernel, exp(-r / (2 s^2)): pass bandwidths=(sigma,)",
+        "gamma": "exp(-gamma r) has the bandwidth s = (1 / (2 gamma))^0.5: pass bandwidths=((0.5 / gamma) ** 0.5,)",
+    }
+    for name in unknown:
+        if name in conversions:
+            raise TypeError(f"{name}: not an argument; {conversions[name]}")
+        raise TypeError(f"{name}: not an argument of this function")
+
+
+def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, list[float]]:
+    if isinstance(values, Tensor):
+        if values.ndim != 1 or values.shape[0] == 0 or values.dtype not in FLOATS:
+            raise ValueError(
+                f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one of shape [S]"
+            )
+        if values.device != points.device:
+            raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
+        return values.to(compute_dtype(points)), []
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) and not hasattr(values, "__iter__"):
+        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0), or a 1-D tensor")
+    floats = [float(value) for value in values]
+    if not floats:
+        raise ValueError(f"{name}: got an empty sequence, expected at least one number")
+    return None, floats

@@ -1,0 +1,273 @@
+"""Random Fourier features (Rahimi and Recht 2007) whose frequencies are made from a seed and never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import current, select
+from ..backends.specs import FeatureSpec
+from .arguments import batched, check_points, check_same, compute_dtype, positive_floats, sample_weights
+from .registration import define
+
+INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class FourierFeatures:
+    """A description of `count` random Fourier features of a sum of Gaussian kernels in `dim` dimensions.
+
+    phi(x) = [cos(W x), sin(W x)], scaled so that phi(a) . phi(b) approximates sum_s w_s exp(-|a - b|^2 / (2 s^2)).
+    W = G / bandwidth with standard normal G; several bandwidths share the count in equal consecutive parts. G is a
+    pure function of (seed, feature index, dimension): Philox-4x32-10 and Box-Muller, the same in every backend to
+    4e-6, made inside the kernels and never stored. Features start + 0 ... start + count - 1 are addressed.
+
+    Args:
+        dim: dimension D of the points.
+        count: number of frequencies; the feature vector has 2 * count entries.
+        bandwidths: a positive number or a sequence of S of them; count must be a multiple of S.
+        weights: S non-negative numbers, ones by default.
+        seed, start: ints in [0, 2^63) or 0-d int64 tensors (for captured CUDA graphs, unchecked).
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    dim: int
+    count: int
+    bandwidths: tuple[float, ...]
+    weights: tuple[float, ...]
+    seed: int | Tensor
+    start: int | Tensor
+    _keys: dict[torch.device, Tensor] = field(repr=False)
+
+    def __init__(
+        self,
+        dim: int,
+        count: int,
+        *,
+        bandwidths: float | Sequence[float] = 1.0,
+        weights: float | Sequence[float] | None = None,
+        seed: int | Tensor = 0,
+        start: int | Tensor = 0,
+    ) -> None:
+        for name, value in (("dim", dim), ("count", count)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected a positive int")
+        for name, key in (("seed", seed), ("start", start)):
+            _check_key(name, key)
+        scales = positive_floats("bandwidths", bandwidths)
+        shares = positive_floats("weights", [1.0] * len(scales) if weights is None else weights, allow_zero=True)
+        if len(shares) != len(scales):
+            raise ValueError(f"weights: got {len(shares)}, expected {len(scales)}, one for each bandwidth")
+        if count % len(scales):
+            raise ValueError(f"count: got {count}, expected a multiple of the number of bandwidths, {len(scales)}")
+        values = {"dim": dim, "count": count, "bandwidths": scales, "weights": shares, "seed": seed, "start": start}
+        for name, value in (values | {"_keys": {}}).items():
+            object.__setattr__(self, name, value)
+
+    def block(self, t: int | Tensor) -> FourierFeatures:
+        """The t-th block of fresh features: the same description with start + t * count."""
+        return FourierFeatures(
+            self.dim,
+            self.count,
+            bandwidths=self.bandwidths,
+            weights=self.weights,
+            seed=self.seed,
+            start=self.start + t * self.count,
+        )
+
+    def frequencies(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """W = G / bandwidth, materialised: [count, dim], float32 on the CPU by default."""
+        key = self.key(torch.device("cpu" if device is None else device))
+        dtype = torch.float32 if dtype is None else dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.float64")
+        return torch.ops.fastmmd.fourier_frequencies(  # type: ignore[no-any-return]
+            key, self.count, self.bandwidths, self.weights, self.dim, dtype, current()
+        )
+
+    def key(self, device: torch.device) -> Tensor:
+        """[seed, start] as int64 on the device; kept, so that later calls copy nothing."""
+        if isinstance(self.seed, Tensor) or isinstance(self.start, Tensor):
+            return torch.stack([torch.as_tensor(part, device=device) for part in (self.seed, self.start)])
+        if torch.compiler.is_compiling():
+            return torch.tensor([self.seed, self.start], dtype=torch.int64, device=device)
+        if device not in self._keys:
+            self._keys[device] = torch.tensor([self.seed, self.start], dtype=torch.int64, device=device)
+        return self._keys[device]
+
+
+def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None = None) -> Tensor:
+    """Mean feature vector of a sample, sum_i w_i phi(x_i), without an [N, count] matrix.
+
+    |fourier_mean(x) - fourier_mean(y)|^2 estimates the biased mmd2(x, y) of the features' kernel.
+
+    Args:
+        x: [..., N, D] points, D = features.dim; float32 compute for half types, float64 for float64.
+        features: the description; its scale is always that of its own count.
+        weights: [..., N], normalised to sum 1 here; uniform by default.
+
+    Returns:
+        [..., 2 * count] tensor, cosines first. Differentiable once in x and weights; backward makes the frequencies
+        again.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    _check_features(x, features)
+    batch, n = x.shape[:-2], x.shape[-2]
+    xb = batched(x, batch)
+    w = sample_weights("weights", weights, "x", x)
+    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else w.expand(*batch, n)
+    out = torch.ops.fastmmd.fourier_sum(
+        xb, w.reshape(-1, n), features.key(x.device), features.count, features.bandwidths, features.weights, current()
+    )
+    return out.reshape(*batch, 2 * features.count)  # type: ignore[no-any-return]
+
+
+def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures) -> Tensor:
+    """The function f(x) = phi(x) . coefficients at each point (Rahimi and Recht 2008, random kitchen sinks).
+
+    Args:
+        x: [N, D] points, D = features.dim. coefficients: [2 * count], cosines first. features: the description.
+
+    Returns:
+        [N] tensor, differentiable once in x and coefficients.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    _check_features(x, features, rank=2)
+    if not isinstance(coefficients, Tensor) or coefficients.shape != (2 * features.count,):
+        found = list(coefficients.shape) if isinstance(coefficients, Tensor) else type(coefficients).__name__
+        raise ValueError(f"coefficients: got {found}, expected a tensor of shape [{2 * features.count}], 2 * count")
+    if not coefficients.is_floating_point():
+        raise TypeError(f"coefficients: got dtype {coefficients.dtype}, expected a floating one")
+    check_same(x=x, coefficients=coefficients)
+    dtype = compute_dtype(x)
+    return torch.ops.fastmmd.fourier_function(  # type: ignore[no-any-return]
+        x.to(dtype)[None],
+        coefficients.to(dtype)[None],
+        features.key(x.device),
+        features.count,
+        features.bandwidths,
+        features.weights,
+        current(),
+    )[0]
+
+
+def _check_key(name: str, key: int | Tensor) -> None:
+    if isinstance(key, Tensor):
+        if key.ndim != 0 or key.dtype != torch.int64:
+            raise ValueError(f"{name}: got a {key.dtype} tensor of shape {list(key.shape)}, expected a 0-d int64 one")
+    elif isinstance(key, bool) or not isinstance(key, int) or not 0 <= key <= INT64_MAX:
+        raise ValueError(f"{name}: got {key!r}, expected an int from 0 to 2^63 - 1")
+
+
+def _check_features(x: Tensor, features: FourierFeatures, rank: int | None = None) -> None:
+    check_points(rank, x=x)
+    if not isinstance(features, FourierFeatures):
+        raise TypeError(f"features: got {type(features).__name__}, expected fastmmd.FourierFeatures")
+    if x.shape[-1] != features.dim:
+        raise ValueError(f"x: got dimension {x.shape[-1]}, expected {features.dim} as features.dim")
+
+
+def _run(name: str, x: Tensor, other: Tensor, description: Sequence[Any], *flags: bool) -> Any:
+    key, count, bandwidths, weights, backend = description
+    implementation = select(backend, "fourier", x.dtype, x.device.type)
+    spec = FeatureSpec(key, count, tuple(bandwidths), tuple(weights))
+    return getattr(implementation, name)(x.contiguous(), other.contiguous(), spec, *flags)
+
+
+def _fourier_sum(x: Tensor, weights: Tensor, *description: Any) -> Tensor:
+    return _run("fourier_sum", x, weights, description)  # type: ignore[no-any-return]
+
+
+def _fourier_sum_backward(grad: Tensor, x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *description, needs = rest
+    f, df = _run("fourier_function", x, grad, description, needs[1], needs[0])
+    return (df.mul_(weights[..., None]) if needs[0] else df), f
+
+
+def _fourier_function(x: Tensor, coefficients: Tensor, *description: Any) -> Tensor:
+    value, _ = _run("fourier_function", x, coefficients, description, True, False)
+    return value  # type: ignore[no-any-return]
+
+
+def _fourier_function_backward(grad: Tensor, x: Tensor, coefficients: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *description, needs = rest
+    gradients = [x.new_empty(0), x.new_empty(0)]
+    if needs[0]:
+        gradients[0] = _run("fourier_function", x, coefficients, description, False, True)[1].mul_(grad[..., None])
+    if needs[1]:
+        gradients[1] = _run("fourier_sum", x, grad, description)
+    return gradients[0], gradients[1]
+
+
+def _frequencies(
+    key: Tensor,
+    count: int,
+    bandwidths: Sequence[float],
+    weights: Sequence[float],
+    dim: int,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    spec = FeatureSpec(key, count, tuple(bandwidths), tuple(weights))
+    return select(backend, "fourier", dtype, key.device.type).fourier_frequencies(spec, dim, dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.description = inputs[3:]
+
+
+def _gradient(name: str) -> Any:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:2])
+        found = getattr(torch.ops.fastmmd, name)(grad, *ctx.saved_tensors, *ctx.description, needs)
+        return (*[g if need else None for g, need in zip(found, needs, strict=True)], *[None] * 5)
+
+    return backward
+
+
+def _fake_gradients(grad: Tensor, x: Tensor, other: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    shapes = zip((x.shape, other.shape), rest[-1], strict=True)
+    return tuple(x.new_empty(shape if need else (0,)) for shape, need in shapes)
+
+
+FEATURES_SCHEMA = "Tensor key, int count, float[] bandwidths, float[] weights"
+define(
+    f"fourier_sum(Tensor x, Tensor sample_weights, {FEATURES_SCHEMA}, str backend) -> Tensor",
+    _fourier_sum,
+    lambda x, weights, key, count, *_: x.new_empty(x.shape[0], 2 * count),
+    _setup,
+    _gradient("fourier_sum_backward"),
+)
+define(
+    f"fourier_function(Tensor x, Tensor coefficients, {FEATURES_SCHEMA}, str backend) -> Tensor",
+    _fourier_function,
+    lambda x, *_: x.new_empty(x.shape[:2]),
+    _setup,
+    _gradient("fourier_function_backward"),
+)
+for _name, _implementation, _other in (
+    ("fourier_sum_backward", _fourier_sum_backward, "sample_weights"),
+    ("fourier_function_backward", _fourier_function_backward, "coefficients"),
+):
+    define(
+        f"{_name}(Tensor grad, Tensor x, Tensor {_other}, {FEATURES_SCHEMA}, str backend, bool[] needs) "
+        "-> (Tensor, Tensor)",
+        _implementation,
+        _fake_gradients,
+    )
+define(
+    f"fourier_frequencies({FEATURES_SCHEMA}, int dim, ScalarType dtype, str backend) -> Tensor",
+    _frequencies,
+    lambda key, count, bandwidths, weights, dim, dtype, backend: key.new_empty((count, dim), dtype=dtype),
+)

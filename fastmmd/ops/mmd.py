@@ -1,0 +1,253 @@
+"""Maximum mean discrepancy: `mmd2` and `witness` (Gretton et al. 2012, "A kernel two-sample test")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import current, select
+from ..backends.specs import KernelSpec
+from .arguments import (
+    DEFAULT_BANDWIDTHS,
+    Floats,
+    batched,
+    check_points,
+    compute_dtype,
+    kernel_arguments,
+    reject_unknown,
+    sample_weights,
+)
+from .registration import apply_gradient, define, needs_grad
+
+ESTIMATORS = ("biased", "unbiased")
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    bandwidths: Floats = DEFAULT_BANDWIDTHS,
+    *,
+    kernel: str = "gaussian",
+    estimator: str = "biased",
+    kernel_weights: Floats | None = None,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    alpha: float = 1.0,
+    **unknown: object,
+) -> Tensor:
+    """Squared maximum mean discrepancy between two samples, in linear memory, value and gradient in one pass.
+
+    MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y) (Gretton et al. 2012, eq. 3 and 5), with
+    k(a, b) = sum_s w_s kappa(|a - b|^2; s), r = |a - b|^2:
+
+    - "gaussian": exp(-r / (2 s^2))
+    - "laplacian": exp(-sqrt(r) / s)
+    - "imq": c / (c + r), c = s^2 (the WAE paper's constant is c = 2 * dim * prior_std^2)
+    - "rational_quadratic": (1 + r / (2 alpha s^2))^-alpha
+    - "energy": -sqrt(r), without bandwidths; the result is the energy distance
+
+    Args:
+        x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
+        y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
+        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (its values unchecked).
+        kernel: one of the names above; the S kernels are summed.
+        estimator: "biased" (V-statistic, never negative in exact arithmetic) or "unbiased" (U-statistic, leaves out
+            the diagonals of k(x, x') and k(y, y'); may be negative and is not clamped; needs two points on each side;
+            weighted: sum_{i != j} w_i w_j k_ij / (1 - sum w_i^2)).
+        kernel_weights: S floats or a differentiable [S] tensor; ones by default.
+        x_weights, y_weights: [..., N] and [..., M], normalised to sum 1 here; uniform by default.
+        alpha: the exponent of "rational_quadratic".
+
+    Returns:
+        [...] tensor. Differentiable once in x, y, both weights and tensor-valued bandwidths and kernel_weights. The
+        non-smooth kernels have gradient zero where two points coincide.
+
+    Raises:
+        TypeError: a wrong type or dtype, float32 mixed with float64, or `sigma=`/`gamma=`.
+        ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
+            or estimator.
+    """
+    reject_unknown(unknown)
+    check_points(x=x, y=y)
+    unbiased = check_estimator(estimator, x=x, y=y)
+    batch = _broadcast_batch(x, y)
+    s, w, s_floats, w_floats = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x)
+    wx = _batched_weights(sample_weights("x_weights", x_weights, "x", x), batch)
+    wy = _batched_weights(sample_weights("y_weights", y_weights, "y", y), batch)
+    xb, yb = batched(x, batch), batched(y, batch)
+    needs = needs_grad(xb, yb, wx, wy, s, w)
+    out = torch.ops.fastmmd.mmd2(
+        xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, current()
+    )
+    return out[0].reshape(batch)  # type: ignore[no-any-return]
+
+
+def witness(
+    points: Tensor,
+    x: Tensor,
+    y: Tensor,
+    bandwidths: Floats = DEFAULT_BANDWIDTHS,
+    *,
+    kernel: str = "gaussian",
+    kernel_weights: Floats | None = None,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    alpha: float = 1.0,
+    **unknown: object,
+) -> Tensor:
+    """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: where x has more mass than y it is positive.
+
+    Gretton et al. 2012, section 2.3 (empirical witness, up to its normalisation). Kernels, weights and promotion as
+    in `mmd2`; mean over x minus mean over y of the witness is the biased MMD^2.
+
+    Args:
+        points: [P, D]. x: [N, D]. y: [M, D]. The others as in `mmd2`.
+
+    Returns:
+        [P] tensor, differentiable once in everything that `mmd2` is, and in points.
+
+    Raises:
+        TypeError, ValueError: as `mmd2`.
+    """
+    reject_unknown(unknown)
+    check_points(rank=2, points=points, x=x, y=y)
+    s, w, s_floats, w_floats = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, points)
+    signed = torch.cat([_or_uniform("x", x_weights, x), -_or_uniform("y", y_weights, y)])
+    dtype = compute_dtype(points)
+    samples = torch.cat([x.to(dtype), y.to(dtype)])
+    return torch.ops.fastmmd.witness(  # type: ignore[no-any-return]
+        points.to(dtype), samples, signed, s, w, s_floats, w_floats, kernel, float(alpha), current()
+    )
+
+
+def check_estimator(estimator: str, **samples: Tensor) -> bool:
+    """True for "unbiased", which needs two points in each sample."""
+    if estimator not in ESTIMATORS:
+        raise ValueError(f'estimator: got {estimator!r}, expected "biased" or "unbiased"')
+    for name, sample in samples.items():
+        if estimator == "unbiased" and sample.shape[-2] < 2:
+            raise ValueError(f'{name}: got {sample.shape[-2]} point, expected at least 2 for estimator="unbiased"')
+    return estimator == "unbiased"
+
+
+def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"y: got leading dimensions {list(y.shape[:-2])}, which do not broadcast with {list(x.shape[:-2])} of x"
+        ) from None
+
+
+def _batched_weights(weights: Tensor | None, batch: Sequence[int]) -> Tensor | None:
+    return None if weights is None else weights.expand(*batch, weights.shape[-1]).reshape(-1, weights.shape[-1])
+
+
+def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:
+    found = sample_weights(f"{name}_weights", weights, name, points)
+    n = points.shape[0]
+    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if found is None else found
+
+
+def _kernel_spec(
+    s: Tensor | None, w: Tensor | None, s_floats: Sequence[float], w_floats: Sequence[float], kernel: str, alpha: float
+) -> KernelSpec:
+    return KernelSpec(kernel, tuple(s_floats) if s is None else s, tuple(w_floats) if w is None else w, alpha)
+
+
+def _mmd2(
+    x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
+) -> tuple[Tensor, ...]:
+    *spec, unbiased, needs, backend = description
+    implementation = select(backend, "mmd", x.dtype, x.device.type)
+    xc, *others = (None if t is None else t.contiguous() for t in (x, y, x_weights, y_weights))
+    assert xc is not None
+    return implementation.mmd2(xc, *others, _kernel_spec(*spec), unbiased, needs)
+
+
+def _mmd2_fake(
+    x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
+) -> tuple[Tensor, ...]:
+    s, _, s_floats, *_, needs, _ = description
+    other = x if y is None else y
+    per_kernel = torch.Size([x.shape[0], len(s_floats) if s is None else s.shape[0]])
+    shapes = (x.shape, other.shape, x.shape[:2], other.shape[:2], per_kernel, per_kernel)
+    gradients = [x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)]
+    return (x.new_empty(x.shape[0]), *gradients)
+
+
+def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*inputs[:6], *output[1:])
+
+
+def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    variables, gradients = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    needed = [v if need else None for v, need in zip(variables, ctx.needs_input_grad, strict=False)]
+    found = [apply_gradient(grad, g, v, "mmd2") for g, v in zip(gradients, needed, strict=True)]
+    return (*found, *[None] * 7)
+
+
+KERNEL_SCHEMA = (
+    "Tensor? bandwidths, Tensor? kernel_weights, float[] bandwidth_floats, float[] kernel_weight_floats, str kernel, "
+    "float alpha"
+)
+define(
+    f"mmd2(Tensor x, Tensor? y, Tensor? x_weights, Tensor? y_weights, {KERNEL_SCHEMA}, bool unbiased, bool[] needs, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _mmd2,
+    _mmd2_fake,
+    _mmd2_setup,
+    _mmd2_backward,
+)
+
+
+def _witness(points: Tensor, samples: Tensor, weights: Tensor, *description: Any) -> Tensor:
+    *spec, backend = description
+    implementation = select(backend, "mmd", points.dtype, points.device.type)
+    tensors = (points.contiguous(), samples.contiguous(), weights.contiguous())
+    return implementation.witness(*tensors, _kernel_spec(*spec))
+
+
+def _witness_backward(grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *spec, needs, backend = rest
+    implementation = select(backend, "mmd", points.dtype, points.device.type)
+    tensors = (grad.contiguous(), points.contiguous(), samples.contiguous(), weights.contiguous())
+    return implementation.witness_backward(*tensors, _kernel_spec(*spec), needs)
+
+
+def _witness_backward_fake(grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    s, _, s_floats, *_, needs, _ = rest
+    count = torch.Size([len(s_floats) if s is None else s.shape[0]])
+    shapes = (points.shape, samples.shape, weights.shape, count, count)
+    return tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+
+
+def _witness_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.description = inputs[5:]
+
+
+def _witness_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *description, backend = ctx.description
+    needs = list(ctx.needs_input_grad[:5])
+    found = torch.ops.fastmmd.witness_backward(grad, *ctx.saved_tensors, *description, needs, backend)
+    return (*[g if need else None for g, need in zip(found, needs, strict=True)], *[None] * 5)
+
+
+define(
+    f"witness(Tensor points, Tensor samples, Tensor weights, {KERNEL_SCHEMA}, str backend) -> Tensor",
+    _witness,
+    lambda points, *_: points.new_empty(points.shape[0]),
+    _witness_setup,
+    _witness_gradient,
+)
+define(
+    f"witness_backward(Tensor grad, Tensor points, Tensor samples, Tensor weights, {KERNEL_SCHEMA}, bool[] needs, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _witness_backward,
+    _witness_backward_fake,
+)

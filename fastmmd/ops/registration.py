@@ -1,0 +1,82 @@
+"""How an operator becomes a `torch.library` operator: schema, implementation, fake kernel, autograd from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+library = torch.library.Library("fastmmd", "DEF")
+
+
+def define(
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> None:
+    """Register `fastmmd::schema` for every device. Without `backward`, differentiating it raises."""
+    name = schema.split("(", 1)[0]
+    library.define(schema)
+    library.impl(name, _without_autocast(implementation), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastmmd::{name}", fake, lib=library)
+    if backward is None:
+
+        def backward(ctx: Any, *_: Tensor) -> None:
+            raise RuntimeError(
+                f"fastmmd::{name} cannot be differentiated: the operators of fastmmd have no second derivative; "
+                "create_graph=True through them works only as long as nothing differentiates the gradient again"
+            )
+
+    torch.library.register_autograd(f"fastmmd::{name}", backward, setup_context=setup_context, lib=library)
+
+
+def needs_grad(*tensors: Tensor | None) -> list[bool]:
+    """Which of the arguments the operator has to differentiate in."""
+    enabled = torch.is_grad_enabled()
+    return [enabled and tensor is not None and tensor.requires_grad for tensor in tensors]
+
+
+def apply_gradient(grad: Tensor, gradient: Tensor, variable: Tensor | None, operation: str) -> Tensor | None:
+    """grad [B] times a gradient [B, ...] that the forward pass made; None for what needs none.
+
+    Raises:
+        RuntimeError: the forward pass ran without this gradient.
+    """
+    if variable is None:
+        return None
+    if gradient.numel() == 0:
+        raise RuntimeError(f"{operation}: the forward pass did not compute the gradient in an input that needs it")
+    return torch.ops.fastmmd.apply_gradient(grad, gradient, variable, operation)  # type: ignore[no-any-return]
+
+
+def _apply_gradient(grad: Tensor, gradient: Tensor, variable: Tensor, operation: str) -> Tensor:
+    product = grad.reshape(-1, *[1] * (gradient.ndim - 1)) * gradient
+    return product.sum(0) if variable.ndim < gradient.ndim else product
+
+
+def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        device = _device_type(arguments)
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return implementation(*arguments)
+        return implementation(*arguments)
+
+    return run
+
+
+def _device_type(arguments: Sequence[Any]) -> str:
+    return next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
+
+
+# The saved gradient is data to autograd, so a second derivative through it would be a silent zero; the variable
+# travels along to make the result depend on it, and differentiating that raises.
+define(
+    "apply_gradient(Tensor grad, Tensor gradient, Tensor variable, str operation) -> Tensor",
+    _apply_gradient,
+    lambda grad, gradient, variable, operation: torch.empty_like(variable),
+)

@@ -1,0 +1,83 @@
+"""Dense float64 formulas straight from the definitions, differentiated by autograd: what every backend is held to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+
+
+def kappa(r: Tensor, kernel: str, s, alpha: float) -> Tensor:
+    safe = torch.where(r == 0, 1.0, r)  # a square root with gradient zero at the origin
+    root = torch.where(r == 0, 0.0, safe.sqrt())
+    return {
+        "gaussian": lambda: torch.exp(-r / (2 * s**2)),
+        "laplacian": lambda: torch.exp(-root / s),
+        "imq": lambda: s**2 / (s**2 + r),
+        "rational_quadratic": lambda: (1 + r / (2 * alpha * s**2)) ** -alpha,
+        "energy": lambda: -root,
+    }[kernel]()
+
+
+def gram(x: Tensor, y: Tensor, bandwidths, kernel: str = "gaussian", kernel_weights=None, alpha: float = 1.0) -> Tensor:
+    r = squared_distances(x, y)
+    weights = [1.0] * len(bandwidths) if kernel_weights is None else kernel_weights
+    return sum(w * kappa(r, kernel, s, alpha) for s, w in zip(bandwidths, weights, strict=True))
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    bandwidths=(2.0, 5.0, 10.0, 20.0, 40.0, 80.0),
+    kernel: str = "gaussian",
+    estimator: str = "biased",
+    kernel_weights=None,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    alpha: float = 1.0,
+) -> Tensor:
+    if kernel == "energy":
+        bandwidths = (1.0,)
+    wx, wy = normalised(x, x_weights), normalised(y, y_weights)
+
+    def mean(a: Tensor, b: Tensor, wa: Tensor, wb: Tensor, same: bool) -> Tensor:
+        k = gram(a, b, bandwidths, kernel, kernel_weights, alpha)
+        w = wa[..., :, None] * wb[..., None, :]
+        if same and estimator == "unbiased":
+            w = w * (1 - torch.eye(w.shape[-1], dtype=w.dtype))
+            return (w * k).sum((-2, -1)) / (1 - (wa**2).sum(-1))
+        return (w * k).sum((-2, -1))
+
+    return mean(x, x, wx, wx, True) + mean(y, y, wy, wy, True) - 2 * mean(x, y, wx, wy, False)
+
+
+def witness(points: Tensor, x: Tensor, y: Tensor, bandwidths, kernel="gaussian", kernel_weights=None, alpha=1.0,
+            x_weights=None, y_weights=None) -> Tensor:
+    if kernel == "energy":
+        bandwidths = (1.0,)
+    over_x = gram(points, x, bandwidths, kernel, kernel_weights, alpha) @ normalised(x, x_weights)
+    return over_x - gram(points, y, bandwidths, kernel, kernel_weights, alpha) @ normalised(y, y_weights)
+
+
+def normalised(points: Tensor, weights: Tensor | None) -> Tensor:
+    w = points.new_ones(points.shape[:-1]) if weights is None else weights
+    return w / w.sum(-1, keepdim=True)
+
+
+def phi(x: Tensor, frequencies: Tensor, scale: Tensor) -> Tensor:
+    angle = x @ frequencies.mT
+    return torch.cat([angle.cos() * scale, angle.sin() * scale], -1)
+
+
+def parzen_log_likelihood(points: Tensor, samples: Tensor, sigmas: Sequence[float]) -> Tensor:
+    r = squared_distances(points, samples)
+    n, d = samples.shape
+    return torch.stack([
+        torch.logsumexp(-r / (2 * s**2), 1) - math.log(n) - d / 2 * math.log(2 * math.pi * s**2) for s in sigmas
+    ])
