@@ -1,6 +1,6 @@
 """Fused kernels for maximum mean discrepancy, random Fourier features and Parzen likelihood in PyTorch."""
 
-from . import priors
+from . import nn, priors
 from .backends import available_backends, backend
 from .ops.closed_form import mmd2_to_prior
 from .ops.fourier import FourierFeatures, fourier_function, fourier_mean
@@ -19,6 +19,7 @@ __all__ = [
     "median_bandwidth",
     "mmd2",
     "mmd2_to_prior",
+    "nn",
     "nn",
     "parzen_log_likelihood",
     "priors",

@@ -1,0 +1,27 @@
+"""Generative autoencoders: encoder + decoder + posterior + prior + regulariser, over the fused operators."""
+
+from .autoencoders import Autoencoder
+from .diagnostics import CodeHealth, code_health, kernel_problem
+from .models import AAE, DSAAE, MMDAE, MODELS, VAE
+from .networks import MLP
+from .regularizers import KL, MMD, Adversarial, ClosedFormMMD, FourierAdversary, Moments, Regularizer
+
+__all__ = [
+    "AAE",
+    "DSAAE",
+    "KL",
+    "MLP",
+    "MMD",
+    "MMDAE",
+    "MODELS",
+    "VAE",
+    "Adversarial",
+    "Autoencoder",
+    "ClosedFormMMD",
+    "CodeHealth",
+    "FourierAdversary",
+    "Moments",
+    "Regularizer",
+    "code_health",
+    "kernel_problem",
+]

@@ -1,0 +1,170 @@
+"""An autoencoder is an encoder, a decoder, a posterior, a prior and a regulariser; swapping one never touches another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ..priors import Prior
+from .regularizers import Moments, Regularizer
+
+POSTERIORS = ("deterministic", "gaussian")
+RECONSTRUCTIONS = ("cross_entropy", "squared_error")
+
+
+class Autoencoder(nn.Module):
+    """A generative autoencoder over flattened data in [0, 1].
+
+    Args:
+        encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior.
+        decoder: [B, code_size] -> [B, data_dim] logits of the pixels.
+        prior: the distribution that the codes shall have; its dimension is the code size.
+        regularizer: pulls the codes towards the prior.
+        posterior: "deterministic" or "gaussian" (reparameterised).
+        reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
+        regularizer_weight: lambda in reconstruction + lambda * regulariser.
+        warmup_steps: first steps in which only the regulariser trains (codes reach the prior's support first).
+        learning_rate: Adam's, for encoder and decoder.
+        adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
+        generator_learning_rate: not None: two phases per batch, as in the AAE paper. Reconstruction first, then the
+            encoder alone descends the regulariser with an optimiser of its own.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Prior,
+        regularizer: Regularizer,
+        *,
+        posterior: str = "deterministic",
+        reconstruction: str = "cross_entropy",
+        regularizer_weight: float = 1.0,
+        warmup_steps: int = 0,
+        learning_rate: float = 1e-3,
+        adversary_learning_rate: float = 1e-3,
+        adversary_beta1: float = 0.9,
+        generator_learning_rate: float | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("posterior", posterior, POSTERIORS),
+            ("reconstruction", reconstruction, RECONSTRUCTIONS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+        for name, number in (("regularizer_weight", regularizer_weight), ("warmup_steps", warmup_steps)):
+            if not 0 <= number < float("inf"):
+                raise ValueError(f"{name}: got {number!r}, expected a number >= 0")
+        for name, rate in (
+            ("learning_rate", learning_rate),
+            ("adversary_learning_rate", adversary_learning_rate),
+            ("generator_learning_rate", 1.0 if generator_learning_rate is None else generator_learning_rate),
+        ):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"{name}: got {rate!r}, expected a positive number")
+        self.encoder, self.decoder, self.prior, self.regularizer = encoder, decoder, prior, regularizer
+        self.posterior, self.reconstruction = posterior, reconstruction
+        self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
+        self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
+        self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
+        self.steps = 0
+
+    @property
+    def code_size(self) -> int:
+        """Dimension of the codes."""
+        return self.prior.dim
+
+    def encode(self, x: Tensor) -> Tensor:
+        """[B, data_dim] -> codes [B, code_size]: the posterior's mean."""
+        return self._infer(x, draw=False)[0]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """[B, code_size] -> data in [0, 1], [B, data_dim]."""
+        return torch.sigmoid(self.decoder(codes))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """[B, data_dim] -> decoded codes [B, data_dim]."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1]."""
+        device = next(self.decoder.parameters()).device
+        return self.decode(self.prior.sample(count, generator=generator, device=device))
+
+    def reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy")."""
+        logits = self.decoder(codes)
+        if self.reconstruction == "cross_entropy":
+            return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
+        return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
+
+    def configure_optimizers(self) -> dict[str, Optimizer]:
+        """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
+        both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        optimizers = {"autoencoder": _adam(both, self.learning_rate)}
+        if self.generator_learning_rate is not None:
+            optimizers["generator"] = _adam(list(self.encoder.parameters()), self.generator_learning_rate)
+        adversary = list(self.regularizer.parameters())
+        if adversary:
+            optimizers["adversary"] = _adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
+        return optimizers
+
+    def training_step(self, x: Tensor, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+        """All phases of one batch [B, data_dim]: forward, backward, optimiser steps.
+
+        Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
+        """
+        self.steps += 1
+        codes, moments = self._infer(x, draw=True)
+        warming = self.steps <= self.warmup_steps
+        if "generator" in optimizers and not warming:
+            reconstruction = self.reconstruction_loss(x, codes)
+            _descend(reconstruction, optimizers["autoencoder"])
+            codes, moments = self._infer(x, draw=True)
+            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"))
+            penalty = self.regularizer(codes, self.prior, moments)
+            _descend(self.regularizer_weight * penalty, optimizers["generator"])
+        else:
+            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"))
+            penalty = self.regularizer(codes, self.prior, moments)
+            reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes)
+            _descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
+        reconstruction, penalty = reconstruction.detach(), penalty.detach()
+        loss = reconstruction + self.regularizer_weight * penalty
+        return {"loss": loss, "reconstruction": reconstruction, "regularizer": penalty}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    def _infer(self, x: Tensor, draw: bool) -> tuple[Tensor, Moments | None]:
+        out = self.encoder(x)
+        if self.posterior == "deterministic":
+            return out, None
+        moments = Moments(*out.chunk(2, dim=1))
+        if not draw:
+            return moments.mean, moments
+        noise = torch.randn_like(moments.mean)
+        return moments.mean + noise * torch.exp(0.5 * moments.log_variance), moments
+
+
+def _adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
+
+
+def _descend(loss: Tensor, optimizer: Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

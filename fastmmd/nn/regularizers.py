@@ -1,0 +1,270 @@
+"""Regularisers: what pulls the distribution of the codes towards the prior. One interface, five of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.arguments import DEFAULT_BANDWIDTHS
+from ..ops.closed_form import mmd2_to_prior
+from ..ops.fourier import FourierFeatures, fourier_mean
+from ..ops.mmd import mmd2
+from ..priors import Gaussian, Prior
+from .networks import MLP
+
+
+class Moments(NamedTuple):
+    """Mean and logarithm of the variance of a Gaussian posterior, each [B, D]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+class Regularizer(nn.Module):
+    """A discrepancy between codes and a prior.
+
+    `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
+    """
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """[B, D] codes -> 0-d loss, differentiable in the codes (and in the moments where it uses them)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward()")
+
+    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """The adversary's step on detached codes [B, D]; nothing to do without an adversary."""
+
+    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
+        """Name and bandwidths of the kernel that compares codes with the prior, None where there is none."""
+        return None
+
+
+class MMD(Regularizer):
+    """Squared MMD between the codes and as many draws from the prior (`fastmmd.mmd2`; GMMN, Li et al. 2015; WAE).
+
+    Args: those of `fastmmd.mmd2`.
+    """
+
+    def __init__(
+        self,
+        bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS,
+        *,
+        kernel: str = "gaussian",
+        estimator: str = "biased",
+        kernel_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.bandwidths, self.kernel, self.estimator = tuple(bandwidths), kernel, estimator
+        self.kernel_weights = kernel_weights
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """[B, D] -> 0-d."""
+        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        return mmd2(
+            codes,
+            draws,
+            self.bandwidths if self.kernel != "energy" else DEFAULT_BANDWIDTHS,
+            kernel=self.kernel,
+            estimator=self.estimator,
+            kernel_weights=self.kernel_weights,
+        )
+
+    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
+        return None if self.kernel == "energy" else (self.kernel, self.bandwidths)
+
+
+class ClosedFormMMD(Regularizer):
+    """Squared MMD between the codes and the prior itself (`fastmmd.mmd2_to_prior`): no noise from prior draws.
+
+    Args: those of `fastmmd.mmd2_to_prior`.
+    """
+
+    def __init__(
+        self,
+        bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS,
+        *,
+        estimator: str = "biased",
+        kernel_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.bandwidths, self.estimator, self.kernel_weights = tuple(bandwidths), estimator, kernel_weights
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """[B, D] -> 0-d."""
+        return mmd2_to_prior(
+            codes, prior, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
+        )
+
+    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
+        return "gaussian", self.bandwidths
+
+
+class FourierAdversary(Regularizer):
+    """The adversary of the doubly stochastic adversarial autoencoder: a random function in place of a network.
+
+    zeta = mean phi(prior) - mean phi(codes) in random Fourier features phi of a sum of Gaussian kernels, over a random
+    batch of codes and of prior draws.
+
+    - mode="first_order" (DS-AAE paper: the adversary approximated by its first-order terms, fixed seed): the features
+      stay; f(z) = sum_k alpha_k zeta_k phi_k(z) with one alpha for the cosine and sine of a frequency, or the
+      discrepancy would depend on where the origin lies. The encoder descends delta = sum_k alpha_k zeta_k^2. The
+      adversary ascends delta under the constraint that alpha has mean 1: alpha moves by `learning_rate` towards
+      zeta_k^2 / mean zeta^2, so it weighs the frequencies where codes and prior differ most, and stays bounded.
+    - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
+      learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
+      f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features made again from the seed. The
+      encoder descends mean f_t(prior) - mean f_t(codes).
+
+    Args:
+        code_size: dimension D of the codes.
+        count: number of frequencies (per step in "doubly_stochastic"), a multiple of the number of bandwidths.
+        bandwidths: standard deviations of the kernels, weighted equally with sum 1.
+        mode, learning_rate, shrinkage, blocks: above. seed: of the frequencies.
+    """
+
+    coefficients: Tensor
+    alpha: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        code_size: int,
+        *,
+        count: int = 480,
+        bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+        mode: str = "first_order",
+        learning_rate: float = 0.05,
+        shrinkage: float = 0.0,
+        blocks: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if mode not in ("first_order", "doubly_stochastic"):
+            raise ValueError(f'mode: got {mode!r}, expected "first_order" or "doubly_stochastic"')
+        if blocks < 1 or not 0 < learning_rate < math.inf or not 0 <= learning_rate * shrinkage < 1:
+            raise ValueError(
+                f"learning_rate, shrinkage, blocks: got {learning_rate}, {shrinkage}, {blocks}; expected a positive "
+                "rate, learning_rate * shrinkage in [0, 1), at least one block"
+            )
+        if mode == "first_order" and learning_rate > 1:
+            raise ValueError(f'learning_rate: got {learning_rate}, expected at most 1 for mode="first_order"')
+        weights = [1.0 / len(bandwidths)] * len(bandwidths)
+        self.features = FourierFeatures(code_size, count, bandwidths=bandwidths, weights=weights, seed=seed)
+        self.mode, self.learning_rate, self.shrinkage, self.blocks = mode, learning_rate, shrinkage, blocks
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        if mode == "first_order":
+            self.register_buffer("alpha", torch.ones(count))
+        else:
+            self.register_buffer("coefficients", torch.zeros(blocks, 2 * count))
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """[B, D] -> 0-d."""
+        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        if self.mode == "first_order":
+            return (self.alpha * self._zeta_squared(codes, draws)).sum()
+        # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
+        age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
+        terms = [
+            self.coefficients[slot] @ self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0))
+            for slot in range(self.blocks)
+        ]
+        return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """One ascent step of the random function on detached codes [B, D]."""
+        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        if self.mode == "first_order":
+            zeta2 = self._zeta_squared(codes, draws)
+            self.alpha.lerp_(zeta2 / zeta2.mean().clamp(min=torch.finfo(zeta2.dtype).tiny), self.learning_rate)
+        else:
+            zeta = self._zeta(codes, draws, self.step)
+            self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
+            slot = torch.arange(self.blocks, device=codes.device) == self.step % self.blocks
+            self.coefficients.copy_(torch.where(slot[:, None], self.learning_rate * zeta, self.coefficients))
+        self.step += 1
+
+    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
+        return "gaussian", self.features.bandwidths
+
+    def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor | None = None) -> Tensor:
+        features = self.features if block is None else self.features.block(block)
+        return fourier_mean(draws, features) - fourier_mean(codes, features)
+
+    def _zeta_squared(self, codes: Tensor, draws: Tensor) -> Tensor:
+        """zeta_k^2 summed over the cosine and sine of each frequency: [count]."""
+        return self._zeta(codes, draws).square().unflatten(0, (2, -1)).sum(0)
+
+
+class Adversarial(Regularizer):
+    """A discriminator network between prior draws and codes (Makhzani et al. 2015, "Adversarial Autoencoders").
+
+    The discriminator's phase minimises -log D(prior) - log(1 - D(codes)); the encoder minimises the non-saturating
+    -log D(codes).
+
+    Args:
+        discriminator: [B, D] -> [B, 1] logits.
+        scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
+            inputs of order one).
+    """
+
+    def __init__(self, discriminator: nn.Module, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.discriminator, self.scale = discriminator, scale
+
+    @classmethod
+    def mlp(
+        cls, code_size: int, hidden: Sequence[int] = (1000, 1000), *, scale: float = 1.0, precision: str = "float32"
+    ) -> Adversarial:
+        """With a fully connected discriminator, two layers of 1000 units as in the paper."""
+        return cls(MLP(code_size, hidden, 1, precision=precision), scale=scale)
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """[B, D] -> 0-d: mean of -log D(codes). The discriminator itself receives no gradient."""
+        state = [(parameter, parameter.requires_grad) for parameter in self.discriminator.parameters()]
+        for parameter, _ in state:
+            parameter.requires_grad_(False)
+        try:
+            return F.softplus(-self.discriminator(codes / self.scale)).mean()
+        finally:
+            for parameter, requires_grad in state:
+                parameter.requires_grad_(requires_grad)
+
+    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """One step of the discriminator's optimiser on detached codes [B, D].
+
+        Raises:
+            ValueError: no optimiser.
+        """
+        if optimizer is None:
+            raise ValueError("optimizer: got None, expected the discriminator's optimiser")
+        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        logits = self.discriminator(torch.cat([draws, codes.detach()]) / self.scale).squeeze(1)
+        real, fake = logits.tensor_split([draws.shape[0]])
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+class KL(Regularizer):
+    """KL divergence from a Gaussian posterior to a Gaussian prior, the VAE's (Kingma and Welling 2014, appendix B)."""
+
+    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
+        """Mean over the batch of the sum over dimensions, in nats: 0-d.
+
+        Raises:
+            ValueError: a posterior without moments, or a prior that is not an axis-aligned Gaussian.
+        """
+        if moments is None:
+            raise ValueError('moments: got None; KL needs posterior="gaussian"')
+        if not isinstance(prior, Gaussian) or prior.components().eigenvectors is not None:
+            raise ValueError("prior: KL has a closed form for Gaussian(dim, std, mean) only")
+        mean, std = prior.mean.to(codes), prior.std.to(codes)
+        ratio = moments.log_variance.exp() / std.square()
+        shift = ((moments.mean - mean) / std).square()
+        return 0.5 * (ratio + shift - 1 - moments.log_variance + 2 * std.log()).sum(1).mean()
