@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine with Python 3.11, a C++ compiler, make and git:
+#   make train   the main job on embedded data: install, build the kernels, train, evaluate, write pictures
+#   make test    the test-suite
+# Both create .venv and reuse it. TORCH chooses the build of PyTorch, e.g. TORCH="torch==2.13.0 --index-url URL".
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
+RUN := runs/ds-aae-digits
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-full lint format bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo 'also: make lint | format | test-full | bench | clean'
+
+train: $(VENV)/installed-train
+	rm -rf $(RUN)
+	$(BIN)/fastmmd train ds-aae --run-dir $(RUN)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests -q
+
+test-full: $(VENV)/installed-test
+	FASTMMD_TEST_FULL=1 $(BIN)/python -m pytest tests -q
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.[ch]pp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.[ch]pp' | xargs $(BIN)/clang-format -i
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/record.py
+
+# torch first and by itself: with it in place no dependency pulls another build.
+$(VENV)/torch:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/torch $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,$*]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache fastmmd/_native*.so
