@@ -8,7 +8,6 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
-RUN := runs/ds-aae-digits
 
 .DEFAULT_GOAL := help
 .PHONY: help train test test-full lint format bench clean
@@ -18,8 +17,7 @@ help:
 	@echo 'also: make lint | format | test-full | bench | clean'
 
 train: $(VENV)/installed-train
-	rm -rf $(RUN)
-	$(BIN)/fastmmd train ds-aae --run-dir $(RUN)
+	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests -q
