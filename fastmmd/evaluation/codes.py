@@ -1,0 +1,64 @@
+"""How well the codes of a model match its prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import fastmmd
+
+QUANTILES = (0.05, 0.5, 0.95, 0.99)
+SCALES = (0.5, 1.0, 2.0, 4.0)  # bandwidths in units of the prior's standard deviation
+
+
+@dataclass(frozen=True)
+class CodeStatistics:
+    """Codes against as many draws from the prior.
+
+    Attributes:
+        mean, std: per code dimension.
+        prior_mean, prior_std: of the draws.
+        norm_quantiles, prior_norm_quantiles: of |z|, at `QUANTILES`.
+        mmd2: biased MMD^2 of codes and draws; Gaussian kernels at `SCALES` times the prior's std.
+        mmd2_null: the same between two independent sets of draws: what a perfect match gives.
+        count: number of codes.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    prior_mean: tuple[float, ...]
+    prior_std: tuple[float, ...]
+    norm_quantiles: tuple[float, ...]
+    prior_norm_quantiles: tuple[float, ...]
+    mmd2: float
+    mmd2_null: float
+    count: int
+
+
+def code_statistics(codes: Tensor, draws: Tensor, more_draws: Tensor) -> CodeStatistics:
+    """Compare codes [N, D] with two independent sets of draws from the prior, each [N, D], N >= 2."""
+    for name, other in (("draws", draws), ("more_draws", more_draws)):
+        if other.shape != codes.shape or codes.ndim != 2 or len(codes) < 2:
+            shapes = f"{tuple(codes.shape)} and {tuple(other.shape)}"
+            raise ValueError(f"codes and {name} must have one shape [N >= 2, D], got {shapes}")
+    codes, draws, more_draws = (part.detach().float() for part in (codes, draws, more_draws))
+    scale = draws.std().item()
+    bandwidths = [factor * scale for factor in SCALES]
+    quantiles = torch.tensor(QUANTILES, device=codes.device)
+    return CodeStatistics(
+        mean=_floats(codes.mean(0)),
+        std=_floats(codes.std(0)),
+        prior_mean=_floats(draws.mean(0)),
+        prior_std=_floats(draws.std(0)),
+        norm_quantiles=_floats(codes.norm(dim=1).quantile(quantiles)),
+        prior_norm_quantiles=_floats(draws.norm(dim=1).quantile(quantiles)),
+        mmd2=fastmmd.mmd2(codes, draws, bandwidths).item(),
+        mmd2_null=fastmmd.mmd2(more_draws, draws, bandwidths).item(),
+        count=len(codes),
+    )
+
+
+def _floats(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.cpu().tolist())

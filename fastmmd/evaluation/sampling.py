@@ -1,0 +1,91 @@
+"""Ways to draw images from an autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 2_000  # images decoded at once
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A named way to draw images: `draw(count, generator)` -> [count, data_dim].
+
+    The name stands beside every figure that is computed from the samples.
+    """
+
+    name: str
+    draw: Callable[[int, torch.Generator], Tensor]
+    device: torch.device
+
+    def stream(self, count: int, seed: int = 0, chunk: int = CHUNK) -> Iterator[Tensor]:
+        """Chunks of together `count` samples, the same ones for the same seed and chunk size."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for start in range(0, count, chunk):
+            yield self.draw(min(chunk, count - start), generator)
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """[count, data_dim] images."""
+        return torch.cat(list(self.stream(count, seed)))
+
+
+def prior_samples(model: Any) -> Sampler:
+    """Decoded draws from the prior: the papers' sampler. The model must be in eval mode."""
+
+    @torch.no_grad()
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        return model.sample(count, generator=generator)  # type: ignore[no-any-return]
+
+    return Sampler("prior", draw, _device(model))
+
+
+def markov_chain(model: Any, steps: int) -> Sampler:
+    """Decoded draws from the prior, followed by `steps` rounds of encoding and decoding.
+
+    Raises:
+        ValueError: `steps` is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    if steps == 0:
+        return prior_samples(model)
+
+    @torch.no_grad()
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        images: Tensor = model.sample(count, generator=generator)
+        for _ in range(steps):
+            images = model.decode(model.encode(images))
+        return images
+
+    return Sampler(f"prior, {steps} encode-decode step{'s' if steps > 1 else ''}", draw, _device(model))
+
+
+@torch.no_grad()
+def interpolate(model: Any, first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Decode `count` codes on the straight line between the codes of two images.
+
+    Args:
+        first, second: [data_dim].
+        count: at least 2; the ends are the reconstructions of the two images.
+
+    Returns:
+        [count, data_dim].
+    """
+    if count < 2:
+        raise ValueError(f"count must be at least 2, got {count}")
+    ends = model.encode(torch.stack([first, second]))
+    return model.decode(torch.lerp(ends[0], ends[1], _weights(count, ends)))  # type: ignore[no-any-return]
+
+
+def _weights(count: int, like: Tensor) -> Tensor:
+    return torch.linspace(0, 1, count, device=like.device, dtype=like.dtype).unsqueeze(1)
+
+
+def _device(model: Any) -> torch.device:
+    parameter: Tensor = next(model.parameters())
+    return parameter.device

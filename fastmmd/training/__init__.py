@@ -1,0 +1,9 @@
+"""Training programs: data sets, recipes, and the loop behind `fastmmd train` (`fastmmd.training.loop`)."""
+
+from __future__ import annotations
+
+from fastmmd.training.config import Recipe, load_recipe, recipe_names
+from fastmmd.training.data import Dataset, Split, load_data
+from fastmmd.training.errors import UserError
+
+__all__ = ["Dataset", "Recipe", "Split", "UserError", "load_data", "load_recipe", "recipe_names"]

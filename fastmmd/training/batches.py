@@ -1,0 +1,46 @@
+"""Batches drawn on the device, without a loader: every epoch is a fresh permutation of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Batches:
+    """Endless passes over images [N, data_dim] in memory, resumable in the middle of one.
+
+    A last incomplete batch is left out: the permutation decides which images those are.
+    """
+
+    def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
+        self.images = images
+        self.batch_size = min(batch_size, len(images))
+        self.position = 0  # batches done in this epoch
+        self._generator = torch.Generator(images.device).manual_seed(seed)
+        self._epoch_state = self._generator.get_state()
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(self.images) // self.batch_size
+
+    def epoch(self) -> Iterator[Tensor]:
+        """The batches [batch_size, data_dim] that are left of this epoch."""
+        self._epoch_state = self._generator.get_state()
+        order = torch.randperm(len(self.images), generator=self._generator, device=self.images.device)
+        while self.position < len(self):
+            start = self.position * self.batch_size
+            self.position += 1
+            yield self.images[order[start : start + self.batch_size]]
+        self.position = 0
+        self._epoch_state = self._generator.get_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": self._epoch_state, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch_state = state["generator"].cpu()
+        self._generator.set_state(self._epoch_state)
+        self.position = state["position"]

@@ -1,0 +1,234 @@
+"""Recipes: which model, how it is trained and measured. TOML files in `recipes/`, or the user's own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastmmd.training.errors import UserError, require, unknown
+
+SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training split.
+        batch_size: images per step; a last incomplete batch of an epoch is left out.
+        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps.
+        average: decay of the exponential moving average of the weights, which evaluation and sampling use
+            in their place; 0: none.
+        evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
+        health_every: steps between two looks at the codes and the kernel; 0: never.
+    """
+
+    epochs: int = 50
+    batch_size: int = 1000
+    schedule: str = "constant"
+    average: float = 0.0
+    evaluate_every: int = 5
+    health_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("evaluate_every", 0), ("health_every", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"training.{name} must be a whole number >= {least}, got {value!r}")
+        if self.schedule not in SCHEDULES:
+            raise unknown("training.schedule", str(self.schedule), SCHEDULES)
+        if not isinstance(self.average, int | float) or not 0 <= self.average < 1:
+            raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model is measured: number of samples and the grid of Parzen bandwidths to begin with."""
+
+    samples: int = 10_000
+    sigma_low: float = 0.1
+    sigma_high: float = 1.0
+    sigma_count: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("sigma_count", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"evaluation.{name} must be a whole number >= {least}, got {value!r}")
+        low, high = self.sigma_low, self.sigma_high
+        numbers = isinstance(low, int | float) and isinstance(high, int | float)
+        if not (numbers and 0 < low < high < float("inf")):
+            raise UserError(f"evaluation: 0 < sigma_low < sigma_high expected, got {low!r} and {high!r}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model class by name, its keyword arguments, and how it is trained and measured."""
+
+    name: str
+    kind: str
+    model: dict[str, Any]
+    training: Training
+    evaluation: Evaluation
+
+    def build(self, data_dim: int) -> Any:
+        """The model of this recipe for images of `data_dim` pixels."""
+        try:
+            return _models()[self.kind](data_dim, **self.model)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": {"kind": self.kind, **self.model},
+            "training": asdict(self.training),
+            "evaluation": asdict(self.evaluation),
+        }
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files("fastmmd.training") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe by name or path.
+
+    A recipe has the tables [model], [training], [evaluation], and may have tables for one data set, such as
+    [digits.training], that go over them. Last come the overrides.
+
+    Args:
+        recipe: a name of `recipe_names()`, or the path of a TOML file.
+        data: the data set's name.
+        overrides: `"table.key=value"` with a TOML value, or a mapping of dotted keys to values.
+
+    Raises:
+        UserError: no such recipe, table or key, or a value that is not allowed.
+    """
+    if recipe in recipe_names():
+        text = (resources.files("fastmmd.training") / "recipes" / f"{recipe}.toml").read_text()
+    elif recipe.endswith(".toml") or os.sep in recipe:
+        try:
+            text = Path(recipe).expanduser().read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"recipe {recipe}: {getattr(error, 'strerror', None) or error}") from error
+    else:
+        raise unknown("recipe", recipe, recipe_names())
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {recipe}: {error}") from error
+    run = tables.pop("run", None)  # a run's config.toml is a recipe too
+    tables.pop("versions", None)
+    name = run.get("recipe", recipe) if isinstance(run, dict) else Path(recipe).stem
+    return recipe_from_dict(name, tables, data, overrides)
+
+
+def recipe_from_dict(
+    name: str, tables: Mapping[str, Any], data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """A recipe from parsed tables; see `load_recipe`."""
+    model = dict(tables.get("model", {}))
+    kind = model.pop("kind", None)
+    if kind not in _models():
+        raise unknown(f"model.kind in recipe {name}:", str(kind), _models())
+    # What every table may hold, with the values that it starts from.
+    allowed = {
+        "model": model_keywords(kind),
+        "training": [field.name for field in fields(Training)],
+        "evaluation": [field.name for field in fields(Evaluation)],
+    }
+    layers: list[Mapping[str, Any]] = [{**tables, "model": model}]
+    specific = layers[0].get(data) if data not in allowed else None
+    layers += [specific] if isinstance(specific, Mapping) else []
+    layers += [_nested(overrides)]
+    merged: dict[str, dict[str, Any]] = {table: {} for table in allowed}
+    for layer in layers:
+        for table, values in layer.items():
+            if table in allowed and isinstance(values, Mapping):
+                for key, value in values.items():
+                    if key not in allowed[table]:
+                        raise unknown("key", f"{table}.{key}", (f"{table}.{name}" for name in allowed[table]))
+                    merged[table][key] = value
+            elif table in allowed:
+                raise UserError(f"{table} must be a table of a recipe, got {values!r}")
+            elif layer is not layers[0] or not isinstance(values, Mapping) or not set(values) <= set(allowed):
+                dotted = [f"{owner}.{key}" for owner, keys in allowed.items() for key in keys]
+                inner = next(iter(values), "") if isinstance(values, Mapping) else ""
+                raise unknown("key", f"{table}.{inner}".rstrip("."), dotted)
+    training, evaluation = Training(**merged["training"]), Evaluation(**merged["evaluation"])
+    return Recipe(name, kind, merged["model"], training, evaluation)
+
+
+def model_keywords(kind: str) -> list[str]:
+    """The keyword arguments of a model class."""
+    parameters = inspect.signature(_models()[kind].__init__).parameters
+    return [name for name in parameters if name not in ("self", "data_dim")]
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The same recipe with another number of epochs."""
+    return replace(recipe, training=replace(recipe.training, epochs=epochs))
+
+
+def write_toml(path: Path, tables: Mapping[str, Any]) -> None:
+    """Write tables as TOML, leaving out values of None, which TOML has not."""
+    path.write_text(require("tomli_w").dumps(_without_none(tables)))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+T = TypeVar("T")
+
+
+def _without_none(value: T) -> T:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}  # type: ignore
+    return value
+
+
+def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(overrides, Mapping):
+        overrides = dict(map(_parse_override, overrides))
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        table, _, name = key.partition(".")
+        nested.setdefault(table, {})[name] = value
+    return nested
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not key or not value:
+        raise UserError(f"--set takes table.key=value, got {text!r}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not value.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"--set {key}: {value!r} is no TOML value (a number, true, [list])") from None
+        return key, value  # a bare word is a string: a shell has taken its quotes away
+
+
+def _models() -> dict[str, Any]:
+    from fastmmd.nn import MODELS
+
+    return dict(MODELS)

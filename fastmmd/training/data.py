@@ -1,0 +1,332 @@
+"""Image data sets as tensors in memory: embedded digits, MNIST and Fashion-MNIST (IDX), arrays, folders."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import warnings
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmmd.training.download import DownloadError, download, md5_of_content, open_maybe_gzip
+from fastmmd.training.errors import UserError, require
+
+#: Name -> (mirrors, {file: MD5 of the decompressed file}).
+IDX_SOURCES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "mnist": (
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+    ),
+    "fashion-mnist": (
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+        {
+            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+        },
+    ),
+}
+NAMES = ("digits", *IDX_SOURCES)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
+_TORCHVISION_FOLDERS = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, data_dim] float32 in [0, 1], one per row, and their labels [N] int64 if there are any."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits of one image data set.
+
+    `original` is true for the published files of MNIST and Fashion-MNIST: only these compare with papers.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    image_shape: tuple[int, ...]
+    original: bool = False
+
+    @property
+    def data_dim(self) -> int:
+        return self.train.images.shape[1]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set with its images on `device` (labels stay on the host)."""
+        moved = {
+            name: replace(split, images=split.images.to(device))
+            for name, split in (("train", self.train), ("validation", self.validation), ("test", self.test))
+        }
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+
+def load_data(
+    name: str = "digits", data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False
+) -> Dataset:
+    """Load a data set.
+
+    Args:
+        name: "digits" (1,797 images of 8x8 that come with scikit-learn), "mnist", "fashion-mnist", or a path:
+            an .npy/.npz/.pt array [N, ...] (uint8 0..255 or float 0..1; in an .npz or a dictionary: `images`
+            and perhaps `labels`), or a folder of images of equal size (read as grayscale; sub-folders are
+            labels).
+        data_dir: where the IDX files of MNIST lie or go, plain or .gz; default: the environment variable
+            FASTMMD_DATA, else the user's cache folder. Missing files are downloaded there.
+        quiet: no progress bar.
+
+    Raises:
+        UserError: no such data set or file, or its content is not what the name promises.
+    """
+    if name == "digits":
+        return _load_digits()
+    if name in IDX_SOURCES:
+        return _load_idx(name, data_dir, quiet)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _split(name, *_read_image_folder(path))
+    if path.is_file():
+        return _split(name, *_read_array(path))
+    allowed = f"{', '.join(NAMES)}, an .npy/.npz/.pt file, a folder of images"
+    raise UserError(f"data: no such file or folder: {name} (allowed: {allowed})")
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for downloaded data (XDG_CACHE_HOME on Linux)."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local"
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library/Caches"
+    else:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "fastmmd"
+
+
+def _load_digits() -> Dataset:
+    digits = require("sklearn.datasets").load_digits()
+    images = torch.from_numpy(digits.data / 16.0).float()
+    return _split("digits", images, torch.from_numpy(digits.target).long(), (8, 8), held_out=0.15)
+
+
+def _split(
+    name: str, images: Tensor, labels: Tensor | None, shape: tuple[int, ...], held_out: float = 0.1
+) -> Dataset:
+    """Validation and test: the share `held_out` each (at most 5,000 and 10,000), by a fixed permutation."""
+    count = images.shape[0]
+    if count < 30:
+        raise UserError(f"{name}: {count} images are too few to split; at least 30 are needed")
+    order = torch.from_numpy(np.random.RandomState(0).permutation(count))
+    n_validation, n_test = min(int(count * held_out), 5_000), min(int(count * held_out), 10_000)
+    n_train = count - n_validation - n_test
+
+    def split(start: int, stop: int) -> Split:
+        part = order[start:stop]
+        return Split(images[part], None if labels is None else labels[part])
+
+    return Dataset(
+        name, split(0, n_train), split(n_train, n_train + n_validation), split(count - n_test, count), shape
+    )
+
+
+def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -> Dataset:
+    paths = locate_idx(name, data_dir, quiet=quiet)
+    original = True
+    for file, path in paths.items():
+        found = md5_of_content(path)
+        if found == IDX_SOURCES[name][1][file]:
+            continue
+        for other, (_, files) in IDX_SOURCES.items():
+            if found == files[file]:
+                raise UserError(f"{path} is a file of {other}, not of {name}")
+        original = False
+    if not original:
+        warnings.warn(f"the files in {path.parent} are not the published {name}", stacklevel=3)
+    train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths.values())
+    for kind, images, labels in (("train", train_images, train_labels), ("t10k", test_images, test_labels)):
+        if images.ndim != 3 or labels.ndim != 1 or images.shape[0] != labels.shape[0]:
+            shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+            raise UserError(f"{path.parent}: {kind} images [N, H, W] and labels [N] expected, got {shapes}")
+    count = train_images.shape[0]
+    n_validation = 5_000 if count >= 10_000 else count // 10
+    images = _scaled(train_images, name)
+    labels = train_labels.long()
+    return Dataset(
+        name,
+        Split(images[: count - n_validation], labels[: count - n_validation]),
+        Split(images[count - n_validation :], labels[count - n_validation :]),
+        Split(_scaled(test_images, name), test_labels.long()),
+        tuple(train_images.shape[1:]),
+        original,
+    )
+
+
+def locate_idx(
+    name: str, data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False
+) -> dict[str, Path]:
+    """The paths of a data set's four IDX files, downloading those that are missing.
+
+    Looked for in `data_dir`, else FASTMMD_DATA, else the cache folder: directly there, in a sub-folder named
+    like the data set, or in torchvision's layout.
+    """
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise UserError(f"data_dir: no such folder: {data_dir}")
+    root = Path(data_dir or os.environ.get("FASTMMD_DATA") or cache_folder()).expanduser()
+    mirrors, files = IDX_SOURCES[name]
+    folders = (root / name, root / _TORCHVISION_FOLDERS[name], root)
+    # Both data sets use the same file names, so a folder of its own goes before the common root.
+    folder = next((f for f in folders if any(_existing(f, file) for file in files)), None)
+    if folder is None:
+        folder = root if data_dir is not None else root / name
+    paths = {}
+    for file, md5 in files.items():
+        found = _existing(folder, file)
+        if found is None:
+            found = folder / f"{file}.gz"
+            try:
+                download([f"{mirror}{file}.gz" for mirror in mirrors], found, md5, quiet=quiet)
+            except DownloadError as error:
+                raise UserError(
+                    f"{name} could not be downloaded ({error}). Put the files {', '.join(files)} (plain or "
+                    f".gz) into {folder}, or name their folder with --data-dir or the variable FASTMMD_DATA"
+                ) from error
+        paths[file] = found
+    return paths
+
+
+def _existing(folder: Path, file: str) -> Path | None:
+    # Some copies have a dot in place of the hyphen before "idx".
+    names = (file, f"{file}.gz", file.replace("-idx", ".idx"), f"{file.replace('-idx', '.idx')}.gz")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_idx(path: str | os.PathLike[str]) -> Tensor:
+    """Read an IDX file of unsigned bytes, plain or gzip, as a uint8 tensor of the header's shape.
+
+    Raises:
+        UserError: not an IDX file of unsigned bytes, or shorter or longer than its header says.
+    """
+    path = Path(path)
+    try:
+        with open_maybe_gzip(path) as file:
+            content = file.read()
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 0x08 or not 1 <= content[3] <= 4:
+        raise UserError(f"{path}: not an IDX file of unsigned bytes (it starts with {content[:4]!r})")
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else ()
+    expected = int(np.prod(shape, dtype=np.int64))
+    if not shape or len(content) - start != expected:
+        raise UserError(f"{path}: {len(content) - start} bytes of data, the header says {expected} {shape}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+
+
+def _read_array(path: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            content = np.load(path, allow_pickle=False)
+        elif suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                content = dict(archive)
+        elif suffix == ".pt":
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise UserError(f"{path}: unknown kind of file (allowed: .npy, .npz, .pt, a folder of images)")
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise whatever the broken content leads them to
+        raise UserError(f"{path}: cannot be read as {suffix} ({str(error).splitlines()[0]})") from error
+    labels = None
+    if isinstance(content, dict):
+        labels = content.get("labels")
+        if "images" not in content and len(content) > 1:
+            names = ", ".join(sorted(map(str, content)))
+            raise UserError(f"{path}: no array named 'images' among {names}")
+        content = content["images"] if "images" in content else next(iter(content.values()), None)
+    if not isinstance(content, np.ndarray | Tensor):
+        raise UserError(f"{path}: an array [N, ...] expected, got {type(content).__name__}")
+    if isinstance(content, np.ndarray) and content.dtype.kind not in "buif":
+        raise UserError(f"{path}: uint8 in 0..255 or float in 0..1 expected, got {content.dtype}")
+    images = torch.as_tensor(content)
+    if images.ndim < 2 or images.numel() == 0:
+        raise UserError(f"{path}: an array [N, ...] of images expected, got shape {tuple(images.shape)}")
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        if labels.shape != images.shape[:1] or labels.is_floating_point():
+            came = f"{labels.dtype} {tuple(labels.shape)}"
+            raise UserError(f"{path}: labels must be integers of shape [{images.shape[0]}], got {came}")
+        labels = labels.long()
+    return _scaled(images, str(path)), labels, _image_shape(tuple(images.shape[1:]))
+
+
+def _read_image_folder(folder: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    pillow = require("PIL.Image")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+    images: list[np.ndarray] = []
+    for path in paths:
+        try:
+            with pillow.open(path) as picture:
+                image = np.asarray(picture.convert("L"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as an image ({error})") from error
+        if images and image.shape != images[0].shape:
+            sizes = [f"{width}x{height}" for height, width in (image.shape, images[0].shape)]
+            raise UserError(f"{path} is {sizes[0]}, {paths[0]} is {sizes[1]}: images must have equal sizes")
+        images.append(image)
+    classes = sorted({path.parent for path in paths})
+    labels = None
+    if len(classes) > 1 and folder not in classes:
+        labels = torch.tensor([classes.index(path.parent) for path in paths])
+    return _scaled(torch.from_numpy(np.stack(images)), str(folder)), labels, images[0].shape
+
+
+def _scaled(images: Tensor, name: str) -> Tensor:
+    """[N, ...] -> [N, data_dim] float32 in [0, 1]."""
+    rows = images.reshape(images.shape[0], -1)
+    if rows.dtype == torch.uint8:
+        return rows.float().div_(255)
+    if not rows.is_floating_point():
+        raise UserError(f"{name}: uint8 in 0..255 or float in 0..1 expected, got {rows.dtype}")
+    rows = rows.float()
+    low, high = rows.min().item(), rows.max().item()
+    if not (low >= 0 and high <= 1):  # refuses NaN too
+        raise UserError(f"{name}: float images must lie in 0..1, got values from {low:g} to {high:g}")
+    return rows.contiguous()
+
+
+def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """How to show one image: no axes of length one; a flat row of a square number of pixels as a square."""
+    shape = tuple(size for size in shape if size > 1) or (1,)
+    side = round(shape[0] ** 0.5)
+    return (side, side) if len(shape) == 1 and side * side == shape[0] else shape

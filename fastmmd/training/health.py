@@ -1,0 +1,43 @@
+"""Looks at the codes and the kernel now and then, and says once what is wrong and what helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmmd.nn import code_health, kernel_problem
+
+
+class HealthMonitor:
+    """Checks a batch of codes against draws from the prior.
+
+    It draws from a generator of its own and leaves the model as it was, so a checked run takes the same steps
+    as an unchecked one. It waits for the device: call it every so many steps.
+    """
+
+    def __init__(self, model: Any, seed: int = 0) -> None:
+        self._model = model
+        self._seed = seed
+        self._warned: set[str] = set()
+
+    @torch.no_grad()
+    def check(self, batch: Tensor, step: int) -> list[str]:
+        """What is wrong with the codes of a batch [B, data_dim], if it is new: each kind of problem once."""
+        training = self._model.training
+        self._model.eval()
+        codes = self._model.encode(batch)
+        self._model.train(training)
+        generator = torch.Generator(batch.device).manual_seed(self._seed + step)
+        draws = self._model.prior.sample(
+            len(codes), generator=generator, device=codes.device, dtype=codes.dtype
+        )
+        problems = (code_health(codes, draws).problem, kernel_problem(self._model.regularizer, codes, draws))
+        return [f"step {step}: {problem}" for problem in problems if problem and self._is_new(problem)]
+
+    def _is_new(self, problem: str) -> bool:
+        kind = problem.partition(":")[0]  # the figures after it change from step to step
+        new = kind not in self._warned
+        self._warned.add(kind)
+        return new

@@ -1,0 +1,266 @@
+"""The training loop behind `fastmmd train`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fastmmd.evaluation.parzen import choose_sigma
+from fastmmd.training.batches import Batches
+from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.training.data import Dataset
+from fastmmd.training.errors import UserError
+from fastmmd.training.health import HealthMonitor
+from fastmmd.training.progress import TrainingProgress, join
+from fastmmd.training.report import sigma_grid
+from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.timing import RegularizerTimer
+
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
+STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device
+TERMS = ("loss", "reconstruction", "regularizer")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and its checkpoint is written."""
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.exit_code = 128 + signal_number
+
+
+class Trainer:
+    """One run: model, optimisers, averaged weights, data, and where in the run they stand.
+
+    Everything that decides the next step is in the checkpoint, so a resumed run repeats an uninterrupted one
+    bit for bit on the same machine and thread count.
+    """
+
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, folder: RunFolder, *, quiet: bool = False
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.quiet = quiet
+        self.device = torch.device(config.device)
+        self.dataset = dataset.to(self.device)
+        training = config.recipe.training
+        _seed_everything(config.seed)
+        self.model = config.recipe.build(dataset.data_dim).to(self.device)
+        self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
+        self._rates = {
+            name: [group["lr"] for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
+        self.average = AveragedModel(self.model) if training.average else None
+        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed)
+        self.timer = RegularizerTimer(self.model.regularizer, self.device)
+        self.health = HealthMonitor(self.model, config.seed)
+        self.step = 0
+        self.epoch = 0
+        self.seconds = 0.0  # of training, without evaluation
+        self._sums = {name: torch.zeros((), device=self.device) for name in TERMS}
+        self._last_save = -math.inf
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.recipe.training.epochs * len(self.batches)
+
+    @property
+    def evaluated_model(self) -> Any:
+        """The averaged model if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def fit(self) -> None:
+        """Train up to the recipe's number of epochs.
+
+        Raises:
+            Interrupted: by SIGINT or SIGTERM, after the step is finished and saved.
+            UserError: the loss is no longer finite.
+        """
+        training = self.config.recipe.training
+        self.model.train()
+        with _stop_requests() as requested, TrainingProgress(self.total_steps, quiet=self.quiet) as progress:
+            while self.epoch < training.epochs:
+                begin = time.perf_counter()
+                for batch in self.batches.epoch():
+                    self._train_step(batch, progress)
+                    if requested:
+                        self.seconds += time.perf_counter() - begin
+                        self.save()
+                        raise Interrupted(requested[0], self.step)
+                self.epoch += 1
+                record = self._close_epoch(time.perf_counter() - begin)
+                evaluated = self._is_time_to_evaluate()
+                if evaluated:
+                    record.update(self.evaluate())
+                self.folder.append(record)
+                progress.line(join(_figures(record)), always=evaluated)
+                since = time.monotonic() - self._last_save
+                if self.epoch == training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
+                    self.save()
+
+    def evaluate(self) -> dict[str, float]:
+        """Parzen log-likelihood of the validation images that choose sigma; the test split is not touched."""
+        settings = self.config.recipe.evaluation
+        with warnings.catch_warnings():  # the final evaluation repeats this on the finished model
+            warnings.simplefilter("ignore")
+            sigma, mean = choose_sigma(
+                self.evaluated_model,
+                self.dataset.validation.images,
+                settings.samples,
+                sigmas=sigma_grid(settings),
+                seed=self.config.seed,
+            )
+        return {"validation_log_likelihood": mean, "sigma": sigma}
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": None if self.average is None else self.average.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": random_states(self.device),
+            "sums": self._sums,
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+        }
+        save_checkpoint(self.folder.checkpoint, state)
+        self._last_save = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the run folder's checkpoint.
+
+        Raises:
+            UserError: it is missing, damaged or does not fit.
+        """
+        state = load_checkpoint(self.folder.checkpoint, self.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.batches.load_state_dict(state["batches"])
+            self._sums = {name: state["sums"][name] for name in TERMS}
+            self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error
+        if self.epoch >= self.config.recipe.training.epochs:
+            raise UserError(f"{self.folder.path} is complete ({self.epoch} epochs); give more with --epochs")
+        self.folder.forget_after(self.step)
+        set_random_states(state["random"], self.device)
+
+    def _train_step(self, batch: Tensor, progress: TrainingProgress) -> None:
+        training = self.config.recipe.training
+        self._set_learning_rates()
+        with self.timer.step(self.step):
+            terms = self.model.training_step(batch, self.optimizers)
+        self.step += 1
+        if self.average is not None:
+            # Early on the average must forget the untrained weights quickly.
+            decay = min(training.average, (1 + self.step) / (10 + self.step))
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            self.average.update_parameters(self.model)
+        for name in TERMS:
+            self._sums[name] += terms[name]
+        if training.health_every and self.step % training.health_every == 0:
+            for message in self.health.check(batch, self.step):
+                progress.line(f"warning: {message}")
+                self.folder.append({"step": self.step, "warning": message})
+        figures = None
+        if self.step % STEPS_BETWEEN_FIGURES == 0:
+            figures = {name: f"{value:.4g}" for name, value in self._means(self.batches.position).items()}
+            self._require_finite(self._sums["loss"])
+        progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
+
+    def _set_learning_rates(self) -> None:
+        factor = 1.0
+        if self.config.recipe.training.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
+                group["lr"] = rate * factor
+
+    def _means(self, batches: int) -> dict[str, float]:
+        return {name: value.item() / batches for name, value in self._sums.items()}
+
+    def _close_epoch(self, seconds: float) -> dict[str, Any]:
+        self._require_finite(self._sums["loss"])
+        self.seconds += seconds
+        record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self._means(len(self.batches))}
+        record["seconds"] = self.seconds
+        record["images_per_second"] = self.step * self.batches.batch_size / self.seconds
+        record["regularizer_share"] = self.timer.share
+        for value in self._sums.values():
+            value.zero_()
+        return record
+
+    def _is_time_to_evaluate(self) -> bool:
+        training = self.config.recipe.training
+        every = training.evaluate_every
+        return self.epoch == training.epochs or (every > 0 and self.epoch % every == 0)
+
+    def _require_finite(self, loss: Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.step}: lower the learning rates or the weight of "
+                f"the regulariser (--set model.KEY=VALUE); {self.folder.checkpoint} is from before"
+            )
+
+
+def _figures(record: dict[str, Any]) -> dict[str, str]:
+    """An epoch's record in the words of the progress line."""
+    figures = {"epoch": str(record["epoch"])}
+    figures |= {name: f"{record[name]:.4g}" for name in TERMS}
+    if "validation_log_likelihood" in record:
+        figures["validation LL"] = f"{record['validation_log_likelihood']:.1f}"
+    figures["images/s"] = f"{record['images_per_second']:,.0f}"
+    if record["regularizer_share"] is not None:
+        figures["regularizer's share"] = f"{record['regularizer_share']:.0%}"
+    return figures
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that gets the number of the first SIGINT or SIGTERM; a second one acts at once."""
+    requested: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        requested.append(number)
+        for other in numbers:
+            signal.signal(other, previous[other])
+
+    for number in numbers:
+        signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        for number in numbers:
+            signal.signal(number, previous[number])
