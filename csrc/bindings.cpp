@@ -1,0 +1,150 @@
+// The Python module fastmmd._native: converts arguments and dispatches, nothing else. Tensors come as
+// addresses (0: absent or not needed) whose owner keeps them alive during the call; the GIL is released
+// meanwhile.
+#include <omp.h>
+#include <pthread.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <map>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "build_summary.hpp"
+#include "cpu/capability.hpp"
+
+namespace py = pybind11;
+using namespace fastmmd;
+
+namespace {
+
+typedef uintptr_t Address;
+typedef std::vector<double> Numbers;
+
+template <class T = void> T* at(Address address) { return reinterpret_cast<T*>(address); }
+
+const Operations& operations() {
+    static const Operations& chosen = choose_operations();
+    return chosen;
+}
+
+// libgomp's threads do not exist in a forked child, and entering it there waits for them for ever.
+std::atomic<bool> forked{false};
+
+int usable_threads(int threads) { return forked ? 1 : threads; }
+
+template <class Task> void call(bool (*operation)(const Task&), const Task& task) {
+    bool done;
+    {
+        py::gil_scoped_release release;
+        done = operation(task);
+    }
+    if (!done) throw std::bad_alloc();
+}
+
+Kernel kernel_of(const std::string& name, const Numbers& bandwidths, const Numbers& weights, double alpha) {
+    static const std::map<std::string, KernelName> names = {
+        {"gaussian", KernelName::gaussian}, {"laplacian", KernelName::laplacian},
+        {"imq", KernelName::imq},           {"rational_quadratic", KernelName::rational_quadratic},
+        {"energy", KernelName::energy},
+    };
+    const auto found = names.find(name);
+    if (found == names.end()) throw std::invalid_argument("kernel: got \"" + name + "\"");
+    if (bandwidths.size() != weights.size())
+        throw std::invalid_argument("kernel: bandwidths and weights differ in length");
+    return {found->second, (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
+}
+
+Features features_of(Address key, int64_t count, const Numbers& bandwidths, const Numbers& weights) {
+    return {at<const int64_t>(key), count, (int)bandwidths.size(), bandwidths.data(), weights.data()};
+}
+
+void mmd2(bool is_double, int threads, int64_t batch, int64_t n, int64_t m, int dim, Address x, Address y,
+          Address x_weights, Address y_weights, const std::string& kernel, const Numbers& bandwidths,
+          const Numbers& weights, double alpha, bool unbiased, Address value, Address grad_x, Address grad_y,
+          Address grad_x_weights, Address grad_y_weights, Address grad_bandwidths,
+          Address grad_kernel_weights) {
+    call<Mmd2>(
+        operations().mmd2,
+        {is_double, usable_threads(threads), batch, n, m, dim, at(x), at(y), at(x_weights), at(y_weights),
+         kernel_of(kernel, bandwidths, weights, alpha), unbiased, at(value), at(grad_x), at(grad_y),
+         at(grad_x_weights), at(grad_y_weights), at(grad_bandwidths), at(grad_kernel_weights)});
+}
+
+void witness(bool is_double, int threads, int64_t p, int64_t n, int dim, Address points, Address samples,
+             Address sample_weights, const std::string& kernel, const Numbers& bandwidths,
+             const Numbers& weights, double alpha, Address value, Address grad, Address grad_points,
+             Address grad_samples, Address grad_weights, Address grad_bandwidths,
+             Address grad_kernel_weights) {
+    call<Witness>(operations().witness,
+                  {is_double, usable_threads(threads), p, n, dim, at(points), at(samples), at(sample_weights),
+                   kernel_of(kernel, bandwidths, weights, alpha), at(value), at(grad), at(grad_points),
+                   at(grad_samples), at(grad_weights), at(grad_bandwidths), at(grad_kernel_weights)});
+}
+
+void fourier_sum(bool is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
+                 Address sample_weights, Address key, int64_t count, const Numbers& bandwidths,
+                 const Numbers& weights, Address out) {
+    call<FourierSum>(operations().fourier_sum,
+                     {is_double, usable_threads(threads), batch, n, dim, at(x), at(sample_weights),
+                      features_of(key, count, bandwidths, weights), at(out)});
+}
+
+void fourier_function(bool is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
+                      Address coefficients, Address key, int64_t count, const Numbers& bandwidths,
+                      const Numbers& weights, Address value, Address grad) {
+    call<FourierFunction>(operations().fourier_function,
+                          {is_double, usable_threads(threads), batch, n, dim, at(x), at(coefficients),
+                           features_of(key, count, bandwidths, weights), at(value), at(grad)});
+}
+
+void fourier_frequencies(bool is_double, int threads, int dim, Address key, int64_t count,
+                         const Numbers& bandwidths, const Numbers& weights, Address out) {
+    call<FourierFrequencies>(
+        operations().fourier_frequencies,
+        {is_double, usable_threads(threads), dim, features_of(key, count, bandwidths, weights), at(out)});
+}
+
+void parzen_tile(bool is_double, int threads, int64_t rows, int64_t columns, int64_t stride, Address products,
+                 Address row_norms, Address column_norms, const Numbers& sigmas, int64_t points,
+                 Address minimum, Address sums, Address grad) {
+    call<ParzenTile>(operations().parzen_tile,
+                     {is_double, usable_threads(threads), rows, columns, stride, at(products), at(row_norms),
+                      at(column_norms), (int)sigmas.size(), sigmas.data(), points, at(minimum),
+                      at<double>(sums), at(grad)});
+}
+
+void parzen_direct(bool is_double, int threads, int64_t m, int64_t n, int dim, Address points,
+                   Address samples, const Numbers& sigmas, Address minimum, Address sums, Address grad,
+                   Address grad_points, Address grad_samples) {
+    call<ParzenDirect>(
+        operations().parzen_direct,
+        {is_double, usable_threads(threads), m, n, dim, at(points), at(samples), (int)sigmas.size(),
+         sigmas.data(), at(minimum), at<double>(sums), at(grad), at(grad_points), at(grad_samples)});
+}
+
+void elementwise(const std::string& name, bool is_double, int64_t count, Address in, Address out) {
+    if (!operations().elementwise({is_double, name.c_str(), count, at(in), at(out)}))
+        throw std::invalid_argument("name: got \"" + name + "\"");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+    module.doc() = "Compiled CPU kernels of fastmmd; see csrc/cpu/operations.hpp for the arguments.";
+    module.attr("build_summary") = FASTMMD_BUILD_SUMMARY;
+    module.def("capability", [] { return operations().capability; });
+    module.def("openmp_threads", [] { return usable_threads(omp_get_max_threads()); });
+    module.def("mmd2", &mmd2);
+    module.def("witness", &witness);
+    module.def("fourier_sum", &fourier_sum);
+    module.def("fourier_function", &fourier_function);
+    module.def("fourier_frequencies", &fourier_frequencies);
+    module.def("parzen_tile", &parzen_tile);
+    module.def("parzen_direct", &parzen_direct);
+    module.def("elementwise", &elementwise);
+}

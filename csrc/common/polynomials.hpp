@@ -1,0 +1,107 @@
+// Polynomials shared by the CPU and CUDA code. V is float, double or a SIMD vector of T; every function is
+// exact to well under half a unit in the last place of T on the stated interval before the rounding of its
+// own evaluation.
+#pragma once
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+template <class T> struct Constants;
+
+template <> struct Constants<float> {
+    static constexpr float log2_e = 1.44269504f;
+    static constexpr float ln2_high = 0x1.62e3p-1f,
+                           ln2_low = 0x1.2fefa2p-17f;  // n * ln2_high is exact for |n| < 2^9
+    static constexpr float two_over_pi = 0.636619772f;
+    // pi/2 in pieces whose products with n < 2^13 are exact (Cody & Waite, 1980).
+    static constexpr float half_pi[3] = {1.5703125f, 4.837512969970703125e-4f, 7.549789948768648e-8f};
+};
+
+template <> struct Constants<double> {
+    static constexpr double log2_e = 1.4426950408889634;
+    static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+    static constexpr double two_over_pi = 0.63661977236758134;
+    // fdlibm's pieces of 33 bits: exact products for n < 2^20.
+    static constexpr double half_pi[3] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2e037073p-69};
+};
+
+// expm1(r) for |r| <= ln(2) / 2: interpolation of (expm1(r) - r) / r^2 at Chebyshev nodes.
+template <class T, class V> inline V expm1_polynomial(V r) {
+    V q;
+    if constexpr (sizeof(T) == 4) {
+        q = r * 1.98910805e-4f + 1.39337307e-3f;
+        q = q * r + 8.33331084e-3f;
+        q = q * r + 4.16664642e-2f;
+        q = q * r + 1.66666667e-1f;
+        q = q * r + 0.5f;
+    } else {
+        q = r * 2.09147553258932022e-9 + 2.51053127296221018e-8;
+        q = q * r + 2.75572734787185805e-7;
+        q = q * r + 2.75572551700008874e-6;
+        q = q * r + 2.48015873256774619e-5;
+        q = q * r + 1.98412698750022788e-4;
+        q = q * r + 1.38888888888837112e-3;
+        q = q * r + 8.33333333332608312e-3;
+        q = q * r + 4.16666666666666698e-2;
+        q = q * r + 1.6666666666666671e-1;
+        q = q * r + 0.5;
+    }
+    return r * r * q + r;
+}
+
+// sin(r) for |r| <= pi/4 (Cephes).
+template <class T, class V> inline V sin_polynomial(V r) {
+    const V z = r * r;
+    V q;
+    if constexpr (sizeof(T) == 4) {
+        q = z * -1.9515295891e-4f + 8.3321608736e-3f;
+        q = q * z - 1.6666654611e-1f;
+    } else {
+        q = z * 1.58962301576546568060e-10 - 2.50507477628578072866e-8;
+        q = q * z + 2.75573136213857245213e-6;
+        q = q * z - 1.98412698295895385996e-4;
+        q = q * z + 8.33333333332211858878e-3;
+        q = q * z - 1.66666666666666307295e-1;
+    }
+    return r * z * q + r;
+}
+
+// cos(r) for |r| <= pi/4 (Cephes).
+template <class T, class V> inline V cos_polynomial(V r) {
+    const V z = r * r;
+    V q;
+    if constexpr (sizeof(T) == 4) {
+        q = z * 2.443315711809948e-5f - 1.388731625493765e-3f;
+        q = q * z + 4.166664568298827e-2f;
+    } else {
+        q = z * -1.13585365213876817300e-11 + 2.08757008419747316778e-9;
+        q = q * z - 2.75573141792967388112e-7;
+        q = q * z + 2.48015872888517045348e-5;
+        q = q * z - 1.38888888888730564116e-3;
+        q = q * z + 4.16666666666665929218e-2;
+    }
+    return z * z * q + (T(1) - T(0.5) * z);
+}
+
+// log(1 + f) for sqrt(1/2) - 1 <= f <= sqrt(2) - 1, plus exponent * ln(2) (fdlibm's e_log.c).
+template <class T, class V> inline V log_polynomial(V f, V exponent) {
+    const V s = f / (f + T(2)), z = s * s, half_square = T(0.5) * f * f;
+    V q;
+    if constexpr (sizeof(T) == 4) {
+        q = z * 0.24279078841f + 0.28498786688f;
+        q = q * z + 0.40000972152f;
+        q = q * z + 0.66666662693f;
+    } else {
+        q = z * 1.479819860511658591e-01 + 1.531383769920937332e-01;
+        q = q * z + 1.818357216161805012e-01;
+        q = q * z + 2.222219843214978396e-01;
+        q = q * z + 2.857142874366239149e-01;
+        q = q * z + 3.999999999940941908e-01;
+        q = q * z + 6.666666666666735130e-01;
+    }
+    const V low = s * (half_square + z * q) + exponent * Constants<T>::ln2_low;
+    return exponent * Constants<T>::ln2_high - ((half_square - low) - f);
+}
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA

@@ -1,0 +1,59 @@
+#include "capability.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace fastmmd {
+namespace {
+
+#define FASTMMD_OPERATIONS(isa) \
+    {#isa,                      \
+     isa::mmd2,                 \
+     isa::witness,              \
+     isa::fourier_sum,          \
+     isa::fourier_function,     \
+     isa::fourier_frequencies,  \
+     isa::parzen_tile,          \
+     isa::parzen_direct,        \
+     isa::elementwise}
+
+// Ascending.
+const Operations compiled[] = {
+    FASTMMD_OPERATIONS(baseline),
+#ifdef FASTMMD_X86
+    FASTMMD_OPERATIONS(avx2),
+    FASTMMD_OPERATIONS(avx512),
+#endif
+};
+
+bool runs_here(const std::string& capability) {
+#ifdef FASTMMD_X86
+    if (capability == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (capability == "avx512")
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("fma");
+#endif
+    return capability == "baseline";
+}
+
+}  // namespace
+
+const Operations& choose_operations() {
+    const char* variable = std::getenv("FASTMMD_CPU_CAPABILITY");
+    const std::string choice = variable ? variable : "";
+    const Operations* best = nullptr;
+    std::string usable;
+    for (const Operations& operations : compiled) {
+        if (!runs_here(operations.capability)) continue;
+        usable += (usable.empty() ? "" : ", ") + std::string(operations.capability);
+        if (choice.empty() || choice == operations.capability) best = &operations;
+    }
+    if (!best)
+        throw std::invalid_argument("FASTMMD_CPU_CAPABILITY: got \"" + choice +
+                                    "\", this processor and build run " + usable);
+    return *best;
+}
+
+}  // namespace fastmmd

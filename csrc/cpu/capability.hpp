@@ -1,0 +1,23 @@
+// Which of the compiled instruction sets runs.
+#pragma once
+#include "operations.hpp"
+
+namespace fastmmd {
+
+struct Operations {
+    const char* capability;  // "baseline", "avx2" or "avx512"
+    bool (*mmd2)(const Mmd2&);
+    bool (*witness)(const Witness&);
+    bool (*fourier_sum)(const FourierSum&);
+    bool (*fourier_function)(const FourierFunction&);
+    bool (*fourier_frequencies)(const FourierFrequencies&);
+    bool (*parzen_tile)(const ParzenTile&);
+    bool (*parzen_direct)(const ParzenDirect&);
+    bool (*elementwise)(const Elementwise&);
+};
+
+// The best that was compiled and that this processor has; FASTMMD_CPU_CAPABILITY=baseline|avx2|avx512
+// overrides it. Throws std::invalid_argument for a choice that does not exist or cannot run here.
+const Operations& choose_operations();
+
+}  // namespace fastmmd

@@ -1,0 +1,43 @@
+// The elementary functions on arrays: what the tests measure.
+#include "math.hpp"
+#include "operations.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+template <class T> Vector<T> sin_of(Vector<T> x) {
+    Vector<T> sine, cosine;
+    sincos_of<T>(x, sine, cosine);
+    return sine;
+}
+
+template <class T> Vector<T> cos_of(Vector<T> x) {
+    Vector<T> sine, cosine;
+    sincos_of<T>(x, sine, cosine);
+    return cosine;
+}
+
+template <class T> bool run(const Elementwise& task) {
+    Vector<T> (*function)(Vector<T>) = nullptr;
+    if (!strcmp(task.name, "exp")) function = exp_of<T>;
+    if (!strcmp(task.name, "expm1")) function = expm1_of<T>;
+    if (!strcmp(task.name, "log")) function = log_of<T>;
+    if (!strcmp(task.name, "log1p")) function = log1p_of<T>;
+    if (!strcmp(task.name, "sin")) function = sin_of<T>;
+    if (!strcmp(task.name, "cos")) function = cos_of<T>;
+    for (int64_t i = 0; function && i < task.count; i += lanes<T>) {
+        const int used = task.count - i < lanes<T> ? (int)(task.count - i) : lanes<T>;
+        T values[lanes<T>];
+        for (int lane = 0; lane < lanes<T>; ++lane)
+            values[lane] = ((const T*)task.in)[i + (lane < used ? lane : 0)];
+        store<T>(values, function(load<T>(values)));
+        memcpy((T*)task.out + i, values, used * sizeof(T));
+    }
+    return function != nullptr;
+}
+
+}  // namespace
+
+bool elementwise(const Elementwise& task) { return task.is_double ? run<double>(task) : run<float>(task); }
+
+}  // namespace fastmmd::FASTMMD_ISA

@@ -1,0 +1,87 @@
+// Frequencies of random Fourier features, made from the seed: W = G / bandwidth, G standard normal.
+//
+// Feature k has the 64-bit index start + k. Philox-4x32-10 with key = seed and counter = (index low, index
+// high, d / 4, 0) gives the normals of four dimensions: two Box-Muller pairs from the words 0, 1 and 2, 3,
+// cosine first, with radius from u = (2 (word >> 9) + 1) 2^-24 and angle 2 pi word 2^-32.
+#pragma once
+#include "../common/philox.hpp"
+#include "math.hpp"
+#include "operations.hpp"
+#include "tiles.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+template <class T>
+FASTMMD_INLINE void box_muller(Vector<uint32_t, lanes<T>> radius_word, Vector<uint32_t, lanes<T>> angle_word,
+                               Vector<T>& first, Vector<T>& second) {
+    typedef Vector<int32_t, lanes<T>> Words;
+    const Vector<T> odd = __builtin_convertvector((Words)((radius_word >> 9) * 2 + 1), Vector<T>);
+    const Vector<T> radius = square_roots<T>(log_of<T>(odd * T(0x1p-24)) * T(-2));
+    // The nearest quarter turn, and what is left of the angle: at most an eighth of a turn to either side.
+    const Words quarter = (Words)((angle_word + (1u << 29)) >> 30);
+    const Words rest = (Words)angle_word - (quarter << 30);
+    const Vector<T> angle =
+        __builtin_convertvector(rest, Vector<T>) * T(1.4629180792671596e-9);  // 2 pi 2^-32
+    const Vector<T> s = sin_polynomial<T>(angle), c = cos_polynomial<T>(angle);
+    const Bits<T> quadrant = __builtin_convertvector(quarter, Bits<T>);
+    const Bits<T> swap = (quadrant & 1) != 0;
+    constexpr int top = (int)sizeof(T) * 8 - 2;
+    const Vector<T> sine = (Vector<T>)((Bits<T>)(swap ? c : s) ^ ((quadrant & 2) << top));
+    const Vector<T> cosine = (Vector<T>)((Bits<T>)(swap ? s : c) ^ (((quadrant + 1) & 2) << top));
+    first = radius * cosine;
+    second = radius * sine;
+}
+
+// W of the features first, first + 1, ..., first + width - 1; what lies beyond features.count is computed
+// alike.
+template <class T>
+void make_frequencies(const Features& features, int64_t first, int width, int dim,
+                      T* frequencies) {  // [dim][width]
+    typedef Vector<uint32_t, lanes<T>> Words;
+    typedef Vector<uint64_t, lanes<T>> Wide;
+    const uint64_t seed = (uint64_t)features.key[0], start = (uint64_t)features.key[1] + (uint64_t)first;
+    const int64_t part = features.count / features.parts;
+    for (int k = 0; k < width; k += lanes<T>) {
+        Wide index;
+        Vector<T> inverse;
+        for (int lane = 0; lane < lanes<T>; ++lane) {
+            index[lane] = start + (uint64_t)(k + lane);
+            const int64_t s = smaller<int64_t>((first + k + lane) / part, features.parts - 1);
+            inverse[lane] = (T)(1 / features.bandwidths[s]);
+        }
+        for (int d = 0; d < dim; d += 4) {
+            Words counter[4] = {__builtin_convertvector(index, Words),
+                                __builtin_convertvector(index >> 32, Words), Words{} + (uint32_t)(d / 4),
+                                Words{}};
+            philox<Words, Wide>(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
+            Vector<T> normals[4];
+            box_muller<T>(counter[0], counter[1], normals[0], normals[1]);
+            box_muller<T>(counter[2], counter[3], normals[2], normals[3]);
+            for (int i = 0; i < 4 && d + i < dim; ++i)
+                store(frequencies + (int64_t)(d + i) * width + k, normals[i] * inverse);
+        }
+    }
+}
+
+// sqrt(weight / features of its part): what makes phi(a) . phi(b) approximate k(a, b).
+inline double feature_scale(const Features& features, int64_t k) {
+    const int64_t part = features.count / features.parts;
+    return sqrt(features.weights[k / part] / (double)part);
+}
+
+// angles = W x for four vectors of features.
+template <class T>
+FASTMMD_INLINE void project(const T* x,            // [dim]
+                            const T* frequencies,  // [dim][width], from the first of the features
+                            int dim, int width, Vector<T> angles[4]) {
+    for (int v = 0; v < 4; ++v) angles[v] = Vector<T>{};
+    for (int d = 0; d < dim; ++d) {
+        const Vector<T> coordinate = broadcast(x[d]);
+        for (int v = 0; v < 4; ++v)
+            angles[v] += coordinate * load(frequencies + (int64_t)d * width + v * lanes<T>);
+    }
+}
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA

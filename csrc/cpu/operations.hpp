@@ -1,0 +1,158 @@
+// What the bindings hand to the kernels: plain pointers and sizes. Arrays are contiguous and of one type,
+// float or double (`is_double`), unless said otherwise; null means "absent" for an input and "not needed" for
+// an output. Every function is compiled once per instruction set and returns false when memory ran out.
+#pragma once
+#include <stdint.h>
+
+namespace fastmmd {
+
+enum class KernelName { gaussian, laplacian, imq, rational_quadratic, energy };
+
+struct Kernel {
+    KernelName name;
+    int count;                 // S
+    const double* bandwidths;  // [S]
+    const double* weights;     // [S]
+    double alpha;              // rational_quadratic only
+};
+
+struct Mmd2 {
+    bool is_double;
+    int threads;
+    int64_t batch, n, m;  // m = 0 without y
+    int dim;
+    const void* x;          // [batch, n, dim]
+    const void* y;          // [batch, m, dim] or null: the self-term of x alone
+    const void* x_weights;  // [batch, n] or null: 1 / n
+    const void* y_weights;  // [batch, m] or null: 1 / m
+    Kernel kernel;
+    bool unbiased;
+    void* value;                // [batch]
+    void* grad_x;               // [batch, n, dim]
+    void* grad_y;               // [batch, m, dim]
+    void* grad_x_weights;       // [batch, n]
+    void* grad_y_weights;       // [batch, m]
+    void* grad_bandwidths;      // [batch, S]
+    void* grad_kernel_weights;  // [batch, S]
+};
+
+// sum_j weights_j u(points_i, samples_j), or, with `grad` given, the gradients of its product with grad.
+struct Witness {
+    bool is_double;
+    int threads;
+    int64_t p, n;
+    int dim;
+    const void* points;   // [p, dim]
+    const void* samples;  // [n, dim]
+    const void* weights;  // [n], signed
+    Kernel kernel;
+    void* value;                // [p]
+    const void* grad;           // [p] or null: value only
+    void* grad_points;          // [p, dim]
+    void* grad_samples;         // [n, dim]
+    void* grad_weights;         // [n]
+    void* grad_bandwidths;      // [S]
+    void* grad_kernel_weights;  // [S]
+};
+
+// Random Fourier features; S bandwidths share `count` in equal consecutive parts.
+struct Features {
+    const int64_t* key;  // [2]: seed, first feature index
+    int64_t count;
+    int parts;                 // S
+    const double* bandwidths;  // [S]
+    const double* weights;     // [S]
+};
+
+struct FourierSum {
+    bool is_double;
+    int threads;
+    int64_t batch, n;
+    int dim;
+    const void* x;        // [batch, n, dim]
+    const void* weights;  // [batch, n]
+    Features features;
+    void* out;  // [batch, 2 * count], cosines first
+};
+
+struct FourierFunction {
+    bool is_double;
+    int threads;
+    int64_t batch, n;
+    int dim;
+    const void* x;             // [batch, n, dim]
+    const void* coefficients;  // [batch, 2 * count]
+    Features features;
+    void* value;  // [batch, n]
+    void* grad;   // [batch, n, dim]
+};
+
+struct FourierFrequencies {
+    bool is_double;
+    int threads;
+    int dim;
+    Features features;
+    void* out;  // [count, dim]
+};
+
+// One tile of squared distances |p|^2 + |q|^2 - 2 p.q, its products from BLAS.
+struct ParzenTile {
+    bool is_double;
+    int threads;
+    int64_t rows, columns;     // what is used of the tile
+    int64_t stride;            // elements from one row of the tile to the next
+    void* products;            // [rows, stride]: p.q; the backward pass leaves its coefficients here
+    const void* row_norms;     // [rows]: |p|^2
+    const void* column_norms;  // [columns]: |q|^2
+    int count;                 // S
+    const double* sigmas;      // [S]
+    int64_t points;            // M, the stride of sums and grad; pointers below stand at the tile's first row
+    void* minimum;             // [rows]
+    double* sums;              // [S, M]
+    const void* grad;          // [S, M]; null: forward
+};
+
+// The same from the points themselves, distances by differences; for few dimensions.
+struct ParzenDirect {
+    bool is_double;
+    int threads;
+    int64_t m, n;
+    int dim;
+    const void* points;   // [m, dim]
+    const void* samples;  // [n, dim]
+    int count;            // S
+    const double* sigmas;
+    void* minimum;       // [m]
+    double* sums;        // [S, m]
+    const void* grad;    // [S, m]; null: forward
+    void* grad_points;   // [m, dim]
+    void* grad_samples;  // [n, dim]
+};
+
+// An elementary function of cpu/math.hpp on an array, for tests.
+struct Elementwise {
+    bool is_double;
+    const char* name;  // "exp", "expm1", "log", "log1p", "sin", "cos"
+    int64_t count;
+    const void* in;  // [count]
+    void* out;       // [count]
+};
+
+#define FASTMMD_DECLARE(isa)                             \
+    namespace isa {                                      \
+    bool mmd2(const Mmd2&);                              \
+    bool witness(const Witness&);                        \
+    bool fourier_sum(const FourierSum&);                 \
+    bool fourier_function(const FourierFunction&);       \
+    bool fourier_frequencies(const FourierFrequencies&); \
+    bool parzen_tile(const ParzenTile&);                 \
+    bool parzen_direct(const ParzenDirect&);             \
+    bool elementwise(const Elementwise&);                \
+    }
+
+FASTMMD_DECLARE(baseline)
+FASTMMD_DECLARE(avx2)
+FASTMMD_DECLARE(avx512)
+#undef FASTMMD_DECLARE
+
+}  // namespace fastmmd

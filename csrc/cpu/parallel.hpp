@@ -1,0 +1,48 @@
+// Threads and scratch memory for the kernels.
+#pragma once
+#include <omp.h>
+#include <stdlib.h>
+
+#include "simd.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+// body(task, thread) for every task in [0, tasks). Which thread runs a task must not matter to its result.
+template <class Body> void parallel_for(int64_t tasks, int threads, const Body& body) {
+    if (threads > tasks) threads = (int)tasks;
+    if (threads <= 1) {  // not even a team of one: in a forked child libgomp must not be entered
+        for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < tasks; ++task) body(task, omp_get_thread_num());
+}
+
+// Threads worth their start for this many elementary steps; below about ten microseconds one is faster.
+inline int useful_threads(int threads, double steps) { return steps < 2e4 ? 1 : threads; }
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+template <class V> constexpr V smaller(V a, V b) { return a < b ? a : b; }
+template <class V> constexpr V larger(V a, V b) { return a < b ? b : a; }
+
+// Uninitialised memory aligned for vectors and cache lines; null where there is none left.
+template <class T> class Buffer {
+  public:
+    explicit Buffer(int64_t count)
+        : data_((T*)aligned_alloc(64, round_up(larger<int64_t>(count, 1) * sizeof(T), 64))) {}
+    ~Buffer() { free(data_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    T* get() const { return data_; }
+    explicit operator bool() const { return data_ != nullptr; }
+
+  private:
+    T* data_;
+};
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA

@@ -1,0 +1,92 @@
+// SIMD vectors through the GCC/Clang vector extensions. Every kernel file is compiled once per instruction
+// set with FASTMMD_ISA naming the namespace; everything here has internal linkage and uses no std templates,
+// so that the linker can never hand code built for AVX-512 to the baseline.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+#define FASTMMD_INLINE inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T> constexpr int lanes = vector_bytes / (int)sizeof(T);
+
+template <class T, int Count> struct VectorOf {
+    typedef T type __attribute__((vector_size(Count * sizeof(T))));
+};
+template <class T, int Count = lanes<T>> using Vector = typename VectorOf<T, Count>::type;
+
+template <class T> struct BitsOf;
+template <> struct BitsOf<float> {
+    typedef int32_t type;
+};
+template <> struct BitsOf<double> {
+    typedef int64_t type;
+};
+template <class T> using Integer = typename BitsOf<T>::type;
+template <class T>
+using Bits = Vector<Integer<T>>;  // as many bits per lane as T; also the type of a comparison
+
+template <class T> FASTMMD_INLINE Vector<T> broadcast(T value) { return Vector<T>{} + value; }
+
+template <class T> FASTMMD_INLINE Vector<T> load(const T* source) {
+    Vector<T> value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
+template <class T> FASTMMD_INLINE void store(T* target, Vector<T> value) {
+    memcpy(target, &value, sizeof value);
+}
+
+// The smaller of value and limit; NaN stays NaN.
+template <class T> FASTMMD_INLINE Vector<T> at_most(Vector<T> value, T limit) {
+    const Vector<T> bound = broadcast(limit);
+    return value > bound ? bound : value;
+}
+
+template <class T> FASTMMD_INLINE Vector<T> at_least(Vector<T> value, T limit) {
+    const Vector<T> bound = broadcast(limit);
+    return value < bound ? bound : value;
+}
+
+FASTMMD_INLINE float square_root(float value) { return __builtin_sqrtf(value); }
+FASTMMD_INLINE double square_root(double value) { return __builtin_sqrt(value); }
+
+template <class T> FASTMMD_INLINE Vector<T> square_roots(Vector<T> value) {
+    for (int lane = 0; lane < lanes<T>; ++lane) value[lane] = square_root(value[lane]);
+    return value;
+}
+
+// Sum of the lanes in double, halves first: a fixed order.
+template <int Count> FASTMMD_INLINE double sum_halves(Vector<double, Count> value) {
+    if constexpr (Count == 1) {
+        return value[0];
+    } else {
+        Vector<double, Count / 2> halves[2];
+        memcpy(halves, &value, sizeof value);
+        return sum_halves<Count / 2>(halves[0] + halves[1]);
+    }
+}
+
+template <class T> FASTMMD_INLINE double sum_lanes(Vector<T> value) {
+    return sum_halves<lanes<T>>(__builtin_convertvector(value, Vector<double, lanes<T>>));
+}
+
+template <class T> FASTMMD_INLINE bool any(Bits<T> mask) {
+    Integer<T> joined = 0;
+    for (int lane = 0; lane < lanes<T>; ++lane) joined |= mask[lane];
+    return joined != 0;
+}
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA
