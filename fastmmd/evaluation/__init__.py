@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
-from fastmmd.evaluation.sampling import Sampler, interpolate, markov_chain, prior_samples
+from fastmmd.evaluation.sampling import Sampler, interpolate, markov_chain, posterior_codes, prior_samples
 
 __all__ = [
     "CodeStatistics",
@@ -16,6 +16,7 @@ __all__ = [
     "interpolate",
     "markov_chain",
     "parzen_evaluation",
+    "posterior_codes",
     "prior_samples",
     "save_latent",
     "save_reconstructions",

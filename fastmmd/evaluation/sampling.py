@@ -66,6 +66,19 @@ def markov_chain(model: Any, steps: int) -> Sampler:
 
 
 @torch.no_grad()
+def posterior_codes(model: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size]; the code itself if it is certain.
+
+    Over a data set these follow the aggregated posterior, which is what shall match the prior.
+    """
+    if model.posterior == "deterministic":
+        return model.encode(images)  # type: ignore[no-any-return]
+    mean, log_variance = model.encoder(images).chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return mean + noise * torch.exp(0.5 * log_variance)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
 def interpolate(model: Any, first: Tensor, second: Tensor, count: int) -> Tensor:
     """Decode `count` codes on the straight line between the codes of two images.
 

@@ -136,7 +136,10 @@ def recipe_from_dict(
     name: str, tables: Mapping[str, Any], data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Recipe:
     """A recipe from parsed tables; see `load_recipe`."""
-    model = dict(tables.get("model", {}))
+    model = tables.get("model", {})
+    if not isinstance(model, Mapping):
+        raise UserError(f"model must be a table of a recipe, got {model!r}")
+    model = dict(model)
     kind = model.pop("kind", None)
     if kind not in _models():
         raise unknown(f"model.kind in recipe {name}:", str(kind), _models())

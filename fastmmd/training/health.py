@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmmd.evaluation.sampling import posterior_codes
 from fastmmd.nn import code_health, kernel_problem
 
 
@@ -20,16 +21,16 @@ class HealthMonitor:
     def __init__(self, model: Any, seed: int = 0) -> None:
         self._model = model
         self._seed = seed
-        self._warned: set[str] = set()
+        self.warned: list[str] = []  # kinds of problems; a resumed run does not repeat them
 
     @torch.no_grad()
     def check(self, batch: Tensor, step: int) -> list[str]:
         """What is wrong with the codes of a batch [B, data_dim], if it is new: each kind of problem once."""
         training = self._model.training
         self._model.eval()
-        codes = self._model.encode(batch)
-        self._model.train(training)
         generator = torch.Generator(batch.device).manual_seed(self._seed + step)
+        codes = posterior_codes(self._model, batch, generator)
+        self._model.train(training)
         draws = self._model.prior.sample(
             len(codes), generator=generator, device=codes.device, dtype=codes.dtype
         )
@@ -38,6 +39,7 @@ class HealthMonitor:
 
     def _is_new(self, problem: str) -> bool:
         kind = problem.partition(":")[0]  # the figures after it change from step to step
-        new = kind not in self._warned
-        self._warned.add(kind)
-        return new
+        if kind in self.warned:
+            return False
+        self.warned.append(kind)
+        return True

@@ -136,6 +136,7 @@ class Trainer:
             "batches": self.batches.state_dict(),
             "random": random_states(self.device),
             "sums": self._sums,
+            "warned": self.health.warned,
             "step": self.step,
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -158,6 +159,7 @@ class Trainer:
                 self.average.load_state_dict(state["average"])
             self.batches.load_state_dict(state["batches"])
             self._sums = {name: state["sums"][name] for name in TERMS}
+            self.health.warned = list(state["warned"])
             self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
-from fastmmd.evaluation.sampling import Sampler, markov_chain
+from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
 from fastmmd.training.config import Evaluation
 from fastmmd.training.data import Dataset
 from fastmmd.training.run import RunConfig, RunFolder
@@ -64,8 +64,9 @@ def evaluate_run(
     generator = torch.Generator(test.device).manual_seed(config.seed)
     with torch.no_grad():
         starts = range(0, len(test), CHUNK)
-        codes = torch.cat([model.encode(test[start : start + CHUNK]) for start in starts])
-        squared = [_squared_error(model, codes, test, slice(start, start + CHUNK)) for start in starts]
+        parts = [test[start : start + CHUNK] for start in starts]
+        codes = torch.cat([posterior_codes(model, part, generator) for part in parts])
+        squared = [(model.reconstruct(part) - part).square().sum() for part in parts]
         draws, more = (
             model.prior.sample(len(codes), generator=generator, device=codes.device, dtype=codes.dtype)
             for _ in range(2)
@@ -76,11 +77,6 @@ def evaluate_run(
     folder.append({"kind": "evaluation", **asdict(parzen), "codes": asdict(result.codes)})
     folder.report.write_text(_render(folder, config, dataset, result))
     return result
-
-
-def _squared_error(model: Any, codes: Tensor, images: Tensor, part: slice) -> Tensor:
-    difference: Tensor = model.decode(codes[part]) - images[part]
-    return difference.square().sum()
 
 
 def _save_pictures(
@@ -98,7 +94,7 @@ def _save_pictures(
     save_samples(path / "samples.png", samples, shape, f"{name}: samples ({sampler.name})")
     images = dataset.test.images[:20]
     with torch.no_grad():
-        reconstructions = model.decode(model.encode(images))
+        reconstructions = model.reconstruct(images)
     title = f"{name}: test images and reconstructions"
     save_reconstructions(path / "reconstructions.png", images, reconstructions, shape, title)
     save_latent(path / "latent.png", codes, draws, dataset.test.labels, f"{name}: codes of the test images")

@@ -15,8 +15,8 @@ FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and th
 class RegularizerTimer:
     """Measures the regulariser's share of the step time on sampled steps; the others run untouched.
 
-    A sampled step carries hooks around the regulariser's forward and backward pass and around the update of its
-    adversary. On a GPU it waits for the device at each of them: the time is that of the work, not of its launch.
+    A sampled step carries hooks around the regulariser's forward and backward pass and the update of its
+    adversary. On a GPU it waits for the device at each of them, so as to time the work and not its launch.
     """
 
     def __init__(self, regularizer: Any, device: torch.device) -> None:

@@ -1,0 +1,296 @@
+"""The command `fastmmd` and the scripts in python/, as a user runs them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastmmd import cli
+from fastmmd.training.checkpoint import load_checkpoint
+from fastmmd.training.data import load_data
+from fastmmd.training.run import RunFolder
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "python").glob("*.py"))
+TINY = ["--set", "model.hidden=[16]", "--set", "evaluation.samples=300", "--set", "training.health_every=2"]
+TINY += ["--device", "cpu", "--batch-size", "200"]
+PICTURES = ("samples.png", "reconstructions.png", "latent.png")
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def fastmmd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run the command in this process: fastmmd("train", "vae", ...)."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["fastmmd", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        output = capsys.readouterr()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return Result(code, output.out, output.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short DS-AAE on digits."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["train", "ds-aae", "--epochs", "2", "--seed", "4", "--run-dir", str(path), "--quiet", *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fastmmd", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert not stop.value.code
+    return path
+
+
+def test_run_folder_holds_everything(run_dir: Path) -> None:
+    names = {"config.toml", "metrics.jsonl", "checkpoint.pt", "report.md", *PICTURES}
+    assert {path.name for path in run_dir.iterdir()} == names
+    config = tomllib.loads((run_dir / "config.toml").read_text())
+    assert config["run"]["recipe"] == "ds-aae" and config["run"]["data"] == "digits"
+    assert config["run"]["seed"] == 4 and config["run"]["device"] == "cpu"
+    assert config["model"]["hidden"] == [16] and config["model"]["precision"] in ("float32", "bfloat16")
+    assert config["training"]["epochs"] == 2 and config["versions"]["torch"] == torch.__version__
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    epochs = [record for record in records if "epoch" in record]
+    assert [record["epoch"] for record in epochs] == [1, 2]
+    assert "validation_log_likelihood" in epochs[1] and 0 < epochs[1]["regularizer_share"] < 1
+    for picture in PICTURES:
+        assert (run_dir / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_report(run_dir: Path) -> None:
+    report = (run_dir / "report.md").read_text()
+    result = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    row = f"| {result['mean']:.1f} | {result['standard_error']:.1f} | {result['sigma']:.4f} | 300 | prior |"
+    assert row in report
+    assert all(f"({picture})" in report for picture in PICTURES)
+    for words in ("MMD^2 between 269 codes", "quantile of the norm", "prior's std", "the regulariser takes"):
+        assert words in report
+    assert "paper" not in report  # the papers' figures are for MNIST
+    assert result["codes"]["count"] == 269 and result["n_test"] == 269
+
+
+def test_report_on_mnist_shows_the_papers_figures(run_dir: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from fastmmd.training.report import evaluate_run
+    from fastmmd.training.run import RunConfig, load_model
+
+    config = RunConfig.read(run_dir / "config.toml")
+    model = load_model(RunFolder(run_dir), config, torch.device("cpu"))
+    dataset = replace(load_data("digits"), name="mnist", original=True)
+    (tmp_path / "run").mkdir()
+    result = evaluate_run(RunFolder(tmp_path / "run"), config, dataset, model, samples=100)
+    report = (tmp_path / "run" / "report.md").read_text()
+    for method, value in (("DS-AAE", 243), ("MMD-AE", 228), ("AAE", 340)):
+        assert f"| {method}, paper, 1000 epochs | {value} |" in report
+    assert "244.4 +- 1.9" in report and "score above real data" in report
+    assert f"**{result.parzen.mean:.1f}**" in report
+
+
+def test_sample(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    images = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        path = tmp_path / f"{name}.npy"
+        assert fastmmd("sample", run_dir, "--count", 2_500, "--output", path, "--seed", seed).code == 0
+        images.append(np.load(path))
+    first, again, other = images
+    assert first.shape == (2_500, 64) and first.dtype == np.float32
+    assert first.min() >= 0 and first.max() <= 1 and first.std() > 0.05
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_evaluate_gives_what_training_gave(fastmmd, run_dir: Path) -> None:  # type: ignore[no-untyped-def]
+    before = RunFolder(run_dir).records()[-1]
+    result = fastmmd("evaluate", run_dir, "--device", "cpu")
+    after = RunFolder(run_dir).records()[-1]
+    assert result.code == 0 and "test log-likelihood: " in result.out and "report.md" in result.out
+    assert after == before
+    more = fastmmd("evaluate", run_dir, "--samples", 400, "--chain-steps", 1)
+    assert "400 samples from the prior, 1 encode-decode step" in more.out
+
+
+def test_config_is_a_recipe(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """What the report says about repeating a run is true."""
+    config = run_dir / "config.toml"
+    assert fastmmd("train", config, "--data", "digits", "--seed", 4, "--run-dir", tmp_path / "again").code == 0
+    first, again = (load_checkpoint(path / "checkpoint.pt") for path in (run_dir, tmp_path / "again"))
+    for name, value in first["model"].items():
+        assert not torch.is_tensor(value) or torch.equal(value, again["model"][name])
+
+
+def test_train_on_an_array_of_ones_own(fastmmd, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    np.save("mine.npy", np.random.default_rng(0).random((60, 5, 4)))
+    result = fastmmd("train", "mmd-ae", "--data", "mine.npy", "--epochs", 1, *TINY)
+    assert result.code == 0 and "epoch 1" in result.out
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("mmd-ae-mine-20")
+    assert fastmmd("evaluate", folder).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "dsaae"], "unknown recipe 'dsaae': did you mean ds-aae"),
+        (["train"], "train needs a recipe"),
+        (["train", "vae", "--set", "model.weight=1"], "unknown key 'model.weight'"),
+        (["train", "vae", "--set", "model.learning_rate=-1"], "learning_rate: got -1"),
+        (["train", "vae", "--set", "model.code_size=none"], "model: "),
+        (["train", "vae", "--data", "no/file.npy"], "no such file or folder: no/file.npy"),
+        (["train", "mnist"], "unknown recipe 'mnist'"),
+        (["train", "vae", "--data", "mnist", "--data-dir", "nowhere"], "no such folder: nowhere"),
+        (["train", "vae", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["train", "vae", "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["train", "vae", "--epochs", "0"], "training.epochs must be a whole number"),
+        (["train", "vae", "--epochs", "many"], "--epochs"),
+        (["train", "vae", "--epoch", "2"], "--epoch"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder"),
+        (["train", "vae", "--resume", "nowhere"], "--resume keeps the run's settings"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["sample", "nowhere", "--count", "3", "--output", "x.npy"], "not a run folder"),
+        (["sample", "nowhere", "--count", "0", "--output", "x.npy"], "--count"),
+        (["sample", "nowhere", "--count", "3", "--output", "x.png"], "must end in .npy"),
+        (["trian"], "trian"),
+    ],
+)
+def test_mistakes_end_in_one_line(  # type: ignore[no-untyped-def]
+    fastmmd, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = fastmmd(*arguments)
+    assert result.code == 2
+    assert message in result.err and result.err.startswith("fastmmd: ") and result.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # no folder is left behind
+
+
+def test_folder_in_use_is_refused(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    before = (run_dir / "checkpoint.pt").read_bytes()
+    result = fastmmd("train", "vae", "--run-dir", run_dir, *TINY)
+    assert result.code == 2 and f"--resume {run_dir}" in result.err and "--run-dir" in result.err
+    assert (run_dir / "checkpoint.pt").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    assert fastmmd("train", "vae", "--run-dir", tmp_path, *TINY).code == 2
+    result = fastmmd("train", "--resume", run_dir)
+    assert result.code == 2 and "is complete (2 epochs); give more with --epochs" in result.err
+
+
+def test_data_of_another_shape_is_refused(fastmmd, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((40, 4)))
+    run = tmp_path / "run"
+    arguments = ("--data", tmp_path / "mine.npy", "--epochs", 1, "--run-dir", run)
+    assert fastmmd("train", "mmd-ae", *arguments, *TINY).code == 0
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((40, 5)))
+    result = fastmmd("evaluate", run)
+    assert result.code == 2 and "has 5 pixels per image, the run 4" in result.err
+
+
+def test_info(fastmmd) -> None:  # type: ignore[no-untyped-def]
+    result = fastmmd("info")
+    assert result.code == 0
+    for words in ("fastmmd ", "torch ", torch.__version__, "numpy ", "reference  cpu   available", "ds-aae"):
+        assert words in result.out
+    missing = [line for line in result.out.splitlines() if line.startswith("  ") and "available" not in line]
+    assert all(len(line.split(maxsplit=2)[2]) > 20 for line in missing)  # why, and what to do
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "rich" else find(name, *a))
+    with pytest.raises(SystemExit) as stop:
+        importlib.reload(cli)
+    assert stop.value.code == 2
+    assert 'need rich: pip install "fastmmd[train]"' in capsys.readouterr().err
+
+
+# --- processes ---
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def endless(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A training process that will not end by itself, past its first checkpoint."""
+    command = [sys.executable, "-m", "fastmmd", "train", "mmd-ae", "--epochs", "100000", *TINY]
+    command += ["--run-dir", str(tmp_path / "run"), "--set", "training.evaluate_every=0"]
+    process = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def resume(fastmmd, run: Path) -> None:  # type: ignore[no-untyped-def]
+    """One epoch more than the checkpoint has, from the command line."""
+    epochs = load_checkpoint(run / "checkpoint.pt")["epoch"] + 1
+    result = fastmmd("train", "--resume", run, "--epochs", epochs)
+    assert result.code == 0 and "test log-likelihood" in result.out, result.err
+    assert load_checkpoint(run / "checkpoint.pt")["epoch"] == epochs
+    done = [record["epoch"] for record in RunFolder(run).records() if "epoch" in record]
+    assert done == list(range(1, epochs + 1))
+
+
+def test_interrupt_saves_and_says_how_to_go_on(fastmmd, endless, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    time.sleep(0.3)
+    endless.send_signal(signal.SIGINT)
+    _, error = endless.communicate(timeout=60)
+    assert endless.returncode == 130
+    assert "go on with: fastmmd train --resume" in error and "Traceback" not in error
+    step = int(error.partition("after step ")[2].partition(";")[0])
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == step
+    resume(fastmmd, tmp_path / "run")
+
+
+def test_killed_run_leaves_a_usable_checkpoint(fastmmd, endless, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    time.sleep(0.3)
+    endless.send_signal(signal.SIGKILL)
+    endless.communicate(timeout=60)
+    assert endless.returncode == -signal.SIGKILL
+    resume(fastmmd, tmp_path / "run")
+
+
+def test_there_is_a_script_for_every_experiment() -> None:
+    assert [path.name for path in SCRIPTS] == ["aae_mnist.py", "ds_aae_mnist.py", "mmd_ae_mnist.py"]
+    for path in SCRIPTS:
+        assert len(path.read_text().splitlines()) <= 100
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts(script: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, str(script), "--epochs", "2"]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("test log-likelihood: ") and "epoch 2" in done.stdout
+    assert -200 < float(last.split()[2]) < 40

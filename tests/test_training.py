@@ -1,0 +1,454 @@
+"""Recipes, batches, checkpoints, the loop: what is saved is enough, what is resumed is the same."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import pickle
+import signal
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastmmd.nn import MODELS
+from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe, recipe_names
+from fastmmd.training.batches import Batches
+from fastmmd.training.checkpoint import load_checkpoint, save_checkpoint
+from fastmmd.training.health import HealthMonitor
+from fastmmd.training.loop import Interrupted, Trainer
+from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.timing import FIRST, RegularizerTimer
+
+SMALL = {"model.hidden": [12], "training.batch_size": 16, "training.health_every": 3}
+SMALL |= {"training.evaluate_every": 2, "evaluation.samples": 200}
+SMALL |= {"evaluation.sigma_low": 0.05, "evaluation.sigma_high": 2.0}
+TINY = {
+    "ds-aae": SMALL | {"model.features": 16, "model.warmup_steps": 3},
+    "mmd-ae": SMALL,
+    "aae": SMALL | {"model.discriminator": [8]},
+    "vae": SMALL,
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Ninety images of ten pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(90, 10, generator=generator)
+    labels = torch.arange(90) % 3
+    return Dataset(
+        "tiny",
+        Split(images[:50], labels[:50]),
+        Split(images[50:70], labels[50:70]),
+        Split(images[70:], labels[70:]),
+        (2, 5),
+    )
+
+
+def tiny(kind: str = "mmd-ae", epochs: int = 4, **overrides: Any) -> Recipe:
+    named = {key.replace("__", "."): value for key, value in overrides.items()}
+    return load_recipe(kind, "", {**TINY[kind], "training.epochs": epochs, **named})
+
+
+def trainer(path: Path, recipe: Recipe, data: Dataset, *, resume: bool = False) -> Trainer:
+    config = RunConfig(recipe, data.name, data.data_dim, seed=3)
+    folder = RunFolder(path) if resume else RunFolder.create(path)
+    made = Trainer(config, data, folder, quiet=True)
+    if resume:
+        made.resume()
+    return made
+
+
+def interrupt_after(made: Trainer, step: int) -> None:
+    """Press Ctrl-C while the model takes the given step."""
+    take = made.model.training_step
+
+    def training_step(batch: Tensor, optimizers: Any) -> Any:
+        if made.step + 1 == step:
+            signal.raise_signal(signal.SIGINT)
+        return take(batch, optimizers)
+
+    made.model.training_step = training_step
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """The same, bit for bit, through dictionaries and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_same(left, right, f"{where}[{number}]")
+    else:
+        assert a == b, where
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    state = load_checkpoint(path / "checkpoint.pt")
+    del state["seconds"]
+    return state
+
+
+def metrics_of(path: Path) -> list[dict[str, Any]]:
+    times = ("seconds", "images_per_second", "regularizer_share")
+    return [{k: v for k, v in r.items() if k not in times} for r in RunFolder(path).records()]
+
+
+# --- recipes ---
+
+
+def listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae"])
+def test_tuned_recipes_are_the_constructors_defaults(name: str) -> None:
+    recipe = load_recipe(name)
+    parameters = inspect.signature(MODELS[recipe.kind].__init__).parameters
+    defaults = {key: listed(p.default) for key, p in parameters.items() if key not in ("self", "data_dim")}
+    written = {key: value for key, value in defaults.items() if value is not None}  # TOML has no None
+    assert recipe.model == written
+
+
+@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae"])
+def test_paper_recipes_are_the_papers_settings(name: str) -> None:
+    recipe = load_recipe(f"{name}-paper")
+    expected = MODELS[name].paper(784).settings()
+    assert recipe.build(784).settings() == expected
+    assert recipe.training.epochs == 1000 and recipe.training.batch_size == (100 if name == "aae" else 1000)
+
+
+def test_every_recipe_serves_every_data_set() -> None:
+    assert recipe_names() == ["aae", "aae-paper", "ds-aae", "ds-aae-paper", "mmd-ae", "mmd-ae-paper", "vae"]
+    for name in recipe_names():
+        for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 12)):
+            recipe = load_recipe(name, data_name)
+            assert recipe.build(dim).data_dim == dim
+
+
+def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = '[model]\nkind = "vae"\ncode_size = 3\n[training]\nepochs = 7\n[digits.training]\nepochs = 9\n'
+    path.write_text(text)
+    assert load_recipe(str(path), "digits").training.epochs == 9
+    assert load_recipe(str(path), "mnist").training.epochs == 7
+    recipe = load_recipe(
+        str(path), "digits", ["model.hidden=[5, 4]", "training.epochs=2", "training.schedule=cosine"]
+    )
+    assert (recipe.name, recipe.kind, recipe.training.epochs) == ("mine", "vae", 2)
+    assert recipe.model == {"code_size": 3, "hidden": [5, 4]} and recipe.training.schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("dsaae", [], "unknown recipe 'dsaae': did you mean ds-aae"),
+        ("no/such.toml", [], "no/such.toml: No such file"),
+        ("vae", ["model.code=3"], "unknown key 'model.code': did you mean model.code_size"),
+        ("vae", ["training.learning_rate=1"], "unknown key 'training.learning_rate'"),
+        ("vae", ["trainig.epochs=1"], "unknown key 'trainig.epochs': did you mean training.epochs"),
+        ("vae", ["epochs=1"], "unknown key 'epochs'"),
+        ("vae", ["model.kind='aae'"], "unknown key 'model.kind'"),
+        ("vae", ["training.epochs"], "takes table.key=value"),
+        ("vae", ["training.epochs=[1"], "no TOML value"),
+        ("vae", ["training.epochs=0"], "training.epochs must be a whole number >= 1, got 0"),
+        ("vae", ["training.epochs=2.5"], "got 2.5"),
+        ("vae", ["training.batch_size=true"], "got True"),
+        ("vae", ["training.schedule=cosin"], "did you mean cosine"),
+        ("vae", ["training.average=1"], "0 <= average < 1"),
+        ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
+        ("vae", ["evaluation.samples=0"], "evaluation.samples"),
+    ],
+)
+def test_mistakes_in_recipes(recipe: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(recipe, "digits", overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model]\nkind = 3", "unknown model.kind"),
+        ("[training]\nepochs = 3", "unknown model.kind"),
+        ("[model", "recipe"),
+        ('model = "vae"', "must be a table"),
+        ('[model]\nkind = "vae"\n[other]\nx = 1', "unknown key 'other.x'"),
+        ('[model]\nkind = "vae"\n[digits.other]\nx = 1', "unknown key 'digits.other'"),
+    ],
+)
+def test_mistakes_in_recipe_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_bad_model_settings_name_the_argument() -> None:
+    with pytest.raises(UserError, match="model: learning_rate: got -1.0"):
+        load_recipe("vae", "", {"model.learning_rate": -1.0}).build(10)
+    with pytest.raises(UserError, match="model: "):
+        load_recipe("vae", "", {"model.learning_rate": "fast"}).build(10)
+
+
+def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:
+    recipe = tiny("ds-aae")
+    config = RunConfig(recipe, "digits", 64, seed=5, device="cpu", data_dir="/data")
+    config.write(tmp_path / "config.toml")
+    assert RunConfig.read(tmp_path / "config.toml") == config
+    assert load_recipe(str(tmp_path / "config.toml")) == recipe
+
+
+# --- batches ---
+
+
+def test_batches_are_permutations() -> None:
+    batches = Batches(torch.arange(10.0)[:, None], 3, seed=0)
+    first, second = list(batches.epoch()), list(batches.epoch())
+    assert len(batches) == 3 and all(batch.shape == (3, 1) for batch in first)
+    assert len(set(torch.cat(first).flatten().tolist())) == 9
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    assert len(Batches(torch.zeros(10, 1), 100, seed=0)) == 1  # a batch is never larger than the data
+
+
+def test_batches_resume_in_the_middle() -> None:
+    images = torch.arange(10.0)[:, None]
+    batches = Batches(images, 3, seed=0)
+    expected = [*batches.epoch(), *batches.epoch()]
+    batches = Batches(images, 3, seed=0)
+    running = batches.epoch()
+    got = [next(running), next(running)]
+    again = Batches(images, 3, seed=99)
+    again.load_state_dict(batches.state_dict())
+    assert_same([*got, *again.epoch(), *again.epoch()], expected)
+
+
+# --- checkpoints ---
+
+
+def test_checkpoint_survives_a_failing_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"model": {"a": torch.ones(3)}, "step": 1})
+
+    def fail(state: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"model": {}, "step": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"model": {"a": torch.ones(1000)}})
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a usable checkpoint"):
+        load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match="not a checkpoint of fastmmd"):
+        load_checkpoint(path)
+
+
+def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"model": Payload()}, tmp_path / "checkpoint.pt", pickle_module=pickle)
+    with pytest.raises(UserError, match="not a usable checkpoint"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+# --- the loop ---
+
+
+@pytest.mark.parametrize("kind", list(TINY))
+def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str) -> None:
+    """Stopped in the middle of the second of four epochs, with a schedule and averaged weights."""
+    recipe = tiny(kind, training__schedule="cosine", training__average=0.9)
+    whole = trainer(tmp_path / "whole", recipe, data)
+    whole.fit()
+    parts = trainer(tmp_path / "parts", recipe, data)
+    interrupt_after(parts, 5)
+    with pytest.raises(Interrupted, match="stopped after step 5") as stop:
+        parts.fit()
+    assert stop.value.exit_code == 130
+    torch.manual_seed(77)  # another process would not have this one's random state
+    resumed = trainer(tmp_path / "parts", recipe, data, resume=True)
+    assert (resumed.step, resumed.epoch) == (5, 1)
+    resumed.fit()
+    assert resumed.step == 12
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
+    assert metrics_of(tmp_path / "whole")[-1]["validation_log_likelihood"] < math.inf
+
+
+def test_two_and_two_epochs_are_four(tmp_path: Path, data: Dataset) -> None:
+    trainer(tmp_path / "whole", tiny(epochs=4, training__schedule="constant"), data).fit()
+    trainer(tmp_path / "parts", tiny(epochs=2, training__schedule="constant"), data).fit()
+    longer = trainer(tmp_path / "parts", tiny(epochs=4, training__schedule="constant"), data, resume=True)
+    longer.fit()
+    assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
+    with pytest.raises(UserError, match="is complete .4 epochs."):
+        trainer(tmp_path / "parts", tiny(epochs=4), data, resume=True)
+
+
+def test_seed_decides_everything(tmp_path: Path, data: Dataset) -> None:
+    for name, noise in (("a", 1), ("b", 2)):
+        torch.manual_seed(noise)
+        trainer(tmp_path / name, tiny(epochs=1), data).fit()
+    assert_same(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
+
+
+def test_looking_does_not_change_the_run(tmp_path: Path, data: Dataset) -> None:
+    """Neither evaluations nor health checks nor the timer's hooks change a weight."""
+    watched = tiny(epochs=5, training__evaluate_every=1, training__health_every=1)
+    blind = tiny(epochs=5, training__evaluate_every=0, training__health_every=0)
+    trainer(tmp_path / "watched", watched, data).fit()
+    made = trainer(tmp_path / "blind", blind, data)
+    made.timer.step = lambda step: nullcontext()  # type: ignore[method-assign]
+    made.fit()
+    assert made.timer.share is None
+    states = [state_of(tmp_path / name) for name in ("watched", "blind")]
+    for state in states:
+        del state["warned"]
+    assert_same(*states)
+
+
+def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    for step in (3, 6, 9):
+        folder.append({"step": step})
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 12, "los')  # killed while writing
+    folder.forget_after(6)
+    assert folder.records() == [{"step": 3}, {"step": 6}]
+
+
+def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
+    made = trainer(tmp_path / "run", tiny(epochs=2, training__schedule="cosine", training__average=0.5), data)
+    rates: list[float] = []
+    weights: list[Tensor] = []
+    take = made.model.training_step
+
+    def training_step(batch: Tensor, optimizers: Any) -> Any:
+        rates.append(optimizers["autoencoder"].param_groups[0]["lr"])
+        terms = take(batch, optimizers)
+        weights.append(next(made.model.parameters()).detach().clone())
+        return terms
+
+    made.model.training_step = training_step
+    made.fit()
+    base = made.config.recipe.model["learning_rate"]
+    assert rates == pytest.approx([base * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
+    expected = weights[0]
+    for step, weight in enumerate(weights[1:], 2):
+        expected = torch.lerp(expected, weight, 1 - min(0.5, (1 + step) / (10 + step)))
+    torch.testing.assert_close(next(made.evaluated_model.parameters()).detach(), expected)
+    assert made.evaluated_model is not made.model
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, data: Dataset) -> None:
+    made = trainer(tmp_path / "run", tiny(epochs=4), data)
+    take = made.model.training_step
+
+    def training_step(batch: Tensor, optimizers: Any) -> Any:
+        return take(batch * float("nan") if made.step == 4 else batch, optimizers)
+
+    made.model.training_step = training_step
+    with pytest.raises(UserError, match="the loss is nan at step 6: lower the learning rates"):
+        made.fit()
+    state = load_checkpoint(made.folder.checkpoint)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["model"].values() if torch.is_tensor(value))
+
+
+def test_progress_reports_the_regularizers_share(tmp_path: Path, data: Dataset) -> None:
+    made = trainer(tmp_path / "run", tiny("ds-aae", epochs=4), data)
+    made.fit()
+    share = made.folder.records()[-1]["regularizer_share"]
+    assert 0 < share < 1
+    regularizer = made.model.regularizer
+    assert "update" not in vars(regularizer)
+    assert not regularizer._forward_hooks and not regularizer._backward_hooks
+
+
+def test_timer_measures_forward_backward_and_update() -> None:
+    class Slow(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            time.sleep(0.02)
+            return Wait.apply(x).sum()  # type: ignore[no-any-return]
+
+        def update(self, x: Tensor) -> None:
+            time.sleep(0.02)
+
+    class Wait(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> Tensor:
+            time.sleep(0.02)
+            return gradient
+
+    module = Slow()
+    timer = RegularizerTimer(module, torch.device("cpu"))
+    x = torch.ones(3, requires_grad=True)
+    for step in (0, FIRST):
+        with timer.step(step):
+            module.update(x)
+            (module(x) + x.sum()).backward()
+            time.sleep(0.02)
+        assert (timer.share is None) == (step == 0)
+    assert timer.share == pytest.approx(0.75, abs=0.1)
+
+
+# --- health ---
+
+
+def test_collapsed_and_escaped_codes_are_warned_about_once(data: Dataset) -> None:
+    model = tiny().build(10)
+    for scale, word in ((1e-3, "collapsed"), (1e3, "escaped")):
+        torch.nn.init.normal_(model.encoder.output.weight, std=scale)
+        monitor = HealthMonitor(model)
+        messages = monitor.check(data.train.images, 100)
+        assert len([m for m in messages if word in m and "step 100" in m and "model." in m]) == 1
+        assert not any(word in message for message in monitor.check(data.train.images, 200))
+
+
+@pytest.mark.parametrize(("bandwidth", "word"), [(1e-3, "near 0"), (1e3, "near 1")])
+def test_saturated_kernels_are_warned_about(data: Dataset, bandwidth: float, word: str) -> None:
+    model = tiny(model__bandwidths=[bandwidth]).build(10)
+    messages = HealthMonitor(model).check(data.train.images, 1)
+    assert any("saturated " + word in message and "model.bandwidths" in message for message in messages)
+
+
+def test_healthy_codes_are_left_alone(data: Dataset) -> None:
+    model = tiny().build(10)
+    model.encode = lambda x: torch.randn(len(x), 4, generator=torch.Generator().manual_seed(0))
+    assert HealthMonitor(model).check(torch.rand(500, 10), 1) == []
+
+
+def test_warnings_reach_the_metrics(tmp_path: Path, data: Dataset) -> None:
+    recipe = tiny(epochs=1, model__bandwidths=[1e-3], training__health_every=1)
+    trainer(tmp_path / "run", recipe, data).fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("saturated near 0" in line.get("warning", "") for line in lines) == 1
