@@ -138,6 +138,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "Compiled CPU kernels of fastmmd; see csrc/cpu/operations.hpp for the arguments.";
     module.attr("build_summary") = FASTMMD_BUILD_SUMMARY;
     module.def("capability", [] { return operations().capability; });
+    module.def("capabilities", &usable_capabilities);
     module.def("openmp_threads", [] { return usable_threads(omp_get_max_threads()); });
     module.def("mmd2", &mmd2);
     module.def("witness", &witness);

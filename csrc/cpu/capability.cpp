@@ -40,20 +40,24 @@ bool runs_here(const std::string& capability) {
 
 }  // namespace
 
+std::vector<std::string> usable_capabilities() {
+    std::vector<std::string> usable;
+    for (const Operations& operations : compiled)
+        if (runs_here(operations.capability)) usable.push_back(operations.capability);
+    return usable;
+}
+
 const Operations& choose_operations() {
     const char* variable = std::getenv("FASTMMD_CPU_CAPABILITY");
-    const std::string choice = variable ? variable : "";
-    const Operations* best = nullptr;
-    std::string usable;
-    for (const Operations& operations : compiled) {
-        if (!runs_here(operations.capability)) continue;
-        usable += (usable.empty() ? "" : ", ") + std::string(operations.capability);
-        if (choice.empty() || choice == operations.capability) best = &operations;
+    const std::vector<std::string> usable = usable_capabilities();
+    const std::string choice = variable && *variable ? variable : usable.back();
+    std::string names;
+    for (size_t i = 0; i < usable.size(); ++i) {
+        if (usable[i] == choice) return compiled[i];  // an instruction set includes those before it
+        names += (i ? ", " : "") + usable[i];
     }
-    if (!best)
-        throw std::invalid_argument("FASTMMD_CPU_CAPABILITY: got \"" + choice +
-                                    "\", this processor and build run " + usable);
-    return *best;
+    throw std::invalid_argument("FASTMMD_CPU_CAPABILITY: got \"" + choice +
+                                "\"; this build on this processor runs " + names);
 }
 
 }  // namespace fastmmd

@@ -1,5 +1,8 @@
 // Which of the compiled instruction sets runs.
 #pragma once
+#include <string>
+#include <vector>
+
 #include "operations.hpp"
 
 namespace fastmmd {
@@ -19,5 +22,8 @@ struct Operations {
 // The best that was compiled and that this processor has; FASTMMD_CPU_CAPABILITY=baseline|avx2|avx512
 // overrides it. Throws std::invalid_argument for a choice that does not exist or cannot run here.
 const Operations& choose_operations();
+
+// What FASTMMD_CPU_CAPABILITY may say here, ascending.
+std::vector<std::string> usable_capabilities();
 
 }  // namespace fastmmd

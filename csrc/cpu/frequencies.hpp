@@ -39,11 +39,11 @@ template <class T>
 void make_frequencies(const Features& features, int64_t first, int width, int dim,
                       T* frequencies) {  // [dim][width]
     typedef Vector<uint32_t, lanes<T>> Words;
-    typedef Vector<uint64_t, lanes<T>> Wide;
+    typedef Vector<uint64_t, lanes<T>> LongWords;
     const uint64_t seed = (uint64_t)features.key[0], start = (uint64_t)features.key[1] + (uint64_t)first;
     const int64_t part = features.count / features.parts;
     for (int k = 0; k < width; k += lanes<T>) {
-        Wide index;
+        LongWords index;
         Vector<T> inverse;
         for (int lane = 0; lane < lanes<T>; ++lane) {
             index[lane] = start + (uint64_t)(k + lane);
@@ -54,7 +54,7 @@ void make_frequencies(const Features& features, int64_t first, int width, int di
             Words counter[4] = {__builtin_convertvector(index, Words),
                                 __builtin_convertvector(index >> 32, Words), Words{} + (uint32_t)(d / 4),
                                 Words{}};
-            philox<Words, Wide>(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
+            philox<Words, LongWords>(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
             Vector<T> normals[4];
             box_muller<T>(counter[0], counter[1], normals[0], normals[1]);
             box_muller<T>(counter[2], counter[3], normals[2], normals[3]);

@@ -117,7 +117,7 @@ double evaluate(const Rung<T>* rungs, int count,
                 double factor,
                 T* partial,      // scratch [2 * count][lanes]
                 double* sums) {  // [2 * count]
-    Vector<T> total = {};
+    Wide<T> total = {};  // in double from the start: what is left of mmd2 is a small difference of these sums
     if constexpr (PerRung) memset(partial, 0, 2 * count * sizeof(Vector<T>));
     for (int j = 0; j < used; j += lanes<T>) {
         const Vector<T> distances = load(r + j), weight = load(mass + j);
@@ -137,12 +137,12 @@ double evaluate(const Rung<T>* rungs, int count,
                 store(by_u, load(by_u) + weight * kappa.u);
             }
         }
-        total += weight * u;
+        total += widen<T>(weight * u);
         store(r + j, weight * slope);
     }
     if constexpr (PerRung)
         for (int s = 0; s < 2 * count; ++s) sums[s] += factor * sum_lanes<T>(load(partial + s * lanes<T>));
-    return sum_lanes<T>(total);
+    return sum_halves<lanes<T>>(total);
 }
 
 template <class T> struct Plan {

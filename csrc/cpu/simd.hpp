@@ -78,8 +78,14 @@ template <int Count> FASTMMD_INLINE double sum_halves(Vector<double, Count> valu
     }
 }
 
+template <class T> using Wide = Vector<double, lanes<T>>;
+
+template <class T> FASTMMD_INLINE Wide<T> widen(Vector<T> value) {
+    return __builtin_convertvector(value, Wide<T>);
+}
+
 template <class T> FASTMMD_INLINE double sum_lanes(Vector<T> value) {
-    return sum_halves<lanes<T>>(__builtin_convertvector(value, Vector<double, lanes<T>>));
+    return sum_halves<lanes<T>>(widen<T>(value));
 }
 
 template <class T> FASTMMD_INLINE bool any(Bits<T> mask) {

@@ -1,7 +1,7 @@
 """The compiled C++ kernels: loads the module on first use and passes addresses and sizes.
 
-torch is imported before the module, so that the module finds torch's OpenMP runtime loaded and shares it. Matrix
-products are torch's; csrc holds what is fused around them.
+torch is imported before the module, so that the module finds torch's OpenMP runtime loaded and shares it.
+Matrix products are torch's; csrc holds what is fused around them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from .specs import FeatureSpec, KernelSpec
 
 PARZEN_DIRECT_DIMS = 16  # up to here distances by differences cost less than a matrix product
-PARZEN_ROWS, PARZEN_COLUMNS = 512, 1024  # a tile of distances stays in the cache of one core or two
+PARZEN_ROWS, PARZEN_COLUMNS = 1024, 1024  # products large enough for BLAS, small enough for the cache
 REINSTALL = (
     "install a C++17 compiler with OpenMP (Debian, Ubuntu: apt install g++) and reinstall: "
     "pip install --force-reinstall --no-deps --no-binary fastmmd fastmmd"
@@ -145,7 +145,7 @@ def _witness(
     grads: tuple[int, ...],
 ) -> None:
     _library().witness(
-        _is_double(points), _threads(), *points.shape[:1], *samples.shape, points.data_ptr(), samples.data_ptr(),
+        _is_double(points), _threads(), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(),
         weights.data_ptr(), *_kernel(kernel), value, grad, *grads,
     )  # fmt: skip
 
@@ -239,8 +239,8 @@ def _parzen_direct(
     g_samples: Tensor,
 ) -> None:
     _library().parzen_direct(
-        _is_double(points), _threads(), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(), sigmas,
-        minimum.data_ptr(), sums.data_ptr(), _address(grad), _address(g_points), _address(g_samples),
+        _is_double(points), _threads(), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(),
+        sigmas, minimum.data_ptr(), sums.data_ptr(), _address(grad), _address(g_points), _address(g_samples),
     )  # fmt: skip
 
 
@@ -254,8 +254,8 @@ def _parzen_tiles(
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
     """Products tile by tile, each an identical call on zero-padded blocks, and the fused step on them.
 
-    Yields the rows and columns of the tile, their padded blocks [rows, D] and [columns, D], and the tile as the
-    fused step leaves it: coefficients where grad is given.
+    Yields the rows and columns of the tile, their padded blocks [rows, D] and [columns, D], and the tile as
+    the fused step leaves it: coefficients where grad is given.
     """
     library, threads, m = _library(), _threads(), len(points)
     rows, columns = _tile_size(m, PARZEN_ROWS), _tile_size(len(samples), PARZEN_COLUMNS)
@@ -268,9 +268,9 @@ def _parzen_tiles(
             for i, p, p_norms in blocks:
                 torch.mm(p, q.T, out=products)
                 library.parzen_tile(
-                    _is_double(points), threads, i.stop - i.start, j.stop - j.start, columns, products.data_ptr(),
-                    p_norms.data_ptr(), q_norms.data_ptr(), sigmas, m, minimum.data_ptr() + i.start * size,
-                    sums.data_ptr() + i.start * sums.element_size(),
+                    _is_double(points), threads, i.stop - i.start, j.stop - j.start, columns,
+                    products.data_ptr(), p_norms.data_ptr(), q_norms.data_ptr(), sigmas, m,
+                    minimum.data_ptr() + i.start * size, sums.data_ptr() + i.start * sums.element_size(),
                     0 if grad is None else grad.data_ptr() + i.start * size,
                 )  # fmt: skip
                 yield i, j, p, q, products
@@ -303,7 +303,7 @@ _precision_saved = ""
 
 
 def _exchange_precision(precision: str | None) -> str:
-    """Set the precision of float32 products (None: full) and return the one before; a setting of the process."""
+    """Set the process's precision of float32 products (None: full) and return the one before."""
     if _MATMUL is None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(precision or "highest")

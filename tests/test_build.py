@@ -1,0 +1,161 @@
+"""Building and packaging: what the build says, what the wheel and the source distribution hold."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGED = [
+    "csrc",
+    "fastmmd",
+    "setup.py",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+]
+full = pytest.mark.skipif(
+    "FASTMMD_TEST_FULL" not in os.environ, reason="builds everything; part of make test-full"
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the sources, with folders that must stay out of the wheel."""
+    tree = tmp_path / "source"
+    tree.mkdir()
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    for name in PACKAGED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, tree / name)
+    for name in ("tests", "benchmarks", "python"):
+        (tree / name).mkdir()
+        (tree / name / "__init__.py").touch()
+    return tree
+
+
+def run(
+    command: list[str], cwd: Path, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("FASTMMD_NATIVE", "FASTMMD_CUDA", "CXX")
+    }
+    return subprocess.run(
+        command, cwd=cwd, env=inherited | environment, timeout=timeout,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def build(source: Path, kind: str, **environment: str) -> tuple[str, list[str]]:
+    """Build a "wheel" or "sdist" into source/dist; returns what was printed and the names of its files."""
+    hook = f"from setuptools import build_meta as b; print(b.build_{kind}('dist'))"
+    done = run([sys.executable, "-c", hook], source, **environment)
+    assert done.returncode == 0, done.stdout
+    (file,) = (source / "dist").iterdir()
+    if kind == "wheel":
+        return done.stdout, zipfile.ZipFile(file).namelist()
+    shutil.unpack_archive(file, source / "unpacked")
+    (top,) = (source / "unpacked").iterdir()
+    return done.stdout, [str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()]
+
+
+def test_pure_python_wheel(source: Path) -> None:
+    output, names = build(source, "wheel", FASTMMD_NATIVE="off")
+    assert "fastmmd native parts: none" in output
+    assert list((source / "dist").glob("*-py3-none-any.whl"))
+    assert {name.split("/")[0] for name in names} == {"fastmmd", "fastmmd-0.1.0.dist-info"}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "fastmmd").rglob("*.py")}
+    recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "fastmmd").rglob("*.toml")}
+    assert recipes
+    assert {name for name in names if name.startswith("fastmmd/")} == modules | recipes | {"fastmmd/py.typed"}
+    assert "fastmmd-0.1.0.dist-info/entry_points.txt" in names
+
+
+def test_source_distribution_holds_the_native_sources(source: Path) -> None:
+    _, names = build(source, "sdist")
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources <= set(names)
+    assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= set(names)
+    assert not [name for name in names if name.split("/")[0] in ("tests", "benchmarks", "python")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
+@pytest.mark.parametrize("compiler", ["/bin/false", "/no/such/compiler"])
+def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) -> None:
+    done = run([sys.executable, "setup.py", "build_ext"], source, CXX=compiler)
+    assert done.returncode != 0
+    assert compiler in done.stdout, "the compiler's part of the message"
+    for remedy in ("apt install g++", "CXX=", "FASTMMD_NATIVE=off"):
+        assert remedy in done.stdout
+    assert not list(source.rglob("*.so"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
+def test_failing_compilation_is_an_error(source: Path) -> None:
+    """The compiler works and the source does not: its message arrives, and the status."""
+    (source / "csrc" / "cpu" / "operations.hpp").write_text("#error a line of no use\n")
+    done = run([sys.executable, "setup.py", "build_ext"], source)
+    assert done.returncode != 0
+    assert "a line of no use" in done.stdout
+    assert "FASTMMD_NATIVE=off" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FASTMMD_NATIVE", "maybe", "FASTMMD_NATIVE: got 'maybe'"),
+        ("FASTMMD_CUDA", "maybe", "FASTMMD_CUDA: got 'maybe'"),
+        ("FASTMMD_CUDA", "on", "no CUDA kernels"),
+    ],
+)
+def test_unusable_choice_is_an_error(source: Path, name: str, value: str, message: str) -> None:
+    done = run([sys.executable, "setup.py", "--version"], source, **{name: value})
+    assert done.returncode != 0
+    assert message in done.stdout
+
+
+@pytest.fixture
+def fresh_python(tmp_path: Path) -> Iterator[Path]:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    yield tmp_path / "venv" / "bin" / "python"
+
+
+@full
+@pytest.mark.timeout(600)
+def test_source_distribution_builds_a_native_wheel_elsewhere(
+    source: Path, fresh_python: Path, tmp_path: Path
+) -> None:
+    """With build isolation and no torch anywhere."""
+    build(source, "sdist")
+    (archive,) = (source / "dist").iterdir()
+    command = [
+        str(fresh_python),
+        "-m",
+        "pip",
+        "wheel",
+        "-v",
+        "--no-deps",
+        "--wheel-dir",
+        str(tmp_path),
+        str(archive),
+    ]
+    done = run(command, tmp_path, timeout=500)
+    assert done.returncode == 0, done.stdout
+    assert "fastmmd native parts: CPU kernels" in done.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.startswith("fastmmd/_native.") and name.endswith(".so")]
+    assert {name.split("/")[0] for name in names} == {"fastmmd", "fastmmd-0.1.0.dist-info"}

@@ -1,0 +1,468 @@
+"""The compiled kernels as native code: instruction sets, threads, forks, elementary functions, precision."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from helpers import F32, F64, assert_close, points, positive
+from torch import Tensor
+
+import fastmmd
+from fastmmd import _native
+from fastmmd.backends import native
+from fastmmd.backends.specs import FeatureSpec, KernelSpec
+
+TESTS = Path(__file__).parent
+SIGMAS = (0.3, 1.0, 2.5)
+KERNELS = {
+    "gaussian": (2.0, 5.0, 10.0, 20.0, 40.0, 80.0),
+    "laplacian": (0.5, 1.0, 3.0),
+    "imq": (0.7, 2.0),
+    "rational_quadratic": (0.7, 2.0),
+    "energy": (1.0,),
+}
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs() -> Iterator[None]:
+    """torch fills the memory of empty() with NaN in this mode, so that an output nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run_python(code: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TESTS, env=os.environ | environment, timeout=timeout, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def features(count: int = 300, seed: int = 12345678901234, start: int = -7) -> FeatureSpec:
+    return FeatureSpec(torch.tensor([seed, start]), count, (1.0, 2.0), (1.0, 0.5))
+
+
+# --- every instruction set against dense float64 formulas
+
+
+def check_against_formulas() -> None:
+    """All operations in both dtypes; run in a process of its own for each instruction set."""
+    for dtype in (F32, F64):
+        for name, bandwidths in KERNELS.items():
+            for n, m, dim in ((37, 53, 6), (300, 270, 3), (65, 21, 17)):
+                x, y = (
+                    points(n, dim, seed=1, dtype=F64),
+                    points(m, dim, seed=2, scale=1.2, shift=0.3, dtype=F64),
+                )
+                check_mmd2(x.to(dtype).to(F64), y.to(dtype).to(F64), name, bandwidths, dtype)
+        check_fourier(dtype)
+        for dim in (2, 40):
+            check_parzen(points(70, dim, seed=3, dtype=dtype), points(1300, dim, seed=4, dtype=dtype))
+
+
+def check_mmd2(x: Tensor, y: Tensor, name: str, bandwidths: tuple[float, ...], dtype: torch.dtype) -> None:
+    s = torch.tensor(bandwidths, dtype=F64)
+    leaves = [t.clone().requires_grad_() for t in (x, y, s)]
+    expected = oracle.mmd2(leaves[0], leaves[1], leaves[2], name)
+    gradients = torch.autograd.grad(expected, leaves, allow_unused=True)
+    spec = KernelSpec(name, bandwidths, (1.0,) * len(bandwidths))
+    needs = [True, True, False, False, True, False]
+    value, g_x, g_y, _, _, g_s, _ = native.mmd2(
+        x[None].to(dtype), y[None].to(dtype), None, None, spec, False, needs
+    )
+    assert_close(value[0], expected)
+    assert_close(g_x[0], gradients[0], rows=True)
+    assert_close(g_y[0], gradients[1], rows=True)
+    if gradients[2] is not None:  # energy has no bandwidth
+        assert_close(g_s[0], gradients[2], rtol={F32: 5e-6, F64: 1e-12}[dtype])
+
+
+def check_fourier(dtype: torch.dtype) -> None:
+    x, w, spec = (
+        points(1, 700, 6, scale=3, dtype=dtype),
+        positive(1, 700, seed=5, dtype=dtype) / 700,
+        features(),
+    )
+    frequencies = native.fourier_frequencies(spec, 6, F64)
+    scale = torch.tensor(spec.weights, dtype=F64).div(150).sqrt().repeat_interleave(150)
+    leaf = x[0].to(F64).requires_grad_()
+    phi = oracle.phi(leaf, frequencies, scale)
+    coefficients = points(1, 600, seed=6, dtype=dtype)
+    value, gradient = native.fourier_function(x, coefficients, spec, True, True)
+    expected = phi @ coefficients[0].to(F64)
+    bound = {F32: 1e-6, F64: 1e-14}[dtype] * (1 + float((leaf @ frequencies.T).abs().max()))
+    assert_close(native.fourier_sum(x, w, spec)[0], w[0].to(F64) @ phi, rtol=bound)
+    assert_close(value[0], expected, rtol=bound)
+    assert_close(gradient[0], torch.autograd.grad(expected.sum(), leaf)[0], rtol=bound, rows=True)
+
+
+def check_parzen(x: Tensor, samples: Tensor) -> None:
+    minimum = torch.full((len(x),), float("inf"), dtype=x.dtype)
+    sums = torch.zeros(len(SIGMAS), len(x), dtype=F64)
+    for part in samples.split(900):
+        native.parzen_update(x, part, SIGMAS, minimum, sums)
+    r = torch.cdist(x.to(F64), samples.to(F64)).square()
+    rates = 0.5 / torch.tensor(SIGMAS, dtype=F64)[:, None].square()
+    expected = torch.logsumexp(-r * rates[:, :, None], 2)
+    assert_close(sums.log() - minimum.to(F64) * rates, expected, atol={F32: 5e-4, F64: 1e-11}[x.dtype])
+
+
+@pytest.mark.parametrize("capability", _native.capabilities())
+def test_instruction_set_agrees_with_formulas(capability: str) -> None:
+    check = f"assert t._native.capability() == {capability!r}; t.check_against_formulas()"
+    done = run_python(f"import test_native as t; {check}", FASTMMD_CPU_CAPABILITY=capability)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="x86-64 has three instruction sets, others the baseline"
+)
+def test_instruction_sets_of_x86() -> None:
+    assert _native.capabilities()[0] == "baseline"
+    assert "baseline, avx2, avx512" in _native.build_summary
+
+
+@pytest.mark.parametrize("choice", ["sse9", "AVX2"])
+def test_unusable_capability_is_an_error(choice: str) -> None:
+    code = "import torch, fastmmd; fastmmd.mmd2(torch.randn(4, 2), torch.randn(4, 2))"
+    done = run_python(code, FASTMMD_CPU_CAPABILITY=choice)
+    assert done.returncode != 0
+    assert f'ValueError: FASTMMD_CPU_CAPABILITY: got "{choice}"' in done.stderr
+    assert "baseline" in done.stderr.splitlines()[-1]
+
+
+# --- threads
+
+
+def everything() -> list[Tensor]:
+    """Outputs of all loops of our own, at sizes where every thread gets several tasks."""
+    x, y = points(2, 301, 6), points(2, 277, 6, seed=1, scale=1.1)
+    spec = KernelSpec("gaussian", KERNELS["gaussian"], (1.0,) * 6)
+    out = [*native.mmd2(x, y, positive(2, 301) / 200, None, spec, True, [True] * 6)]
+    p, s, w = points(500, 3, seed=2), points(900, 3, seed=3), points(900, seed=4)
+    out += [
+        native.witness(p, s, w, spec),
+        *native.witness_backward(points(500, seed=5), p, s, w, spec, [True] * 5),
+    ]
+    out += [native.fourier_sum(points(1, 9000, 6), positive(1, 9000), features())]
+    out += native.fourier_function(points(1, 150, 6), points(1, 12000), features(6000), True, True)
+    out += [native.fourier_frequencies(features(5000), 6, F32)]
+    minimum, sums = torch.full((500,), float("inf")), torch.zeros(3, 500, dtype=F64)
+    native.parzen_update(p, s, SIGMAS, minimum, sums)
+    out += [minimum, sums, *native.parzen_backward(points(3, 500), p, s, SIGMAS, minimum, sums, [True, True])]
+    return out
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_bits_do_not_depend_on_the_thread_count(threads: int) -> None:
+    torch.set_num_threads(1)
+    expected = everything()
+    torch.set_num_threads(threads)
+    for _ in range(3):
+        for actual, wanted in zip(everything(), expected, strict=True):
+            assert wanted.isfinite().all()
+            assert torch.equal(actual, wanted)
+
+
+def test_the_gil_is_released() -> None:
+    """Another Python thread runs in the middle of a long call."""
+    ticks: list[float] = []
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    x = points(1, 6000, 6)
+    spec = KernelSpec("gaussian", KERNELS["gaussian"], (1.0,) * 6)
+    begin = time.perf_counter()
+    native.mmd2(x, x, None, None, spec, False, [True, True, False, False, False, False])
+    length = time.perf_counter() - begin
+    stop.set()
+    thread.join()
+    assert length > 0.02, "the call is too short to tell"
+    assert any(begin + 0.2 * length < t < begin + 0.8 * length for t in ticks)
+
+
+def test_one_openmp_runtime() -> None:
+    native.mmd2(points(1, 9, 2), None, None, None, KernelSpec("imq", (1.0,), (1.0,)), False, [False] * 6)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    runtimes = {
+        line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line
+    }
+    assert len(runtimes) == 1, runtimes
+
+
+FORK = """
+import os, signal, torch
+import fastmmd, fastmmd.backends.native
+torch.set_num_threads(2)
+x, y = torch.randn(700, 4), torch.randn(700, 4)
+torch.mm(torch.randn(500, 500), torch.randn(500, 500)).sum()  # torch's threads are running
+use = lambda: fastmmd.mmd2(x, y).item()
+before = {before}
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    value = use()
+    os._exit(0 if before in (None, value) else 3)
+status = os.waitpid(child, 0)[1]
+assert status == 0, f"child: {{status}}"
+assert before in (None, use())
+"""
+
+
+@pytest.mark.parametrize("before", ["use()", "None"], ids=["used before the fork", "first used after it"])
+def test_fork(before: str) -> None:
+    done = run_python(FORK.format(before=before))
+    assert done.returncode == 0, done.stderr
+
+
+# --- loading
+
+
+def test_import_loads_no_native_code() -> None:
+    code = """
+import os, sys, torch
+threads = len(os.listdir("/proc/self/task"))
+import fastmmd, fastmmd.backends.native
+assert "fastmmd._native" not in sys.modules
+assert "_native" not in open("/proc/self/maps").read()
+assert len(os.listdir("/proc/self/task")) == threads
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_reasons_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.unavailable("cpu") is None
+    assert "CPU tensors" in str(native.unavailable("cuda"))
+    assert native.unsupported("mmd", torch.float32, "cpu") is None
+    assert "float64" in str(native.unsupported("mmd", torch.bfloat16, "cpu"))
+    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in str(native.unavailable("cpu"))
+
+
+def test_capability_for_info() -> None:
+    found = native.capability()
+    assert found["capability"] in _native.capabilities()
+    assert found["threads"] == torch.get_num_threads()
+    assert "CPU kernels" in str(found["build"])
+
+
+# --- precision of matrix products
+
+
+def parzen(x: Tensor, samples: Tensor) -> Tensor:
+    return fastmmd.parzen_log_likelihood(x, samples, SIGMAS)
+
+
+def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
+    x, samples = points(300, 64), points(500, 64, seed=1)
+    with fastmmd.backend("native"):
+        expected = parzen(x, samples)
+        before = torch.get_float32_matmul_precision()
+        try:
+            torch.set_float32_matmul_precision("medium")
+            medium = parzen(x, samples)
+            assert torch.get_float32_matmul_precision() == "medium"
+        finally:
+            torch.set_float32_matmul_precision(before)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            autocast = parzen(x, samples)
+            assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(medium, expected)
+    assert torch.equal(autocast, expected)
+
+
+def test_precision_is_pinned_inside_and_restored_after_an_error() -> None:
+    def current() -> str:
+        return native._exchange_precision("ieee") if native._MATMUL is None else native._MATMUL.fp32_precision
+
+    if native._MATMUL is None:
+        pytest.skip("this torch has one setting for every device, tested above")
+    before = current()
+    native._MATMUL.fp32_precision = "bf16"
+    try:
+        with pytest.raises(KeyError), native._full_precision(), native._full_precision():
+            assert current() == "ieee"
+            raise KeyError
+        assert current() == "bf16"
+    finally:
+        native._MATMUL.fp32_precision = before
+
+
+def test_parzen_accuracy_at_784_dimensions() -> None:
+    """At most 0.005 nats per point against float64 and between partitions; points like centred images."""
+    active = torch.rand(784, generator=torch.Generator().manual_seed(1)) < 0.3
+    x, samples = (points(n, 784, seed=n, scale=0.35) * active for n in (600, 2500))
+    sigmas = tuple(float(s) for s in np.logspace(-1, 0, 10))
+
+    def sums(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        minimum, sums = torch.full((len(x),), float("inf"), dtype=x.dtype), torch.zeros(10, len(x), dtype=F64)
+        for part in parts:
+            native.parzen_update(x, part.contiguous(), sigmas, minimum, sums)
+        return sums.log() - minimum.to(F64) * (0.5 / torch.tensor(sigmas, dtype=F64).square())[:, None]
+
+    expected = torch.logsumexp(
+        -torch.cdist(x.to(F64), samples.to(F64)).square()
+        * (0.5 / torch.tensor(sigmas, dtype=F64).square())[:, None, None],
+        2,
+    )
+    whole, parts = sums(x, (samples,)), sums(x, samples.split(701))
+    assert_close(whole, expected, rtol=0, atol=0.005)
+    assert_close(parts, whole, rtol=0, atol=0.005)
+    assert_close(parts.mean(1), whole.mean(1), rtol=0, atol=1e-4)
+
+
+# --- elementary functions
+
+
+def apply(name: str, x: Tensor) -> Tensor:
+    out = torch.full_like(x, float("nan"))
+    _native.elementwise(name, x.dtype == F64, x.numel(), x.data_ptr(), out.data_ptr())
+    return out
+
+
+RANGES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {  # over sign * 10^[low, high]
+    "exp": (torch.exp, -8, np.log10(87)),
+    "expm1": (torch.expm1, -8, np.log10(87)),
+    "log": (torch.log, -37, 38),
+    "log1p": (torch.log1p, -9, 38),
+    "sin": (torch.sin, -8, 0),
+    "cos": (torch.cos, -8, 0),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_elementary_function_float32(name: str) -> None:
+    function, low, high = RANGES[name]
+    x = torch.logspace(low, high, 100_003, dtype=F64).to(F32) * (-1 if name.startswith("exp") else 1)
+    expected = function(x.to(F64))
+    ulp = torch.from_numpy(np.spacing(expected.abs().to(F32).numpy())).to(F64)
+    assert ((apply(name, x).to(F64) - expected).abs() / ulp).max() <= 1.5
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_elementary_function_float64(name: str) -> None:
+    """The C library is within one unit in the last place, so together at most three."""
+    function, low, high = RANGES[name]
+    x = torch.logspace(low, high, 100_003, dtype=F64) * (-1 if name.startswith("exp") else 1)
+    expected = function(x)
+    ulp = torch.from_numpy(np.spacing(expected.abs().numpy()))
+    assert ((apply(name, x) - expected).abs() / ulp).max() <= 3
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(F32, 1e4), (F64, 1e6)])
+def test_sincos_of_large_arguments(dtype: torch.dtype, limit: float) -> None:
+    eps = torch.finfo(dtype).eps
+    for reach in (limit, 1e3 * limit):  # reduced by us, and by the C library
+        x = ((torch.rand(50_000, dtype=F64) * 2 - 1) * reach).to(dtype)
+        for name, function in (("sin", torch.sin), ("cos", torch.cos)):
+            assert (apply(name, x).to(F64) - function(x.to(F64))).abs().max() <= eps
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_elementary_functions_at_extremes(dtype: torch.dtype) -> None:
+    inf = float("inf")
+    x = torch.tensor([0.0, -1e5, -inf, float("nan")], dtype=dtype)
+    torch.testing.assert_close(apply("exp", x), torch.exp(x), equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(apply("expm1", x), torch.expm1(x), equal_nan=True, rtol=0, atol=0)
+    for name in ("sin", "cos"):
+        assert apply(name, torch.tensor([inf, -inf, float("nan")], dtype=dtype)).isnan().all()
+    assert apply("log1p", torch.tensor([float("nan")], dtype=dtype)).isnan().all()
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "energy"])
+def test_far_points_make_no_nan(name: str) -> None:
+    """Squared distances that overflow float32; energy is left out, its value overflows with them."""
+    spec = KernelSpec(name, KERNELS[name], (1.0,) * len(KERNELS[name]))
+    x, y = points(1, 40, 3), points(1, 30, 3, seed=1)
+    x[0, 0] = 3e19
+    for out in native.mmd2(x, y, None, None, spec, False, [True] * 6):
+        assert not out.isnan().any()
+
+
+def test_nan_propagates() -> None:
+    spec = KernelSpec("gaussian", (1.0,), (1.0,))
+    x, y = points(1, 40, 3), points(1, 30, 3, seed=1)
+    x[0, 7, 1] = float("nan")
+    value, g_x, g_y, *_ = native.mmd2(x, y, None, None, spec, False, [True, True, False, False, False, False])
+    assert value.isnan().all() and g_x[0, 7].isnan().any() and g_y.isnan().any()
+    for dim in (3, 40):
+        minimum, sums = torch.full((9,), float("inf")), torch.zeros(1, 9, dtype=F64)
+        samples = points(50, dim)
+        samples[11, 2] = float("nan")
+        native.parzen_update(points(9, dim, seed=1), samples, (1.0,), minimum, sums)
+        assert sums.isnan().all()
+
+
+# --- Philox
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    a, b, c, d = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = a * 0xD2511F53, c * 0xCD9E8D57
+        a, b, c, d = (p1 >> 32) ^ b ^ k0, p1 & 0xFFFFFFFF, (p0 >> 32) ^ d ^ k1, p0 & 0xFFFFFFFF
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return [a, b, c, d]
+
+
+def test_philox_in_the_test_gives_the_published_vectors() -> None:
+    """Random123, kat_vectors: philox4x32 10."""
+    assert philox([0] * 4, [0] * 2) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert philox([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    counter, key = [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0]
+    assert philox(counter, key) == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(F32, 4e-6), (F64, 1e-14)])
+@pytest.mark.parametrize("start", [0, 2**32 - 20, 2**63 - 20, -1])
+def test_frequencies_are_philox_and_box_muller(dtype: torch.dtype, atol: float, start: int) -> None:
+    seed, count, dim = -0x123456789ABCDEF, 40, 7
+    spec = FeatureSpec(torch.tensor([seed, start]), count, (0.5,), (1.0,))
+    expected = torch.empty(count, dim, dtype=F64)
+    for k in range(count):
+        index = (start + k) % 2**64
+        for d in range(dim):
+            counter = [index & 0xFFFFFFFF, index >> 32, d // 4, 0]
+            words = philox(counter, [seed % 2**32, (seed % 2**64) >> 32])[d % 4 // 2 * 2 :]
+            radius = np.sqrt(-2 * np.log((2 * (words[0] >> 9) + 1) * 2.0**-24))
+            angle = 2 * np.pi * words[1] * 2.0**-32
+            expected[k, d] = radius * (np.sin(angle) if d % 2 else np.cos(angle)) / 0.5
+    assert_close(native.fourier_frequencies(spec, dim, dtype), expected, rtol=0, atol=2 * atol)
+
+
+# --- the bandwidth ladder
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_ladder_keeps_relative_accuracy(dtype: torch.dtype) -> None:
+    """Eleven bandwidths from one exponential: gradients per bandwidth, from k alone, against autograd."""
+    bandwidths = tuple(0.0625 * 2**i for i in range(11))
+    x = points(1, 2, 3, scale=0.5, dtype=dtype)
+    s = torch.tensor(bandwidths, dtype=F64, requires_grad=True)
+    oracle.gram(x[0, :1].to(F64), x[0, 1:].to(F64), s).sum().backward()
+    spec = KernelSpec("gaussian", bandwidths[::-1], (1.0,) * 11)
+    one = torch.ones(1, dtype=dtype)
+    grads = native.witness_backward(one, x[0, :1], x[0, 1:], one, spec, [False, False, False, True, True])
+    r = float((x[0, 0].to(F64) - x[0, 1].to(F64)).square().sum())
+    for got, wanted, u, width in zip(grads[3].flip(0), s.grad, grads[4].flip(0), bandwidths, strict=True):
+        bound = 30 * (1 + r / (2 * width**2)) * torch.finfo(dtype).eps / 2
+        assert_close(got, wanted, rtol=bound, sensitivity=0.1)
+        assert_close(u, torch.tensor(np.expm1(-r / (2 * width**2)), dtype=F64), rtol=bound, sensitivity=0.1)
