@@ -105,6 +105,7 @@ class DSAAE(_Model):
     """
 
     _paper = {
+        "code_size": 6,
         "bandwidths": (1.0,),
         "features": 500,
         "regularizer_weight": 1000.0,
@@ -117,11 +118,11 @@ class DSAAE(_Model):
         self,
         data_dim: int = 784,
         *,
-        code_size: int = 6,
+        code_size: int = 4,
         hidden: Sequence[int] = HIDDEN,
-        input_dropout: float = 0.0,
+        input_dropout: float = 0.1,
         prior_std: float = 1.0,
-        bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
+        bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
         features: int = 480,
         mode: str = "first_order",
         adversary_rate: float = 0.05,
@@ -130,7 +131,7 @@ class DSAAE(_Model):
         feature_seed: int = 0,
         regularizer_weight: float = 2000.0,
         warmup_steps: int = 100,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         precision: str = "auto",
     ) -> None:
         settings = _keywords(locals())

@@ -89,7 +89,7 @@ def kernel_arguments(
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise ValueError(f"alpha: got {alpha!r}, expected a positive number")
     if kernel == "energy":
-        if bandwidths is not DEFAULT_BANDWIDTHS:
+        if isinstance(bandwidths, Tensor) or bandwidths != DEFAULT_BANDWIDTHS:
             raise ValueError('bandwidths: the "energy" kernel has none; leave the argument out')
         bandwidths = (1.0,)
     s_tensor, s_floats = _floats("bandwidths", bandwidths, points)

@@ -185,9 +185,12 @@ def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 
 def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    variables, gradients = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-    needed = [v if need else None for v, need in zip(variables, ctx.needs_input_grad, strict=False)]
-    found = [apply_gradient(grad, g, v, "mmd2") for g, v in zip(gradients, needed, strict=True)]
+    inputs, gradients = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    variables = [tensor for tensor in inputs if tensor is not None]
+    found = [
+        apply_gradient(grad, gradient, variables, shared=index >= 4) if need else None
+        for index, (gradient, need) in enumerate(zip(gradients, ctx.needs_input_grad, strict=False))
+    ]
     return (*found, *[None] * 7)
 
 

@@ -40,22 +40,26 @@ def needs_grad(*tensors: Tensor | None) -> list[bool]:
     return [enabled and tensor is not None and tensor.requires_grad for tensor in tensors]
 
 
-def apply_gradient(grad: Tensor, gradient: Tensor, variable: Tensor | None, operation: str) -> Tensor | None:
-    """grad [B] times a gradient [B, ...] that the forward pass made; None for what needs none.
+def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
+    """grad [B] times the gradient [B, ...] in one input, which the forward pass made.
+
+    The saved gradient is data to autograd, so a second derivative through it would be a silent zero. Every input of
+    the operator travels along to make the result depend on all of them, and differentiating that raises.
+
+    Args:
+        shared: the input is the same for the whole batch: sum over B.
 
     Raises:
         RuntimeError: the forward pass ran without this gradient.
     """
-    if variable is None:
-        return None
     if gradient.numel() == 0:
-        raise RuntimeError(f"{operation}: the forward pass did not compute the gradient in an input that needs it")
-    return torch.ops.fastmmd.apply_gradient(grad, gradient, variable, operation)  # type: ignore[no-any-return]
+        raise RuntimeError("the forward pass did not compute the gradient in an input that needs it")
+    return torch.ops.fastmmd.apply_gradient(grad, gradient, variables, shared)  # type: ignore[no-any-return]
 
 
-def _apply_gradient(grad: Tensor, gradient: Tensor, variable: Tensor, operation: str) -> Tensor:
+def _apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
     product = grad.reshape(-1, *[1] * (gradient.ndim - 1)) * gradient
-    return product.sum(0) if variable.ndim < gradient.ndim else product
+    return product.sum(0) if shared else product
 
 
 def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,10 +77,8 @@ def _device_type(arguments: Sequence[Any]) -> str:
     return next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
 
 
-# The saved gradient is data to autograd, so a second derivative through it would be a silent zero; the variable
-# travels along to make the result depend on it, and differentiating that raises.
 define(
-    "apply_gradient(Tensor grad, Tensor gradient, Tensor variable, str operation) -> Tensor",
+    "apply_gradient(Tensor grad, Tensor gradient, Tensor[] variables, bool shared) -> Tensor",
     _apply_gradient,
-    lambda grad, gradient, variable, operation: torch.empty_like(variable),
+    lambda grad, gradient, variables, shared: gradient.new_empty(gradient.shape[1:] if shared else gradient.shape),
 )

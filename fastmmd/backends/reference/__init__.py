@@ -1,6 +1,6 @@
 """The reference backend: plain torch, row-chunked, analytic gradients; the fallback everywhere.
 
-Tiles are computed in the compute dtype, sums and products in float64, so no matmul setting can degrade them.
+It computes in float64 whatever the dtype: slower, but exact, and no matmul setting can degrade it.
 """
 
 from __future__ import annotations

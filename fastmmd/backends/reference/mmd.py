@@ -132,7 +132,7 @@ def witness_backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of grad . witness in points [P, D], samples [N, D], weights [N], bandwidths [S], kernel weights [S]."""
     g, v = grad[None].to(F64), weights[None].to(F64)
-    out = [points.new_empty(0)] * 5
+    out = [points.new_empty(0) for _ in range(5)]
     if needs[0] or needs[3] or needs[4]:
         found = rows(points[None], samples[None], v, kernel, needs[0], needs[3] or needs[4], g)
         out[0] = (2 * g[..., None] * found.gradient)[0] if needs[0] else out[0]
@@ -166,7 +166,7 @@ def rows(
         p.new_zeros((batch, len(members)), dtype=F64),
     )
     for b, i in row_tiles(batch, n, q.shape[1]):
-        r = _squared_distances(p[b, i], q[b])
+        r = _squared_distances(p[b, i].to(F64), q[b].to(F64))
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
         for index, (s, w) in enumerate(members):
@@ -177,9 +177,9 @@ def rows(
             if part.bandwidth is not None and row_weights is not None:
                 out.bandwidths[b, index] += w * _bilinear(row_weights[b, i], part.bandwidth, v[b])
                 out.kernel_weights[b, index] += _bilinear(row_weights[b, i], part.u, v[b])
-        out.value[b, i] = torch.einsum("bij,bj->bi", total.to(F64), v[b])
+        out.value[b, i] = torch.einsum("bij,bj->bi", total, v[b])
         if gradient:
-            c = steep.to(F64) * v[b, None]
+            c = steep * v[b, None]
             out.gradient[b, i] = p[b, i].to(F64) * c.sum(-1, keepdim=True) - c @ q[b].to(F64)
     if gradient:
         mass, moment = v.sum(-1)[:, None, None], torch.einsum("bj,bjd->bd", v, q.to(F64))[:, None]
@@ -219,7 +219,7 @@ def _squared_distances(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _bilinear(left: Tensor, tile: Tensor, right: Tensor) -> Tensor:
-    return torch.einsum("bi,bij,bj->b", left, tile.to(F64), right)
+    return torch.einsum("bi,bij,bj->b", left, tile, right)
 
 
 def _vanishing(growing: Tensor, decaying: Tensor) -> Tensor:
