@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
+    return sum((a[..., :, None] - b[..., None, :]).square() for a, b in zip(x.unbind(-1), y.unbind(-1), strict=True))
 
 
 def kappa(r: Tensor, kernel: str, s, alpha: float) -> Tensor:
@@ -42,6 +42,12 @@ def mmd2(
     y_weights: Tensor | None = None,
     alpha: float = 1.0,
 ) -> Tensor:
+    xx, yy, xy = means(x, y, bandwidths, kernel, estimator, kernel_weights, x_weights, y_weights, alpha)
+    return xx + yy - 2 * xy
+
+
+def means(x, y, bandwidths, kernel, estimator, kernel_weights, x_weights, y_weights, alpha) -> tuple[Tensor, ...]:
+    """The mean of k(x, x'), k(y, y') and k(x, y)."""
     if kernel == "energy":
         bandwidths = (1.0,)
     wx, wy = normalised(x, x_weights), normalised(y, y_weights)
@@ -54,7 +60,7 @@ def mmd2(
             return (w * k).sum((-2, -1)) / (1 - (wa**2).sum(-1))
         return (w * k).sum((-2, -1))
 
-    return mean(x, x, wx, wx, True) + mean(y, y, wy, wy, True) - 2 * mean(x, y, wx, wy, False)
+    return mean(x, x, wx, wx, True), mean(y, y, wy, wy, True), mean(x, y, wx, wy, False)
 
 
 def witness(points: Tensor, x: Tensor, y: Tensor, bandwidths, kernel="gaussian", kernel_weights=None, alpha=1.0,

@@ -1,0 +1,82 @@
+"""The one comparison of the test-suite, its tolerances, and the inputs that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+F32, F64 = torch.float32, torch.float64
+
+# One relative tolerance per compute dtype. float32: the bound that DESIGN section 4 gives for gradients, 2e-6, about 32
+# units of 2^-24: a distance, an exponential and a product each round a few times, and sums are float64. float64: the same
+# number of operations at 2^-53 is 4e-15; sums over up to 1e4 terms round there, too, in the oracle as well.
+RTOL = {F32: 2e-6, F64: 1e-12}
+
+
+def assert_close(
+    actual: Tensor,
+    expected: Tensor,
+    *,
+    rtol: float | None = None,
+    atol: float | Tensor = 0.0,
+    rows: bool = False,
+    sensitivity: float = 1e-3,
+) -> None:
+    """|actual - expected| <= atol + rtol * largest |expected|, both finite, of one shape.
+
+    A comparison that zeros, or the expectation times 1 + sensitivity, would also pass fails: it tests nothing.
+
+    Args:
+        rtol: RTOL of actual's dtype by default.
+        rows: compare the norms of rows [..., N, D] with the largest row norm of each [N, D].
+    """
+    assert actual.shape == expected.shape, f"shape {list(actual.shape)}, expected {list(expected.shape)}"
+    rtol = RTOL[actual.dtype] if rtol is None else rtol
+    actual, expected = actual.detach().to(F64), expected.detach().to(F64)
+    assert expected.isfinite().all(), "the expectation is not finite"
+    assert actual.isfinite().all(), f"{int((~actual.isfinite()).sum())} entries are not finite"
+    error, size = actual - expected, expected
+    if rows:
+        error, size = error.norm(dim=-1), expected.norm(dim=-1)
+        largest = size.amax(-1, keepdim=True)
+    else:
+        error, size = error.abs(), size.abs()
+        largest = size.max()
+    bound = atol + rtol * largest
+    if bool((size > 0).any()):
+        assert bool((sensitivity * size > bound).any()), (
+            f"the tolerance {float(torch.as_tensor(bound).max()):.3g} would accept results wrong by a factor "
+            f"{1 + sensitivity:g}; the expectation is at most {float(size.max()):.3g}"
+        )
+    excess = (error - bound).max()
+    assert excess <= 0, f"largest error {float(error.max()):.3g}, {float((error / bound).max()):.3g} times the bound"
+
+
+def points(*shape: int, seed: int = 0, dtype: torch.dtype = F32, scale: float = 1.0, shift: float = 0.0) -> Tensor:
+    """Reproducible normal points; drawn in float64 and rounded, so that dtypes hold the same points."""
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return (shift + scale * z).to(dtype)
+
+
+def positive(*shape: int, seed: int = 0, dtype: torch.dtype = F32) -> Tensor:
+    """Reproducible weights in (0.2, 1.2)."""
+    return (0.2 + torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)).to(dtype)
+
+
+def leaf(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    """A copy that gradients arrive in."""
+    return None if tensor is None else tensor.detach().clone().to(dtype or tensor.dtype).requires_grad_()
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor | None], dtype: torch.dtype | None = None, seed: int = 99
+) -> tuple[Tensor, list[Tensor | None]]:
+    """function(*leaves) and the gradients of a fixed random projection of it, None for tensors that are None."""
+    leaves = [leaf(tensor, dtype) for tensor in tensors]
+    out = function(*leaves)
+    cotangent = positive(*out.shape, seed=seed).to(out.dtype)
+    wanted = [tensor for tensor in leaves if tensor is not None]
+    found = iter(torch.autograd.grad(out, wanted, cotangent))
+    return out, [None if tensor is None else next(found) for tensor in leaves]

@@ -1,0 +1,187 @@
+"""Which backend runs: the override and its scope, explicit choices, the table of what is available."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from helpers import points, value_and_gradients
+from torch import Tensor
+
+import fastmmd
+from fastmmd import backends
+from fastmmd.backends import AUTOMATIC_ORDER, NAMES, current, select
+
+
+class Recorder:
+    """A backend that records its calls and lets the reference do the work."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.calls: list[str] = []
+        self.reason = reason
+
+    def unavailable(self, device_type: str) -> str | None:
+        return self.reason
+
+    def unsupported(self, operation: str, dtype: torch.dtype, device_type: str) -> str | None:
+        return "only float32 here" if dtype == torch.float64 else None
+
+    def __getattr__(self, name: str) -> object:
+        from fastmmd.backends import reference
+
+        self.calls.append(name)
+        return getattr(reference, name)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """In the place of native."""
+    return _install(monkeypatch, Recorder())
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> Recorder:
+    load = backends._load
+    monkeypatch.setattr(backends, "_load", lambda name: recorder if name == "native" else load(name))
+    select.cache_clear()
+    return recorder
+
+
+@pytest.fixture(autouse=True)
+def _forget_choices() -> object:
+    yield
+    select.cache_clear()
+
+
+def test_override_nests_and_restores() -> None:
+    assert current() == "auto"
+    with fastmmd.backend("reference"):
+        assert current() == "reference"
+        with fastmmd.backend("auto"):
+            assert current() == "auto"
+        assert current() == "reference"
+        with pytest.raises(KeyError), fastmmd.backend("native"):
+            assert current() == "native"
+            raise KeyError
+        assert current() == "reference"
+    assert current() == "auto"
+
+
+def test_override_belongs_to_its_thread() -> None:
+    seen = []
+    with fastmmd.backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(current()))
+        thread.start()
+        thread.join()
+        assert current() == "reference"
+    assert seen == ["auto"]
+
+
+@pytest.mark.parametrize("name", ["cpu", "Native", "", None])
+def test_unknown_names(name: object) -> None:
+    with pytest.raises(ValueError, match=f"backend: got {name!r}, expected one of .*auto.*native.*triton.*reference"):
+        with fastmmd.backend(name):  # type: ignore[arg-type]
+            pass
+    assert current() == "auto"
+
+
+def test_automatic_choice_takes_the_first_that_runs(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = points(4, 2), points(3, 2, seed=1)
+    fastmmd.mmd2(x, y)
+    assert recorder.calls == ["mmd2"]
+    with fastmmd.backend("reference"):
+        fastmmd.mmd2(x, y)
+    assert recorder.calls == ["mmd2"]
+    fastmmd.mmd2(x.double(), y.double())  # unsupported there: the next in the order
+    assert recorder.calls == ["mmd2"]
+    broken = _install(monkeypatch, Recorder("no compiler"))
+    fastmmd.mmd2(x, y)
+    assert broken.calls == []
+
+
+def test_explicit_choice_never_falls_back(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = points(4, 2), points(3, 2, seed=1)
+    with fastmmd.backend("native"), pytest.raises(RuntimeError, match='"native" cannot run mmd .*only float32 here'):
+        fastmmd.mmd2(x.double(), y.double())
+    _install(monkeypatch, Recorder("no compiler, install one"))
+    with fastmmd.backend("native"):
+        for call in (
+            lambda: fastmmd.mmd2(x, y),
+            lambda: fastmmd.witness(x, x, y),
+            lambda: fastmmd.fourier_mean(x, fastmmd.FourierFeatures(2, 4)),
+            lambda: fastmmd.FourierFeatures(2, 4).frequencies(),
+            lambda: fastmmd.parzen_log_likelihood(x, y, 1.0),
+            lambda: fastmmd.ParzenEstimator(x, 1.0).update(y),
+            lambda: fastmmd.mmd2_to_prior(x, fastmmd.priors.Gaussian(2)),
+        ):
+            with pytest.raises(RuntimeError, match='"native" cannot run .*no compiler, install one'):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, y: fastmmd.mmd2(x, y), ["mmd2"]),
+        (lambda x, y: fastmmd.witness(x, x, y), ["witness", "witness_backward"]),
+        (lambda x, y: fastmmd.fourier_mean(x, FEATURES) + y.sum(), ["fourier_sum", "fourier_function"]),
+        (
+            lambda x, y: fastmmd.fourier_function(x, y.flatten()[:8], FEATURES),
+            ["fourier_function", "fourier_function", "fourier_sum"],
+        ),
+        (lambda x, y: fastmmd.parzen_log_likelihood(x, y, 1.0), ["parzen_update", "parzen_backward"]),
+    ],
+)
+def test_backward_runs_where_forward_ran(recorder: Recorder, function: object, expected: list[str]) -> None:
+    """Whatever the override says by then."""
+    x, y = points(6, 2).requires_grad_(), points(5, 2, seed=1).requires_grad_()
+    with fastmmd.backend("native"):
+        value = function(x, y).sum()
+    with fastmmd.backend("reference"):
+        value.backward()
+    assert recorder.calls == expected
+    recorder.calls.clear()
+    with fastmmd.backend("reference"):
+        value = function(x, y).sum()
+    with fastmmd.backend("native"):
+        value.backward()
+    assert recorder.calls == []
+
+
+FEATURES = fastmmd.FourierFeatures(2, 4)
+
+
+def test_available_backends() -> None:
+    table = fastmmd.available_backends()
+    assert list(table) == list(NAMES) and set(AUTOMATIC_ORDER["cuda"]) == set(NAMES)
+    assert table["reference"]["cpu"].available and table["reference"]["cpu"].reason is None
+    for statuses in table.values():
+        assert set(statuses) == {"cpu", "cuda"}
+        for status in statuses.values():
+            assert status.available == (status.reason is None)
+            assert status.available or len(status.reason) > 20  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        assert all("no CUDA device" in statuses["cuda"].reason for statuses in table.values())
+    for name, statuses in table.items():
+        with fastmmd.backend(name):
+            if statuses["cpu"].available:
+                fastmmd.mmd2(points(3, 2), points(3, 2))
+            else:
+                with pytest.raises(RuntimeError) as caught:
+                    fastmmd.mmd2(points(3, 2), points(3, 2))
+                assert statuses["cpu"].reason in str(caught.value)
+
+
+def test_backends_agree(backend: str) -> None:
+    """The backend under test against the reference: where both run, they run the same thing."""
+
+    def everything(x: Tensor, y: Tensor) -> Tensor:
+        parts = [fastmmd.mmd2(x, y, (1.0, 2.0)), fastmmd.witness(x[:3], x, y, (2.0,)).sum()]
+        parts += [fastmmd.fourier_mean(x, FEATURES).sum(), fastmmd.parzen_log_likelihood(x, y, 1.0).mean()]
+        return torch.stack(parts)
+
+    x, y = points(40, 2), points(35, 2, seed=1)
+    value, gradients = value_and_gradients(everything, [x, y])
+    with fastmmd.backend("reference"):
+        expected, wanted = value_and_gradients(everything, [x, y])
+    for found, want in zip([value, *gradients], [expected, *wanted], strict=True):
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=2e-5)

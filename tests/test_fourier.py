@@ -1,0 +1,252 @@
+"""Random Fourier features: Philox and normals, addressing, sums and functions against the dense formula."""
+
+from __future__ import annotations
+
+import math
+
+import oracle
+import pytest
+import torch
+from helpers import F32, F64, assert_close, points, positive, value_and_gradients
+from scipy import stats
+from torch import Tensor
+
+import fastmmd
+from fastmmd.backends.reference.fourier import philox
+
+MAX32, MAX63 = 0xFFFFFFFF, 2**63 - 1
+
+
+def frequencies(features: fastmmd.FourierFeatures, dtype: torch.dtype = F64) -> Tensor:
+    """W by the reference backend in float64, whose Philox is checked against the published vectors below."""
+    with fastmmd.backend("reference"):
+        return features.frequencies(dtype=dtype)
+
+
+def scale(features: fastmmd.FourierFeatures) -> Tensor:
+    part = features.count // len(features.bandwidths)
+    return torch.tensor(features.weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
+
+
+# --- the generator ---
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([MAX32] * 4, [MAX32] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_known_answers(counter: list[int], key: list[int], expected: str) -> None:
+    """Random123's kat_vectors, philox4x32 10."""
+    words = philox([torch.tensor([[w]]) for w in counter], [torch.tensor(k) for k in key])
+    assert " ".join(f"{int(w):08x}" for w in words) == expected
+
+
+def python_normals(seed: int, feature: int, dim: int) -> list[float]:
+    """G of one feature, in plain Python integers: an independent reading of DESIGN section 4."""
+    out: list[float] = []
+    for block in range((dim + 3) // 4):
+        a, b, c, d = feature & MAX32, feature >> 32, block, 0
+        k0, k1 = seed & MAX32, seed >> 32
+        for _ in range(10):
+            p, q = a * 0xD2511F53, c * 0xCD9E8D57
+            a, b, c, d = (q >> 32) ^ b ^ k0, q & MAX32, (p >> 32) ^ d ^ k1, p & MAX32
+            k0, k1 = (k0 + 0x9E3779B9) & MAX32, (k1 + 0xBB67AE85) & MAX32
+        for first, second in ((a, b), (c, d)):
+            radius = math.sqrt(-2 * math.log((2 * (first >> 9) + 1) * 2.0**-24))
+            out += [radius * math.cos(2 * math.pi * second / 2**32), radius * math.sin(2 * math.pi * second / 2**32)]
+    return out[:dim]
+
+
+@pytest.mark.parametrize(
+    ("seed", "start"), [(0, 0), (1, 2**32 - 2), (MAX63, 7), (2**32, 2**40), (123456789012345, MAX63 - 4)]
+)
+@pytest.mark.parametrize("dim", [1, 3, 4, 17])
+def test_frequencies_follow_the_definition(backend: str, seed: int, start: int, dim: int) -> None:
+    expected = torch.tensor([python_normals(seed, start + i, dim) for i in range(4)], dtype=F64)
+    features = fastmmd.FourierFeatures(dim, 4, seed=seed, start=start)
+    for dtype in (F32, F64):
+        found = features.frequencies(dtype=dtype)
+        assert found.dtype == dtype and found.shape == (4, dim)
+        assert_close(found, expected, rtol=0, atol=4e-6)
+
+
+def test_normals_are_normal() -> None:
+    g = frequencies(fastmmd.FourierFeatures(7, 20_000, seed=11))
+    n = g.numel()
+    # Five standard errors of each moment's estimate.
+    assert abs(g.mean()) < 5 / math.sqrt(n)
+    assert abs(g.var() - 1) < 5 * math.sqrt(2 / n)
+    assert abs(stats.kurtosis(g.flatten().numpy())) < 5 * math.sqrt(24 / n)
+    assert stats.kstest(g.flatten().numpy(), "norm").pvalue > 1e-3
+    correlation = torch.corrcoef(torch.cat([g[:-1].T, g[1:].T])) - torch.eye(14)
+    assert correlation.abs().max() < 5 / math.sqrt(len(g))
+    other = frequencies(fastmmd.FourierFeatures(7, 20_000, seed=12))
+    assert abs((g * other).mean()) < 5 / math.sqrt(n)
+
+
+def test_blocks_are_rows_of_a_longer_description(backend: str) -> None:
+    long = fastmmd.FourierFeatures(5, 40, bandwidths=2.0, seed=9, start=3)
+    whole = long.frequencies()
+    for t in range(4):
+        short = fastmmd.FourierFeatures(5, 10, bandwidths=2.0, seed=9, start=3).block(t)
+        assert short.start == 3 + 10 * t
+        assert torch.equal(short.frequencies(), whole[10 * t : 10 * t + 10])
+    assert not torch.equal(long.block(1).frequencies(), whole)
+    assert torch.equal(fastmmd.FourierFeatures(3, 40, bandwidths=2.0, seed=9, start=3).frequencies(), whole[:, :3])
+
+
+def test_seed_and_start_as_tensors(backend: str) -> None:
+    number = fastmmd.FourierFeatures(3, 8, seed=5, start=2**33)
+    tensor = fastmmd.FourierFeatures(3, 8, seed=torch.tensor(5), start=torch.tensor(2**33))
+    x = points(10, 3)
+    assert torch.equal(number.frequencies(), tensor.frequencies())
+    assert torch.equal(fastmmd.fourier_mean(x, number), fastmmd.fourier_mean(x, tensor))
+    assert torch.equal(number.block(3).frequencies(), tensor.block(torch.tensor(3)).frequencies())
+
+
+def test_several_bandwidths_share_the_count(backend: str) -> None:
+    features = fastmmd.FourierFeatures(4, 30, bandwidths=(0.5, 2.0, 8.0), weights=(1.0, 0.0, 3.0), seed=2)
+    g = fastmmd.FourierFeatures(4, 30, seed=2).frequencies(dtype=F64)
+    for part, s in enumerate(features.bandwidths):
+        rows = slice(10 * part, 10 * part + 10)
+        assert_close(features.frequencies(dtype=F64)[rows], g[rows] / s, rtol=1e-7)
+    mean = fastmmd.fourier_mean(points(9, 4), features).unflatten(0, (2, 3, 10))
+    assert (mean[:, 1] == 0).all() and (mean[:, [0, 2]] != 0).all()
+
+
+# --- sums and functions ---
+
+
+def angle_bound(x: Tensor, features: fastmmd.FourierFeatures) -> Tensor:
+    """1e-6 (1 + |W x|) of DESIGN section 4, and what 4e-6 in G does to the angle: 4e-6 |x|_1 / bandwidth."""
+    angle = (x.to(F64) @ frequencies(features).T).abs().max()
+    g = 4e-6 * x.to(F64).abs().sum(-1).max() / min(features.bandwidths)
+    return (1e-6 * (1 + angle) + g) * scale(features).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, F32, F64])
+@pytest.mark.parametrize(("n", "dim", "count"), [(1, 1, 1), (37, 3, 24), (45, 17, 33), (130, 50, 257)])
+def test_mean(backend: str, n: int, dim: int, count: int, dtype: torch.dtype) -> None:
+    bandwidths = (1.0, 2.0, 4.0) if count % 3 == 0 else (2.0,)
+    features = fastmmd.FourierFeatures(dim, count, bandwidths=bandwidths, seed=4, start=100)
+    x, w, phi = points(n, dim, dtype=dtype), positive(n, dtype=F64 if dtype == F64 else F32), scale(features)
+
+    def dense(x: Tensor, w: Tensor) -> Tensor:
+        return oracle.normalised(x, w) @ oracle.phi(x, frequencies(features), phi)
+
+    compute = F64 if dtype == F64 else F32
+    value, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
+    expected, wanted = value_and_gradients(dense, [x, w], F64)
+    atol = float(angle_bound(x, features)) if compute == F32 else 1e-12
+    assert_close(value, expected, rtol=0, atol=atol, sensitivity=0.05)
+    # The gradients are functions of the same angles: sum_k c_k W_k (...), c the cotangent of order one.
+    total = float(phi.sum()) * atol / float(phi.max()) * 2
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 0.0
+    assert_close(gradients[0].to(F64), wanted[0], rtol=rounding + 2e-6, rows=True, sensitivity=0.5,
+                 atol=total * float(frequencies(features).norm(dim=1).max()) / n)  # fmt: skip
+    if n > 1:
+        assert_close(gradients[1], wanted[1], atol=2 * total / float(w.sum()), sensitivity=0.5)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("n", "dim", "count"), [(1, 1, 1), (37, 3, 24), (45, 17, 33), (130, 50, 257)])
+def test_function(backend: str, n: int, dim: int, count: int, dtype: torch.dtype) -> None:
+    features = fastmmd.FourierFeatures(dim, count, bandwidths=1.5, seed=4, start=100)
+    x, c = points(n, dim, dtype=dtype), points(2 * count, seed=1, dtype=dtype)
+
+    def dense(x: Tensor, c: Tensor) -> Tensor:
+        return oracle.phi(x, frequencies(features), scale(features)) @ c
+
+    value, gradients = value_and_gradients(lambda x, c: fastmmd.fourier_function(x, c, features), [x, c])
+    expected, wanted = value_and_gradients(dense, [x, c], F64)
+    size = float(c.abs().sum())
+    atol = float(angle_bound(x, features)) * size if dtype == F32 else 1e-12 * size
+    assert_close(value, expected, rtol=0, atol=atol, sensitivity=0.1)
+    assert_close(gradients[0], wanted[0], rows=True, sensitivity=0.5,
+                 atol=2 * atol * float(frequencies(features).norm(dim=1).max()))  # fmt: skip
+    assert_close(gradients[1], wanted[1], atol=n * atol / size, sensitivity=0.5)
+
+
+@pytest.mark.parametrize("batch", [(3,), (2, 2), (1,)])
+def test_leading_dimensions_and_views(backend: str, batch: tuple[int, ...]) -> None:
+    features = fastmmd.FourierFeatures(4, 10, seed=1)
+    x, w = points(*batch, 4, 22).mT[..., ::2, :], positive(*batch, 11)
+    found = fastmmd.fourier_mean(x, features, weights=w)
+    assert found.shape == (*batch, 20)
+    for one, points_, weights in zip(found.flatten(0, -2), x.flatten(0, -3), w.flatten(0, -2), strict=True):
+        assert_close(one, fastmmd.fourier_mean(points_.contiguous(), features, weights=weights), atol=1e-6)
+    assert_close(fastmmd.fourier_mean(x, features, weights=w.flatten(0, -2)[0]).flatten(0, -2)[0], found.flatten(0, -2)[0])
+
+
+def test_weights_with_zeros_leave_points_out(backend: str) -> None:
+    x, w = points(20, 3), torch.ones(20)
+    w[13:] = 0
+    features = fastmmd.FourierFeatures(3, 16)
+    assert_close(fastmmd.fourier_mean(x, features, weights=w), fastmmd.fourier_mean(x[:13], features), atol=2e-7)
+
+
+def test_large_arguments(backend: str) -> None:
+    """|W x| of 1e4: the angle's own rounding, 1e-6 (1 + |W x|), and no more."""
+    features = fastmmd.FourierFeatures(3, 64, bandwidths=0.01, seed=8)
+    x = points(5, 3, scale=30.0)
+    angle = x.to(F64) @ frequencies(features).T
+    assert 5e3 < angle.abs().max() < 5e4
+    # Against the backend's own float32 frequencies: what 4e-6 in G would do at this range is not the question here.
+    own = x.to(F64) @ features.frequencies(dtype=F32).to(F64).T
+    bound = 1e-6 * (1 + (x.abs().to(F64) @ frequencies(features).abs().T)) + (own - angle).abs()
+    for i in range(5):
+        found = fastmmd.fourier_mean(x[i : i + 1], features).unflatten(0, (2, -1)) * 8
+        expected = torch.stack([angle[i].cos(), angle[i].sin()])
+        assert_close(found, expected, rtol=0, atol=bound[i], sensitivity=0.2)
+
+
+def test_independent_of_the_count_beside_it(backend: str) -> None:
+    """Features do not depend on how many are made at once: no tile edge shows."""
+    x = points(50, 6)
+    many = fastmmd.fourier_mean(x, fastmmd.FourierFeatures(6, 600, seed=1)).unflatten(0, (2, -1)) * math.sqrt(600)
+    for start, count in ((0, 1), (17, 66), (255, 2), (590, 10)):
+        few = fastmmd.fourier_mean(x, fastmmd.FourierFeatures(6, count, seed=1, start=start))
+        assert_close(few.unflatten(0, (2, -1)) * math.sqrt(count), many[:, start : start + count], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bandwidths", [(1.0,), (1.0, 3.0)])
+def test_converges_to_the_mmd(bandwidths: tuple[float, ...]) -> None:
+    """|mean phi(x) - mean phi(y)|^2 has mean mmd2 and a standard deviation that falls as 1 / sqrt(count)."""
+    x, y = points(60, 3, seed=1), points(50, 3, seed=2, shift=0.7)
+    exact = fastmmd.mmd2(x, y, bandwidths).item()
+    errors = {}
+    for count in (64, 1024):
+        features = fastmmd.FourierFeatures(3, count, bandwidths=bandwidths, seed=6)
+        estimates = [
+            (fastmmd.fourier_mean(x, block) - fastmmd.fourier_mean(y, block)).square().sum().item()
+            for block in (features.block(t) for t in range(40))
+        ]
+        values = torch.tensor(estimates, dtype=F64)
+        assert abs(values.mean() - exact) < 5 * values.std() / math.sqrt(40)
+        errors[count] = values.std().item()
+    # The ratio of two standard deviations from 40 draws each: 1/4 within a factor of 1.7 (four standard errors).
+    assert 0.25 / 1.7 < errors[1024] / errors[64] < 0.25 * 1.7
+
+
+def test_frequencies_agree_between_backends(backend: str) -> None:
+    features = fastmmd.FourierFeatures(9, 5000, seed=77)
+    assert_close(features.frequencies(), frequencies(features), rtol=0, atol=4e-6)
+    assert_close(features.frequencies(dtype=F64), frequencies(features), rtol=0, atol=4e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_inf_propagate(backend: str, bad: float) -> None:
+    features = fastmmd.FourierFeatures(3, 10)
+    x = points(12, 3)
+    x[4, 1] = bad
+    assert fastmmd.fourier_mean(x, features).isnan().all()
+    f = fastmmd.fourier_function(x, torch.ones(20), features)
+    assert f[4].isnan() and f.isnan().sum() == 1

@@ -1,0 +1,189 @@
+"""Parzen log-likelihood: closed forms, the dense formula, streaming, merging, extreme points."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import oracle
+import pytest
+import torch
+from helpers import F32, F64, assert_close, points, value_and_gradients
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import KernelDensity
+from torch import Tensor
+
+import fastmmd
+
+SIGMAS = (0.1, 0.2, 0.5, 1.0)
+NATS = 0.005  # DESIGN section 4: at most so much per point at D = 784, sigma 0.1 to 1, in float32
+
+
+def images(n: int, dim: int = 784, seed: int = 0, modes: int = 10) -> Tensor:
+    """Points in [0, 1] around a few templates, as images of digits are: near and far pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    templates = torch.rand(modes, dim, generator=torch.Generator().manual_seed(123)) < 0.2
+    noise = 0.1 * torch.randn(n, dim, generator=generator)
+    return (templates[torch.randint(modes, (n,), generator=generator)] + noise).clamp(0, 1)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("dim", [1, 5, 64])
+def test_one_sample_is_a_gaussian(backend: str, dim: int, dtype: torch.dtype) -> None:
+    x, s = points(9, dim, dtype=dtype), points(1, dim, seed=1, dtype=dtype)
+    found = fastmmd.parzen_log_likelihood(x, s, SIGMAS)
+    assert found.shape == (4, 9)
+    for row, sigma in zip(found, SIGMAS, strict=True):
+        normal = torch.distributions.Normal(s.to(F64), sigma)
+        expected = normal.log_prob(x.to(F64)).sum(1)
+        # One distance in float32: relative 2^-24 per operation, so relative to the largest term.
+        assert_close(row, expected, rtol=2e-6 if dtype == F32 else 1e-12)
+        assert torch.equal(row, fastmmd.parzen_log_likelihood(x, s, sigma))
+
+
+def test_every_sample_the_same_point(backend: str) -> None:
+    x = points(1, 6).expand(5, 6)
+    found = fastmmd.parzen_log_likelihood(x, x, 0.3)
+    assert_close(found, torch.full((5,), -3 * math.log(2 * math.pi * 0.09), dtype=F64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, F32, F64])
+@pytest.mark.parametrize(("m", "n", "dim"), [(1, 3, 1), (13, 37, 3), (33, 65, 17), (70, 129, 50), (257, 300, 2)])
+def test_against_the_dense_formula(backend: str, m: int, n: int, dim: int, dtype: torch.dtype) -> None:
+    x, y = points(m, dim, dtype=dtype), points(n, dim, seed=1, dtype=dtype, scale=1.2)
+    sigmas = (0.3, 1.0, 4.0)
+    value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])
+    expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)
+    compute = F64 if dtype == F64 else F32
+    assert value.dtype == compute
+    # An error e of a squared distance moves the result by e / (2 sigma^2); e is a few 2^-24 of the squared norms.
+    r = float(oracle.squared_distances(x.to(F64), y.to(F64)).max())
+    unit = 4 * 2.0**-24 if compute == F32 else 1e-13
+    exponent = unit * r / (2 * 0.3**2)
+    assert_close(value, expected, atol=exponent)
+    # and the shares p_ij of the gradient by that factor.
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 0.0
+    for gradient, want, tensor in zip(gradients, wanted, (x, y), strict=True):
+        assert gradient is not None and want is not None and gradient.dtype == tensor.dtype
+        rtol = rounding + 2 * exponent + (2e-6 if compute == F32 else 1e-12)
+        assert_close(gradient.to(F64), want, rtol=rtol, rows=True, sensitivity=4 * rtol + 1e-3)
+
+
+def test_images_within_the_promised_nats(backend: str) -> None:
+    x, y = images(150, seed=1), images(400, seed=2)
+    expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), SIGMAS)
+    found = fastmmd.parzen_log_likelihood(x, y, SIGMAS)
+    assert_close(found, expected, rtol=0, atol=NATS)
+    # Uncentred data of the same distances: the offset must not cost digits.
+    assert_close(fastmmd.parzen_log_likelihood(x + 7, y + 7, SIGMAS),
+                 oracle.parzen_log_likelihood((x + 7).to(F64), (y + 7).to(F64), SIGMAS), rtol=0, atol=NATS)  # fmt: skip
+
+
+def test_views(backend: str) -> None:
+    x, y = points(4, 30).T, points(50, 8, seed=1)[::2, ::2]
+    expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), (0.7,))[0]
+    assert_close(fastmmd.parzen_log_likelihood(x, y, 0.7), expected)
+
+
+@pytest.mark.parametrize("distance", [40.0, 1e4])
+def test_far_points_get_their_true_value(backend: str, distance: float) -> None:
+    """Not log(density + eps), which would say -27 or -inf."""
+    x, y = points(5, 4), points(20, 4, seed=1)
+    x[2] += distance
+    expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), (0.1,))
+    assert expected[0, 2] < -5e4
+    found, (gradient, _) = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.1,)), [x, y])
+    assert_close(found, expected)
+    assert gradient is not None and gradient.isfinite().all()
+
+
+def test_agrees_with_scikit_learn(backend: str) -> None:
+    x, y = points(40, 3), points(150, 3, seed=1)
+    for sigma in SIGMAS:
+        # A leaf_size above the number of samples makes the tree search exact.
+        density = KernelDensity(bandwidth=sigma, leaf_size=1000, rtol=0, atol=0).fit(y.double().numpy())
+        expected = torch.from_numpy(density.score_samples(x.double().numpy()))
+        assert_close(fastmmd.parzen_log_likelihood(x, y, sigma), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_nan_and_inf_propagate(backend: str, bad: float, streamed: bool) -> None:
+    """NaN anywhere reaches every result it concerns; an infinite sample never passes for a result."""
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        if not streamed:
+            return fastmmd.parzen_log_likelihood(x, y, 1.0)
+        return fastmmd.ParzenEstimator(x, 1.0).update(y[:3]).update(y[3:]).log_likelihood()
+
+    x, y = points(7, 3), points(6, 3, seed=1)
+    broken = y.clone()
+    broken[4, 1] = bad
+    assert not run(x, broken).isfinite().any() or math.isinf(bad)
+    if math.isnan(bad):
+        assert run(x, broken).isnan().all()
+    broken = x.clone()
+    broken[2, 0] = bad
+    assert not run(broken, y)[2].isfinite()
+
+
+# --- streaming ---
+
+
+@given(st.lists(st.integers(1, 199), max_size=5), st.sampled_from(["reference", "auto"]), st.booleans())
+def test_partition_does_not_matter(cuts: list[int], name: str, merged: bool) -> None:
+    x, y = images(20, dim=100, seed=1), images(200, dim=100, seed=2)
+    edges = sorted({0, 200, *cuts})
+    with fastmmd.backend(name):
+        whole = fastmmd.parzen_log_likelihood(x, y, SIGMAS)
+        estimator = fastmmd.ParzenEstimator(x, SIGMAS)
+        for first, last in pairwise(edges):
+            part = fastmmd.ParzenEstimator(x, SIGMAS) if merged else estimator
+            assert part.update(y[first:last]) is part
+            if merged:
+                assert estimator.merge(part) is estimator
+    assert estimator.count == 200
+    assert_close(estimator.log_likelihood(), whole, rtol=0, atol=NATS)
+    assert (estimator.log_likelihood() - whole).mean(1).abs().max() < 1e-4
+
+
+def test_streaming_is_exact_in_float64(backend: str) -> None:
+    x, y = points(9, 4, dtype=F64), points(70, 4, seed=1, dtype=F64)
+    y[50:] += 30  # a tile that is far from everything must not disturb
+    for order in (y, y.flip(0)):
+        estimator = fastmmd.ParzenEstimator(x, (0.2, 1.0))
+        for part in order.split(13):
+            estimator.update(part)
+        assert_close(estimator.log_likelihood(), oracle.parzen_log_likelihood(x, y, (0.2, 1.0)))
+    scalar = fastmmd.ParzenEstimator(x, 0.2).update(y)
+    assert scalar.log_likelihood().shape == (9,)
+
+
+def test_merge_with_an_empty_or_different_estimator() -> None:
+    x, y = points(5, 2), points(8, 2, seed=1)
+    full, empty = fastmmd.ParzenEstimator(x, 0.5).update(y), fastmmd.ParzenEstimator(x, 0.5)
+    expected = full.log_likelihood()
+    assert torch.equal(full.merge(empty).log_likelihood(), expected)
+    assert torch.equal(empty.merge(full).log_likelihood(), expected)
+    with pytest.raises(ValueError, match="log_likelihood: no samples"):
+        fastmmd.ParzenEstimator(x, 0.5).log_likelihood()
+    for other in (fastmmd.ParzenEstimator(x + 1, 0.5), fastmmd.ParzenEstimator(x, 0.6), fastmmd.ParzenEstimator(x[:4], 0.5)):
+        with pytest.raises(ValueError, match="other: its points or sigmas differ"):
+            full.merge(other)
+
+
+def test_estimator_keeps_nothing_of_its_arguments() -> None:
+    x, y = points(5, 2).requires_grad_(), points(8, 2, seed=1)
+    estimator = fastmmd.ParzenEstimator(x, 0.5).update(y)
+    before = estimator.log_likelihood()
+    with torch.no_grad():
+        x.zero_()
+    y.zero_()
+    assert torch.equal(estimator.log_likelihood(), before) and not before.requires_grad
+
+
+def test_the_density_integrates_to_one(backend: str) -> None:
+    grid = torch.linspace(-12, 12, 4001, dtype=F64)[:, None]
+    log_density = fastmmd.parzen_log_likelihood(grid, points(30, 1, dtype=F64), (0.3, 1.0))
+    assert_close(torch.trapezoid(log_density.exp(), grid.squeeze(1)), torch.ones(2, dtype=F64), rtol=1e-9)
