@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 import warnings
@@ -173,28 +172,11 @@ def info() -> None:
 
     for name, version in versions().items():
         print(f"{name:12} {version}")
-    for name, value in _native_facts().items():
-        print(f"{name:12} {value}")
     print("backends")
     for name, devices in fastmmd.available_backends().items():
         for device, status in devices.items():
             print(f"  {name:10} {device:5} {'available' if status.available else status.reason}")
     print(f"recipes      {', '.join(recipe_names())}")
-
-
-def _native_facts() -> dict[str, str]:
-    """Compiler and instruction set of the compiled backend, as far as it tells."""
-    try:
-        native: Any = importlib.import_module("fastmmd.backends.native")
-    except ImportError:
-        return {}
-    facts = {}
-    for title, function in (("compiler", "compiler"), ("instructions", "capability")):
-        try:
-            facts[title] = str(getattr(native, function)())
-        except (AttributeError, ImportError, RuntimeError):
-            continue
-    return facts
 
 
 def _print_result(parzen: Any, folder: Any) -> None:

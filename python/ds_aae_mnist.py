@@ -89,7 +89,7 @@ def main() -> None:
     with torch.no_grad():
         samples = torch.sigmoid(decoder(prior.sample(10_000, device=device)))
         codes = encoder(data.test.images)
-    print(f"codes of the test images: mean {codes.mean():.3f}, std {codes.std():.3f} (prior: 0, 1)")
+    print(f"test codes: mean {codes.mean():.3f}, std {codes.std():.3f} (prior 0, 1)")
     sigmas = torch.logspace(-1, 0, 40).tolist()
     sigma = sigmas[int(parzen(samples, data.validation.images[:1_000], sigmas).argmax())]
     likelihood = parzen(samples, data.test.images, [sigma]).item()

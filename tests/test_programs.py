@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -30,13 +31,18 @@ TINY += ["--device", "cpu", "--batch-size", "200"]
 PICTURES = ("samples.png", "reconstructions.png", "latent.png")
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+Process = subprocess.Popen[str]
 
 
 @pytest.fixture
-def fastmmd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def fastmmd(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command in this process: fastmmd("train", "vae", ...)."""
 
     def run(*arguments: object) -> Result:
@@ -111,7 +117,7 @@ def test_report_on_mnist_shows_the_papers_figures(run_dir: Path, tmp_path: Path)
     assert f"**{result.parzen.mean:.1f}**" in report
 
 
-def test_sample(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_sample(fastmmd: Command, run_dir: Path, tmp_path: Path) -> None:
     images = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         path = tmp_path / f"{name}.npy"
@@ -123,7 +129,7 @@ def test_sample(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_evaluate_gives_what_training_gave(fastmmd, run_dir: Path) -> None:  # type: ignore[no-untyped-def]
+def test_evaluate_gives_what_training_gave(fastmmd: Command, run_dir: Path) -> None:
     before = RunFolder(run_dir).records()[-1]
     result = fastmmd("evaluate", run_dir, "--device", "cpu")
     after = RunFolder(run_dir).records()[-1]
@@ -133,16 +139,16 @@ def test_evaluate_gives_what_training_gave(fastmmd, run_dir: Path) -> None:  # t
     assert "400 samples from the prior, 1 encode-decode step" in more.out
 
 
-def test_config_is_a_recipe(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """What the report says about repeating a run is true."""
-    config = run_dir / "config.toml"
-    assert fastmmd("train", config, "--data", "digits", "--seed", 4, "--run-dir", tmp_path / "again").code == 0
-    first, again = (load_checkpoint(path / "checkpoint.pt") for path in (run_dir, tmp_path / "again"))
-    for name, value in first["model"].items():
-        assert not torch.is_tensor(value) or torch.equal(value, again["model"][name])
+def test_config_is_a_recipe(fastmmd: Command, run_dir: Path, tmp_path: Path) -> None:
+    """The command that the report gives for repeating a run does so."""
+    again = ("--data", "digits", "--seed", 4, "--run-dir", tmp_path / "again")
+    assert fastmmd("train", run_dir / "config.toml", *again).code == 0
+    paths = (run_dir / "checkpoint.pt", tmp_path / "again" / "checkpoint.pt")
+    first, second = (load_checkpoint(path)["model"] for path in paths)
+    assert all(torch.equal(value, second[name]) for name, value in first.items() if torch.is_tensor(value))
 
 
-def test_train_on_an_array_of_ones_own(fastmmd, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_train_on_an_array(fastmmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("mine.npy", np.random.default_rng(0).random((60, 5, 4)))
     result = fastmmd("train", "mmd-ae", "--data", "mine.npy", "--epochs", 1, *TINY)
@@ -177,8 +183,8 @@ def test_train_on_an_array_of_ones_own(fastmmd, tmp_path: Path, monkeypatch) -> 
         (["trian"], "trian"),
     ],
 )
-def test_mistakes_end_in_one_line(  # type: ignore[no-untyped-def]
-    fastmmd, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_end_in_one_line(
+    fastmmd: Command, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = fastmmd(*arguments)
@@ -187,7 +193,7 @@ def test_mistakes_end_in_one_line(  # type: ignore[no-untyped-def]
     assert list(tmp_path.iterdir()) == []  # no folder is left behind
 
 
-def test_folder_in_use_is_refused(fastmmd, run_dir: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_folder_in_use_is_refused(fastmmd: Command, run_dir: Path, tmp_path: Path) -> None:
     before = (run_dir / "checkpoint.pt").read_bytes()
     result = fastmmd("train", "vae", "--run-dir", run_dir, *TINY)
     assert result.code == 2 and f"--resume {run_dir}" in result.err and "--run-dir" in result.err
@@ -198,7 +204,7 @@ def test_folder_in_use_is_refused(fastmmd, run_dir: Path, tmp_path: Path) -> Non
     assert result.code == 2 and "is complete (2 epochs); give more with --epochs" in result.err
 
 
-def test_data_of_another_shape_is_refused(fastmmd, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_data_of_another_shape_is_refused(fastmmd: Command, tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((40, 4)))
     run = tmp_path / "run"
     arguments = ("--data", tmp_path / "mine.npy", "--epochs", 1, "--run-dir", run)
@@ -208,7 +214,7 @@ def test_data_of_another_shape_is_refused(fastmmd, tmp_path: Path) -> None:  # t
     assert result.code == 2 and "has 5 pixels per image, the run 4" in result.err
 
 
-def test_info(fastmmd) -> None:  # type: ignore[no-untyped-def]
+def test_info(fastmmd: Command) -> None:
     result = fastmmd("info")
     assert result.code == 0
     for words in ("fastmmd ", "torch ", torch.__version__, "numpy ", "reference  cpu   available", "ds-aae"):
@@ -219,7 +225,11 @@ def test_info(fastmmd) -> None:  # type: ignore[no-untyped-def]
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "rich" else find(name, *a))
+
+    def find_all_but_rich(name: str, *rest: str) -> object:
+        return None if name == "rich" else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_all_but_rich)
     with pytest.raises(SystemExit) as stop:
         importlib.reload(cli)
     assert stop.value.code == 2
@@ -251,7 +261,7 @@ def endless(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.
     process.communicate()
 
 
-def resume(fastmmd, run: Path) -> None:  # type: ignore[no-untyped-def]
+def resume(fastmmd: Command, run: Path) -> None:
     """One epoch more than the checkpoint has, from the command line."""
     epochs = load_checkpoint(run / "checkpoint.pt")["epoch"] + 1
     result = fastmmd("train", "--resume", run, "--epochs", epochs)
@@ -261,7 +271,7 @@ def resume(fastmmd, run: Path) -> None:  # type: ignore[no-untyped-def]
     assert done == list(range(1, epochs + 1))
 
 
-def test_interrupt_saves_and_says_how_to_go_on(fastmmd, endless, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_interrupt_saves_and_says_how_to_go_on(fastmmd: Command, endless: Process, tmp_path: Path) -> None:
     time.sleep(0.3)
     endless.send_signal(signal.SIGINT)
     _, error = endless.communicate(timeout=60)
@@ -272,7 +282,7 @@ def test_interrupt_saves_and_says_how_to_go_on(fastmmd, endless, tmp_path: Path)
     resume(fastmmd, tmp_path / "run")
 
 
-def test_killed_run_leaves_a_usable_checkpoint(fastmmd, endless, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_killed_run_leaves_a_usable_checkpoint(fastmmd: Command, endless: Process, tmp_path: Path) -> None:
     time.sleep(0.3)
     endless.send_signal(signal.SIGKILL)
     endless.communicate(timeout=60)

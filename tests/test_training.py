@@ -30,7 +30,7 @@ SMALL = {"model.hidden": [12], "training.batch_size": 16, "training.health_every
 SMALL |= {"training.evaluate_every": 2, "evaluation.samples": 200}
 SMALL |= {"evaluation.sigma_low": 0.05, "evaluation.sigma_high": 2.0}
 TINY = {
-    "ds-aae": SMALL | {"model.features": 16, "model.warmup_steps": 3},
+    "ds-aae": SMALL | {"model.features": 20, "model.warmup_steps": 3},
     "mmd-ae": SMALL,
     "aae": SMALL | {"model.discriminator": [8]},
     "vae": SMALL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import platform
 from collections.abc import Mapping
@@ -170,11 +171,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def versions() -> dict[str, str]:
-    """What the run's numbers depend on."""
+    """What the run's numbers depend on, down to the instruction set of the compiled kernels."""
+    native = {}
+    if fastmmd.available_backends()["native"]["cpu"].available:
+        module = importlib.import_module("fastmmd.backends.native")
+        native = {name: str(value) for name, value in module.capability().items()}
     return {
         "fastmmd": fastmmd.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
+        **native,
     }
