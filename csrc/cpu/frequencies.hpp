@@ -15,12 +15,12 @@ namespace {
 template <class T>
 FASTMMD_INLINE void box_muller(Vector<uint32_t, lanes<T>> radius_word, Vector<uint32_t, lanes<T>> angle_word,
                                Vector<T>& first, Vector<T>& second) {
-    typedef Vector<int32_t, lanes<T>> Words;
-    const Vector<T> odd = __builtin_convertvector((Words)((radius_word >> 9) * 2 + 1), Vector<T>);
+    typedef Vector<int32_t, lanes<T>> Signed;
+    const Vector<T> odd = __builtin_convertvector((Signed)((radius_word >> 9) * 2 + 1), Vector<T>);
     const Vector<T> radius = square_roots<T>(log_of<T>(odd * T(0x1p-24)) * T(-2));
     // The nearest quarter turn, and what is left of the angle: at most an eighth of a turn to either side.
-    const Words quarter = (Words)((angle_word + (1u << 29)) >> 30);
-    const Words rest = (Words)angle_word - (quarter << 30);
+    const Vector<uint32_t, lanes<T>> quarter = (angle_word + (1u << 29)) >> 30;
+    const Signed rest = (Signed)(angle_word - (quarter << 30));
     const Vector<T> angle =
         __builtin_convertvector(rest, Vector<T>) * T(1.4629180792671596e-9);  // 2 pi 2^-32
     const Vector<T> s = sin_polynomial<T>(angle), c = cos_polynomial<T>(angle);
