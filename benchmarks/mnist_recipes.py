@@ -45,10 +45,11 @@ def main() -> None:
     (HERE / "results" / "mnist_recipes.json").write_text(json.dumps(record, indent=1) + "\n")
     table = "\n".join(
         [
-            "Test log-likelihood on MNIST in nats: Parzen windows on 10,000 samples decoded from the prior, sigma chosen on validation images, 10,000 test "
-            f"images, {options.seeds} seeds. Date: {record['date']}. Command: `{record['command']}`.",
+            "Test log-likelihood on MNIST in nats: Parzen windows on 10,000 samples decoded from the prior, sigma "
+            f"chosen on validation images, 10,000 test images, {options.seeds} seeds. Date: {record['date']}. "
+            f"Command: `{record['command']}`.",
             "",
-            "| recipe | epochs | minimum | mean | maximum | standard error of one | sigma | seconds per epoch, one thread |",
+            "| recipe | epochs | minimum | mean | maximum | standard error of one | sigma | seconds per epoch |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
         ]

@@ -1,4 +1,7 @@
-"""Run the benchmarks and write results/<hardware>.json and .md: `make bench`, or `python benchmarks/record.py [bench_mmd.py ...]`."""
+"""Run the benchmarks and write results/<hardware>.json and .md.
+
+make bench, or python benchmarks/record.py [bench_mmd.py ...]
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ def main() -> None:
         found = json.loads(raw.read_text())
     groups = defaultdict(list)
     for run in found["benchmarks"]:
-        name = run["params"]["implementation"]
-        groups[run["group"]].append({"name": name, "median_ms": 1e3 * run["stats"]["median"], "rounds": run["stats"]["rounds"]})
+        name, stats = run["params"]["implementation"], run["stats"]
+        groups[run["group"]].append({"name": name, "median_ms": 1e3 * stats["median"], "rounds": stats["rounds"]})
     cpu = found["machine_info"]["cpu"]
     record = {
         "command": "python benchmarks/record.py " + " ".join(files),
@@ -77,7 +80,8 @@ def markdown(record: dict) -> str:
         lines += [f"### {group}", "", "| implementation | median, ms | times fastmmd native |", "|---|---|---|"]
         lines += [f"| {row['name']} | {row['median_ms']:.2f} | {row['median_ms'] / ours:.2f} |" for row in rows]
         lines.append("")
-    lines += ["### Peak memory of mmd2 forward+backward, D=6, six bandwidths", "", "| N=M | implementation | growth, MB |", "|---|---|---|"]
+    lines += ["### Peak memory of mmd2 forward+backward, D=6, six bandwidths", ""]
+    lines += ["| N=M | implementation | growth, MB |", "|---|---|---|"]
     lines += [f"| {row['n']} | {row['name']} | {row['megabytes']:.1f} |" for row in record["memory"]]
     return "\n".join(lines) + "\n"
 

@@ -139,8 +139,10 @@ class GaussianMixture(Prior):
     ) -> Tensor:
         """Independent draws: [count, dim]."""
         z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
-        shares = self._components.weights.to(z.device)
-        chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
+        shares = self._components.weights.cumsum(0).to(z)
+        chosen = torch.searchsorted(
+            shares, torch.rand(count, generator=generator, device=device, dtype=dtype), right=True
+        ).clamp_(max=len(shares) - 1)
         scale = self._components.eigenvalues.sqrt().to(z)[chosen]
         assert self._components.eigenvectors is not None
         rotation = self._components.eigenvectors.to(z)[chosen]

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import cast
 
 import torch
@@ -68,7 +68,7 @@ def available_backends() -> dict[str, dict[str, BackendStatus]]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def select(name: str, operation: str, dtype: torch.dtype, device_type: str) -> Backend:
     """The module that runs `operation` ("mmd", "fourier", "parzen") for tensors of this dtype and device type.
 

@@ -1,4 +1,4 @@
-"""An autoencoder is an encoder, a decoder, a posterior, a prior and a regulariser; swapping one never touches another."""
+"""An autoencoder is an encoder, a decoder, a posterior, a prior and a regulariser: swapping one touches no other."""
 
 from __future__ import annotations
 
@@ -166,5 +166,5 @@ def _adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0
 
 def _descend(loss: Tensor, optimizer: Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()

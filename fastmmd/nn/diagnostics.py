@@ -46,14 +46,14 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
     elif far := [i for i in (2, 4, 5) if ours[i] > factor * theirs[i]]:
         i = far[0]
         problem = (
-            f"codes escaped: the {QUANTILES[i]:.0%} quantile of their norm is {ours[i]:.3g}, the prior's {theirs[i]:.3g}; raise "
-            "model.regularizer_weight, add a larger bandwidth, lower model.learning_rate or set model.warmup_steps"
+            f"codes escaped: the {QUANTILES[i]:.0%} quantile of their norm is {ours[i]:.3g}, the prior's {theirs[i]:.3g}; "
+            "raise model.regularizer_weight, add a larger bandwidth, lower model.learning_rate or set model.warmup_steps"
         )
     return CodeHealth(ours, theirs, problem)
 
 
 def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> str | None:
-    """What is wrong with the scale of the regulariser's kernel between codes [N, D] and prior draws [M, D], if anything.
+    """What is wrong with the scale of the kernel between codes [N, D] and prior draws [M, D], if anything.
 
     A Gaussian bandwidth far below the distances gives values near 0, one far above values near 1; either way the
     gradient vanishes. Reported when it holds for every bandwidth. Reads values on the host.

@@ -197,7 +197,7 @@ class FourierAdversary(Regularizer):
 
     def _zeta_squared(self, codes: Tensor, draws: Tensor) -> Tensor:
         """zeta_k^2 summed over the cosine and sine of each frequency: [count]."""
-        return self._zeta(codes, draws).square().unflatten(0, (2, -1)).sum(0)
+        return self._zeta(codes, draws).square().view(2, -1).sum(0)
 
 
 class Adversarial(Regularizer):

@@ -107,10 +107,8 @@ def kernel_arguments(
 
 def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
     """A number or a sequence of numbers as a tuple of positive finite floats."""
-    if isinstance(values, (int, float)) and not isinstance(values, bool):
-        values = (values,)
     try:
-        found = tuple(float(value) for value in values)
+        found = (float(values),) if isinstance(values, (int, float)) else tuple(float(value) for value in values)
     except TypeError:
         raise TypeError(f"{name}: got {type(values).__name__}, expected a number or a sequence of numbers") from None
     if not found or any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in found):
@@ -134,7 +132,7 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, l
     if isinstance(values, Tensor):
         if values.ndim != 1 or values.shape[0] == 0 or values.dtype not in FLOATS:
             raise ValueError(
-                f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one of shape [S]"
+                f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, [S]"
             )
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")

@@ -57,8 +57,8 @@ def mmd2_to_prior(
     check_points(x=x)
     if not isinstance(prior, (Gaussian, GaussianMixture, Uniform)):
         raise TypeError(
-            f"prior: got {type(prior).__name__}, expected Gaussian, GaussianMixture or Uniform, which have a closed form; "
-            "for another prior use mmd2(x, prior.sample(count))"
+            f"prior: got {type(prior).__name__}, expected Gaussian, GaussianMixture or Uniform, which have a closed "
+            "form; for another prior use mmd2(x, prior.sample(count))"
         )
     if prior.dim != x.shape[-1]:
         raise ValueError(f"prior: got dimension {prior.dim}, expected {x.shape[-1]} as x of shape {list(x.shape)}")
@@ -72,13 +72,16 @@ def mmd2_to_prior(
     self_term = torch.ops.fastmmd.mmd2(
         xb, None, weights, None, s, w, s_floats, w_floats, "gaussian", 1.0, unbiased, needs, current()
     )[0]
-    members: Members = list(zip(s_floats if s is None else s.to(F64), w_floats if w is None else w.to(F64), strict=True))
+    scales, shares = (s_floats if s is None else s.to(F64)), (w_floats if w is None else w.to(F64))
+    members: Members = list(zip(scales, shares, strict=True))
     with torch.autocast(x.device.type, enabled=False):
-        cross, prior_term = _uniform_terms(xb, prior, members) if isinstance(prior, Uniform) else _mixture_terms(
-            xb, prior.components(), members
-        )
+        if isinstance(prior, Uniform):
+            cross, prior_term = _uniform_terms(xb, prior, members)
+        else:
+            cross, prior_term = _mixture_terms(xb, prior.components(), members)
         mean = cross.mean(-1) if weights is None else (cross * weights.to(F64)).sum(-1)
-        return (self_term.to(F64) - 2 * mean + prior_term).to(xb.dtype).reshape(batch)
+        mmd: Tensor = self_term.to(F64) - 2 * mean + prior_term
+        return mmd.to(xb.dtype).reshape(batch)
 
 
 def _mixture_terms(x: Tensor, components: Components, members: Members) -> tuple[Tensor, Tensor]:
@@ -105,8 +108,10 @@ def _pairs(components: Components) -> tuple[Tensor, Tensor, Tensor]:
     """The differences of two draws, a Gaussian mixture of K^2: weights [P], offsets squared and variances [P, D]."""
     share, mean, variance = components.weights, components.means, components.eigenvalues
     count, dim = mean.shape
-    vectors = torch.eye(dim, dtype=F64).expand(count, dim, dim) if components.eigenvectors is None else (
-        components.eigenvectors
+    vectors = (
+        torch.eye(dim, dtype=F64).expand(count, dim, dim)
+        if components.eigenvectors is None
+        else (components.eigenvectors)
     )
     covariance = vectors * variance[:, None] @ vectors.mT
     values, rotation = torch.linalg.eigh(covariance[:, None] + covariance)

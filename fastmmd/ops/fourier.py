@@ -55,9 +55,9 @@ class FourierFeatures:
         seed: int | Tensor = 0,
         start: int | Tensor = 0,
     ) -> None:
-        for name, value in (("dim", dim), ("count", count)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a positive int")
+        for name, size in (("dim", dim), ("count", count)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: got {size!r}, expected a positive int")
         for name, key in (("seed", seed), ("start", start)):
             _check_key(name, key)
         scales = positive_floats("bandwidths", bandwidths)

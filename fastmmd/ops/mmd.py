@@ -98,7 +98,7 @@ def witness(
     alpha: float = 1.0,
     **unknown: object,
 ) -> Tensor:
-    """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: where x has more mass than y it is positive.
+    """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: positive where x has more mass than y.
 
     Gretton et al. 2012, section 2.3 (empirical witness, up to its normalisation). Kernels, weights and promotion as
     in `mmd2`; mean over x minus mean over y of the witness is the biased MMD^2.
@@ -135,7 +135,7 @@ def check_estimator(estimator: str, **samples: Tensor) -> bool:
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
     try:
-        return torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        return torch.Size(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     except RuntimeError:
         raise ValueError(
             f"y: got leading dimensions {list(y.shape[:-2])}, which do not broadcast with {list(x.shape[:-2])} of x"
@@ -163,9 +163,8 @@ def _mmd2(
 ) -> tuple[Tensor, ...]:
     *spec, unbiased, needs, backend = description
     implementation = select(backend, "mmd", x.dtype, x.device.type)
-    xc, *others = (None if t is None else t.contiguous() for t in (x, y, x_weights, y_weights))
-    assert xc is not None
-    return implementation.mmd2(xc, *others, _kernel_spec(*spec), unbiased, needs)
+    y, x_weights, y_weights = (None if t is None else t.contiguous() for t in (y, x_weights, y_weights))
+    return implementation.mmd2(x.contiguous(), y, x_weights, y_weights, _kernel_spec(*spec), unbiased, needs)
 
 
 def _mmd2_fake(
@@ -222,7 +221,9 @@ def _witness_backward(grad: Tensor, points: Tensor, samples: Tensor, weights: Te
     return implementation.witness_backward(*tensors, _kernel_spec(*spec), needs)
 
 
-def _witness_backward_fake(grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _witness_backward_fake(
+    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
     s, _, s_floats, *_, needs, _ = rest
     count = torch.Size([len(s_floats) if s is None else s.shape[0]])
     shapes = (points.shape, samples.shape, weights.shape, count, count)

@@ -1,4 +1,4 @@
-"""Parzen-window log-likelihood (Breuleux et al. 2011; Goodfellow et al. 2014, section 5), streaming and in log space."""
+"""Parzen-window log-likelihood (Breuleux et al. 2011; Goodfellow et al. 2014, section 5), streaming, in log space."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ class ParzenEstimator:
         if other.count:
             nearest = torch.minimum(self._minimum, other._minimum)
             t = 0.5 / self._sums.new_tensor(self.sigmas).square()[:, None]
-            parts = [
-                part._sums * torch.exp(-t * (part._minimum - nearest)) for part in (self, other) if part.count
-            ]
+            parts = [part._sums * torch.exp(-t * (part._minimum - nearest)) for part in (self, other) if part.count]
             self._minimum, self._sums = nearest, torch.stack(parts).sum(0)
             self.count += other.count
         return self
@@ -120,8 +118,7 @@ def _log_sums(minimum: Tensor, sums: Tensor, sigmas: Sequence[float]) -> Tensor:
 
 def _normalised(log_sums: Tensor, count: int, dim: int, sigmas: Sequence[float]) -> Tensor:
     rows = [
-        log_sums[s] - (math.log(count) + 0.5 * dim * math.log(2 * math.pi * sigma**2))
-        for s, sigma in enumerate(sigmas)
+        log_sums[s] - (math.log(count) + 0.5 * dim * math.log(2 * math.pi * sigma**2)) for s, sigma in enumerate(sigmas)
     ]
     return torch.stack(rows)
 
@@ -169,9 +166,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     points, samples, minimum, sums = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:2])
-    found = torch.ops.fastmmd.parzen_backward(
-        grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend
-    )
+    found = torch.ops.fastmmd.parzen_backward(grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend)
     return (*[g if need else None for g, need in zip(found, needs, strict=True)], None, None)
 
 

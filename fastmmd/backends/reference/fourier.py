@@ -40,9 +40,9 @@ def fourier_function(
         angle = x[b, i].to(F64) @ frequencies.T
         cos, sin = angle.cos(), angle.sin()
         if needs_value:
-            value[b, i] = torch.einsum("bik,bk->bi", cos, cosine[b]).add_(
-                torch.einsum("bik,bk->bi", sin, sine[b])
-            ).to(x.dtype)
+            value[b, i] = (
+                torch.einsum("bik,bk->bi", cos, cosine[b]).add_(torch.einsum("bik,bk->bi", sin, sine[b])).to(x.dtype)
+            )
         if needs_grad:
             grad[b, i] = ((cos * sine[b, None] - sin * cosine[b, None]) @ frequencies).to(x.dtype)
     return value, grad

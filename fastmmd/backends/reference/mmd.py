@@ -66,10 +66,9 @@ def kappa(r: Tensor, name: str, s: float | Tensor, alpha: float, slope: bool, ba
         return Kappa(u, steep, ds)
     distance = r.sqrt()
     if name == "laplacian":
-        u = torch.expm1(-distance / s)
-        k = torch.exp(-distance / s) if slope or bandwidth else None
-        steep = _zero_at_origin(-k / (2 * s * distance), r) if slope and k is not None else None
-        return Kappa(u, steep, _vanishing(distance, k) / s**2 if bandwidth and k is not None else None)
+        k = torch.exp(-distance / s)
+        steep = _zero_at_origin(-k / (2 * s * distance), r) if slope else None
+        return Kappa(torch.expm1(-distance / s), steep, _vanishing(distance, k) / s**2 if bandwidth else None)
     steep = _zero_at_origin(-0.5 / distance, r) if slope else None  # energy
     return Kappa(-distance, steep, torch.zeros_like(r) if bandwidth else None)
 
