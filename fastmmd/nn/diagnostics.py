@@ -44,10 +44,10 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
             "model.regularizer_weight or use smaller bandwidths"
         )
     elif far := [i for i in (2, 4, 5) if ours[i] > factor * theirs[i]]:
-        i = far[0]
         problem = (
-            f"codes escaped: the {QUANTILES[i]:.0%} quantile of their norm is {ours[i]:.3g}, the prior's {theirs[i]:.3g}; "
-            "raise model.regularizer_weight, add a larger bandwidth, lower model.learning_rate or set model.warmup_steps"
+            f"codes escaped: the {QUANTILES[far[0]]:.0%} quantile of their norm is {ours[far[0]]:.3g}, the prior's "
+            f"{theirs[far[0]]:.3g}; raise model.regularizer_weight, add a larger bandwidth, lower model.learning_rate "
+            "or set model.warmup_steps"
         )
     return CodeHealth(ours, theirs, problem)
 
