@@ -9,9 +9,9 @@ from torch import Tensor
 
 F32, F64 = torch.float32, torch.float64
 
-# One relative tolerance per compute dtype. float32: the bound that DESIGN section 4 gives for gradients, 2e-6, about 32
-# units of 2^-24: a distance, an exponential and a product each round a few times, and sums are float64. float64: the same
-# number of operations at 2^-53 is 4e-15; sums over up to 1e4 terms round there, too, in the oracle as well.
+# One relative tolerance per compute dtype. float32: the contract's bound for gradients, 2e-6, about 32 units of 2^-24;
+# a distance, an exponential and a product each round a few times, and sums are float64. float64: the same operations
+# at 2^-53 are 4e-15, but there the sums over up to 1e4 terms round as well, in the oracle too.
 RTOL = {F32: 2e-6, F64: 1e-12}
 
 

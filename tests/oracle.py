@@ -63,8 +63,17 @@ def means(x, y, bandwidths, kernel, estimator, kernel_weights, x_weights, y_weig
     return mean(x, x, wx, wx, True), mean(y, y, wy, wy, True), mean(x, y, wx, wy, False)
 
 
-def witness(points: Tensor, x: Tensor, y: Tensor, bandwidths, kernel="gaussian", kernel_weights=None, alpha=1.0,
-            x_weights=None, y_weights=None) -> Tensor:
+def witness(
+    points: Tensor,
+    x: Tensor,
+    y: Tensor,
+    bandwidths,
+    kernel="gaussian",
+    kernel_weights=None,
+    alpha=1.0,
+    x_weights=None,
+    y_weights=None,
+) -> Tensor:
     if kernel == "energy":
         bandwidths = (1.0,)
     over_x = gram(points, x, bandwidths, kernel, kernel_weights, alpha) @ normalised(x, x_weights)
@@ -84,6 +93,6 @@ def phi(x: Tensor, frequencies: Tensor, scale: Tensor) -> Tensor:
 def parzen_log_likelihood(points: Tensor, samples: Tensor, sigmas: Sequence[float]) -> Tensor:
     r = squared_distances(points, samples)
     n, d = samples.shape
-    return torch.stack([
-        torch.logsumexp(-r / (2 * s**2), 1) - math.log(n) - d / 2 * math.log(2 * math.pi * s**2) for s in sigmas
-    ])
+    return torch.stack(
+        [torch.logsumexp(-r / (2 * s**2), 1) - math.log(n) - d / 2 * math.log(2 * math.pi * s**2) for s in sigmas]
+    )

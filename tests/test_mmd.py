@@ -24,7 +24,8 @@ def scales(dim: int) -> list[float]:
 
 
 def sample(n: int, m: int, dim: int, dtype: torch.dtype = F32, batch: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-    return points(*batch, n, dim, seed=1, dtype=dtype), points(*batch, m, dim, seed=2, dtype=dtype, scale=1.3, shift=0.3)
+    y = points(*batch, m, dim, seed=2, dtype=dtype, scale=1.3, shift=0.3)
+    return points(*batch, n, dim, seed=1, dtype=dtype), y
 
 
 def check(
@@ -71,7 +72,8 @@ def check(
             assert_close(gradient.to(F64), wanted, rtol=rtol, rows=True, sensitivity=max(1e-3, 4 * half))
         elif name in ("x_weights", "y_weights"):
             # A row of u and its mean cancel: the error is that of the larger.
-            size = (expected.detach().abs().max() + largest(x, y, floats, kernel, kernel_weights)) / tensor.sum(-1).min()
+            size = expected.detach().abs().max() + largest(x, y, floats, kernel, kernel_weights)
+            size = size / tensor.sum(-1).min()
             assert_close(gradient, wanted, rtol=rtol, atol=rtol * size, sensitivity=0.1)
         else:
             size = per_kernel_size(name, tensors, floats, kernel, estimator, kernel_weights, alpha)
@@ -79,9 +81,9 @@ def check(
 
 
 def value_bound(x, y, floats, kernel, kernel_weights, x_weights, y_weights, dtype) -> Tensor:
-    """The additive part, 2e-7 sum|w| / min(N, M); for sample weights 1 / N becomes sum w_i^2, and "energy", which is not
-    bounded, takes its largest distance in place of sum|w|. Sample weights are themselves normalised in the compute
-    dtype: N independent roundings."""
+    """The additive part, 2e-7 sum|w| / min(N, M). With sample weights 1 / N becomes sum w_i^2, and the weights, which
+    are normalised in the compute dtype, add N independent roundings. "energy", which is not bounded, takes its largest
+    distance in place of sum|w|."""
     wx, wy = oracle.normalised(x.to(F64), x_weights), oracle.normalised(y.to(F64), y_weights)
     share = torch.maximum(*torch.broadcast_tensors(wx.square().sum(-1), wy.square().sum(-1)))
     rounding = 0.0 if x_weights is None and y_weights is None else 2.0**-24 * share.sqrt()

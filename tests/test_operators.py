@@ -172,7 +172,7 @@ def operator_cases(backend: str) -> dict[str, tuple]:
 
     state = torch.ops.fastmmd.parzen_update(p, q, [0.5, 1.0], minimum, sums, backend)
     return {
-        "mmd2": (*leaves(x, y, positive(2, 7), positive(2, 5), s, w), [], [], "gaussian", 1.0, True, [True] * 6, backend),
+        "mmd2": (*leaves(x, y, positive(2, 7), positive(2, 5), s, w), *kernel[2:], True, [True] * 6, backend),
         "witness": (*leaves(p, q, weights, s, w), *kernel[2:], backend),
         "witness_backward": (points(7), p, q, weights, *kernel, [True, False, True, True, False], backend),
         "fourier_sum": (*leaves(x, positive(2, 7)), *description),
@@ -183,7 +183,7 @@ def operator_cases(backend: str) -> dict[str, tuple]:
         "parzen_log_sums": (*leaves(p, q), [0.5, 1.0], backend),
         "parzen_update": (p, q, [0.5, 1.0], minimum, sums, backend),
         "parzen_backward": (points(2, 7), p, q, [0.5, 1.0], *state, [True, True], backend),
-        "apply_gradient": (points(2), points(2, 7, 3), list(leaves(x, y)), False),
+        "apply_gradient": (points(2), points(2, 7, 3), [x, y], False),
     }
 
 
@@ -223,6 +223,13 @@ def test_compile_with_inductor() -> None:
     expected, (wanted, _) = value_and_gradients(loss, [x, y])
     assert_close(value, expected)
     assert_close(gradient, wanted, rows=True, rtol=1e-5)
+
+
+def test_compile_median_bandwidth() -> None:
+    x = points(30, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(fastmmd.median_bandwidth, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), fastmmd.median_bandwidth(x))
 
 
 @every_function

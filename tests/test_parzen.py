@@ -168,9 +168,9 @@ def test_merge_with_an_empty_or_different_estimator() -> None:
     assert torch.equal(empty.merge(full).log_likelihood(), expected)
     with pytest.raises(ValueError, match="log_likelihood: no samples"):
         fastmmd.ParzenEstimator(x, 0.5).log_likelihood()
-    for other in (fastmmd.ParzenEstimator(x + 1, 0.5), fastmmd.ParzenEstimator(x, 0.6), fastmmd.ParzenEstimator(x[:4], 0.5)):
+    for different in ((x + 1, 0.5), (x, 0.6), (x[:4], 0.5)):
         with pytest.raises(ValueError, match="other: its points or sigmas differ"):
-            full.merge(other)
+            full.merge(fastmmd.ParzenEstimator(*different))
 
 
 def test_estimator_keeps_nothing_of_its_arguments() -> None:

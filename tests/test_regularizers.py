@@ -1,0 +1,215 @@
+"""Regularisers against dense formulas; diagnostics of codes and kernels."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from helpers import F64, assert_close, points
+from torch import Tensor
+
+import fastmmd
+from fastmmd.nn import (
+    KL,
+    MMD,
+    Adversarial,
+    ClosedFormMMD,
+    FourierAdversary,
+    Moments,
+    code_health,
+    kernel_problem,
+)
+from fastmmd.priors import Gaussian, Prior, Uniform
+
+
+def parameters(module: torch.nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def test_mmd_is_the_operator_on_fresh_draws() -> None:
+    codes, prior = points(30, 3).requires_grad_(), Gaussian(3, 2.0)
+    regularizer = MMD((1.0, 4.0), kernel_weights=(0.5, 0.5))
+    torch.manual_seed(7)
+    value = regularizer(codes, prior)
+    torch.manual_seed(7)
+    draws = prior.sample(30)
+    assert torch.equal(value, fastmmd.mmd2(codes, draws, (1.0, 4.0), kernel_weights=(0.5, 0.5)))
+    assert regularizer(codes, prior) != value
+    closed = ClosedFormMMD((1.0, 4.0), estimator="unbiased")(codes, prior)
+    assert torch.equal(closed, fastmmd.mmd2_to_prior(codes, prior, (1.0, 4.0), estimator="unbiased"))
+    assert regularizer.kernel_scales() == ("gaussian", (1.0, 4.0)) and MMD(kernel="energy").kernel_scales() is None
+
+
+def test_adversarial_losses_and_gradients() -> None:
+    regularizer, prior, codes = Adversarial.mlp(2, (8,), scale=2.0), Gaussian(2), points(16, 2).requires_grad_()
+    loss = regularizer(codes, prior)
+    loss.backward()
+    logits = regularizer.discriminator(codes / 2.0)
+    assert_close(loss, -torch.sigmoid(logits.double()).log().mean())
+    assert codes.grad is not None and codes.grad.abs().sum() > 0
+    assert all(p.grad is None and p.requires_grad for p in regularizer.parameters())
+
+    optimizer = torch.optim.SGD(regularizer.parameters(), lr=0.5)
+    before = parameters(regularizer)
+    torch.manual_seed(3)
+    regularizer.update(codes, prior, optimizer)
+    after = parameters(regularizer)
+    for p, value in zip(regularizer.parameters(), before, strict=True):
+        p.data.copy_(value)
+    torch.manual_seed(3)
+    real, fake = (torch.sigmoid(regularizer.discriminator(z / 2.0)) for z in (prior.sample(16), codes.detach()))
+    gradients = torch.autograd.grad(-(real.log().mean() + (1 - fake).log().mean()), list(regularizer.parameters()))
+    for value, gradient, found in zip(before, gradients, after, strict=True):
+        torch.testing.assert_close(found, value - 0.5 * gradient, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="optimizer: got None"):
+        regularizer.update(codes, prior)
+
+
+def test_kl_against_torch_distributions() -> None:
+    mean, log_variance = points(9, 3).requires_grad_(), points(9, 3, seed=1).requires_grad_()
+    prior = Gaussian(3, [0.5, 1.0, 3.0], mean=[1.0, 0.0, -2.0])
+    found = KL()(mean, prior, Moments(mean, log_variance))
+    posterior = torch.distributions.Normal(mean.double(), log_variance.double().mul(0.5).exp())
+    target = torch.distributions.Normal(prior.mean, prior.std)
+    assert_close(found, torch.distributions.kl_divergence(posterior, target).sum(1).mean())
+    found.backward()
+    assert mean.grad is not None and log_variance.grad is not None
+    with pytest.raises(ValueError, match='moments: got None; KL needs posterior="gaussian"'):
+        KL()(mean, prior)
+    for other in (Uniform(3), Gaussian(3, covariance=torch.eye(3))):
+        with pytest.raises(ValueError, match="prior: KL has a closed form"):
+            KL()(mean, other, Moments(mean, log_variance))
+
+
+class Fixed(Prior):
+    """Hands out the given draws, one block after the other."""
+
+    def __init__(self, *blocks: Tensor) -> None:
+        super().__init__(blocks[0].shape[1])
+        self.blocks = list(blocks)
+
+    def sample(self, count: int, **_: Any) -> Tensor:
+        block = self.blocks.pop(0)
+        assert len(block) == count
+        return block
+
+
+def zeta(features: fastmmd.FourierFeatures, codes: Tensor, draws: Tensor) -> Tensor:
+    """mean phi(draws) - mean phi(codes) in float64, [2 * count]."""
+    with fastmmd.backend("reference"):
+        frequencies = features.frequencies(dtype=F64)
+    part = features.count // len(features.bandwidths)
+    scale = torch.tensor(features.weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
+    prior_mean, code_mean = (oracle.phi(z.double(), frequencies, scale).mean(0) for z in (draws, codes))
+    return prior_mean - code_mean
+
+
+def test_first_order_adversary() -> None:
+    regularizer = FourierAdversary(3, count=12, bandwidths=(1.0, 3.0), learning_rate=0.3, seed=4)
+    assert regularizer.features.weights == (0.5, 0.5)
+    codes = [points(20, 3, seed=i) for i in range(4)]
+    draws = [points(20, 3, seed=10 + i, shift=0.8) for i in range(4)]
+    alpha = torch.ones(12, dtype=F64)
+    for c, d in zip(codes[:3], draws[:3], strict=True):
+        regularizer.update(c, Fixed(d))
+        z2 = zeta(regularizer.features, c, d).square().reshape(2, 12).sum(0)
+        alpha = 0.7 * alpha + 0.3 * z2 / z2.mean()
+    assert_close(regularizer.alpha, alpha, rtol=1e-5)
+    assert_close(regularizer.alpha.mean(), torch.tensor(1.0, dtype=F64))
+    assert regularizer.step == 3
+
+    x = codes[3].clone().requires_grad_()
+    loss = regularizer(x, Fixed(draws[3]))
+    expected = alpha.repeat(2) @ zeta(regularizer.features, codes[3], draws[3]).square()
+    assert_close(loss, expected, rtol=2e-5)
+    loss.backward()
+    dense = codes[3].double().requires_grad_()
+    (alpha.repeat(2) @ zeta(regularizer.features, dense, draws[3]).square()).backward()
+    assert_close(x.grad, dense.grad, rows=True, rtol=2e-5)
+    # One alpha for the cosine and sine of a frequency: where the origin lies does not matter.
+    moved = regularizer(codes[3] + 5, Fixed(draws[3] + 5))
+    assert_close(moved, expected, rtol=1e-4, sensitivity=1e-2)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.4])
+def test_doubly_stochastic_adversary(shrinkage: float) -> None:
+    """The explicit sum over all steps while the ring has room; afterwards the oldest steps drop out."""
+    rate, blocks = 0.5, 3
+    regularizer = FourierAdversary(
+        2, count=8, bandwidths=(1.0, 2.0), mode="doubly_stochastic", learning_rate=rate, shrinkage=shrinkage,
+        blocks=blocks, seed=5,
+    )  # fmt: skip
+    assert regularizer(points(4, 2), Gaussian(2)) == 0
+    history: list[Tensor] = []
+    x, y = points(15, 2, seed=50), points(15, 2, seed=51, shift=0.5)
+    for t in range(7):
+        codes, draws = points(15, 2, seed=t), points(15, 2, seed=20 + t, shift=0.5)
+        regularizer.update(codes, Fixed(draws))
+        history = [(1 - rate * shrinkage) * c for c in history]
+        history.append(rate * zeta(regularizer.features.block(t), codes, draws))
+        kept = range(max(0, t + 1 - blocks), t + 1)
+
+        found, dense = x.clone().requires_grad_(), x.double().requires_grad_()
+        expected = sum(history[s] @ zeta(regularizer.features.block(s), dense, y) for s in kept)
+        value = regularizer(found, Fixed(y))
+        assert_close(value, expected, rtol=1e-4, sensitivity=1e-2)
+        value.backward()
+        expected.backward()
+        assert_close(found.grad, dense.grad, rows=True, rtol=1e-4, sensitivity=1e-2)
+    assert regularizer.step == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "third_order"}, "mode: got 'third_order'"),
+        ({"blocks": 0}, "blocks: got"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": 2.0}, "learning_rate: got 2.0, expected at most 1"),
+        ({"mode": "doubly_stochastic", "learning_rate": 0.5, "shrinkage": 2.0}, "shrinkage"),
+        ({"count": 5, "bandwidths": (1.0, 2.0)}, "count: got 5, expected a multiple"),
+    ],
+)
+def test_fourier_adversary_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FourierAdversary(2, **arguments)
+
+
+# --- diagnostics ---
+
+
+def test_code_health() -> None:
+    draws = points(2000, 3, seed=1)
+    healthy = code_health(points(2000, 3, seed=2), draws)
+    assert healthy.problem is None
+    assert healthy.norm_quantiles == pytest.approx(healthy.prior_norm_quantiles, rel=0.1)
+    assert healthy.prior_norm_quantiles[2] == pytest.approx(1.538, rel=0.05)  # the chi distribution's median, D = 3
+    escaped = points(2000, 3, seed=2)
+    escaped[:50] *= 20  # 2.5 percent: the 99% quantile sees them
+    for codes, message in (
+        (0.1 * draws, "codes collapsed: .*regularizer_weight"),
+        (10 * draws, "codes escaped: the 50% quantile .*warmup_steps"),
+        (escaped, "codes escaped: the 99% quantile"),
+        (draws * math.nan, "codes are not finite"),
+    ):
+        assert re.search(message, code_health(codes, draws).problem or "")
+    assert code_health(draws + 100, draws + 100).problem is None
+
+
+@pytest.mark.parametrize(
+    ("bandwidths", "message"), [((0.01, 0.02), "near 0 .*too small"), ((50.0, 100.0), "near 1 .*too large")]
+)
+def test_kernel_saturation(bandwidths: tuple[float, ...], message: str) -> None:
+    codes, draws = points(200, 3), points(200, 3, seed=1)
+    for regularizer in (MMD(bandwidths), ClosedFormMMD(bandwidths), FourierAdversary(3, bandwidths=bandwidths)):
+        problem = kernel_problem(regularizer, codes, draws)
+        assert problem is not None and re.search(message, problem)
+        advised = re.search(r"median heuristic gives ([\d.]+)", problem)
+        assert advised is not None
+        assert float(advised[1]) == pytest.approx(fastmmd.median_bandwidth(codes, draws).item(), rel=0.1)
+    assert kernel_problem(MMD((0.01, 1.0, 100.0)), codes, draws) is None
+    assert kernel_problem(Adversarial.mlp(3), codes, draws) is None
