@@ -1,8 +1,7 @@
-"""Recipes, batches, checkpoints, the loop: what is saved is enough, what is resumed is the same."""
+"""Batches, checkpoints, the loop: what is saved is enough, what is resumed is the same."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -17,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastmmd.nn import MODELS
-from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe, recipe_names
+from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe
 from fastmmd.training.batches import Batches
 from fastmmd.training.checkpoint import load_checkpoint, save_checkpoint
 from fastmmd.training.health import HealthMonitor
@@ -104,109 +102,6 @@ def state_of(path: Path) -> dict[str, Any]:
 def metrics_of(path: Path) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second", "regularizer_share")
     return [{k: v for k, v in r.items() if k not in times} for r in RunFolder(path).records()]
-
-
-# --- recipes ---
-
-
-def listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae"])
-def test_tuned_recipes_are_the_constructors_defaults(name: str) -> None:
-    recipe = load_recipe(name)
-    parameters = inspect.signature(MODELS[recipe.kind].__init__).parameters
-    defaults = {key: listed(p.default) for key, p in parameters.items() if key not in ("self", "data_dim")}
-    written = {key: value for key, value in defaults.items() if value is not None}  # TOML has no None
-    assert recipe.model == written
-
-
-@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae"])
-def test_paper_recipes_are_the_papers_settings(name: str) -> None:
-    recipe = load_recipe(f"{name}-paper")
-    expected = MODELS[name].paper(784).settings()
-    assert recipe.build(784).settings() == expected
-    assert recipe.training.epochs == 1000 and recipe.training.batch_size == (100 if name == "aae" else 1000)
-
-
-def test_every_recipe_serves_every_data_set() -> None:
-    assert recipe_names() == ["aae", "aae-paper", "ds-aae", "ds-aae-paper", "mmd-ae", "mmd-ae-paper", "vae"]
-    for name in recipe_names():
-        for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 12)):
-            recipe = load_recipe(name, data_name)
-            assert recipe.build(dim).data_dim == dim
-
-
-def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    text = '[model]\nkind = "vae"\ncode_size = 3\n[training]\nepochs = 7\n[digits.training]\nepochs = 9\n'
-    path.write_text(text)
-    assert load_recipe(str(path), "digits").training.epochs == 9
-    assert load_recipe(str(path), "mnist").training.epochs == 7
-    recipe = load_recipe(
-        str(path), "digits", ["model.hidden=[5, 4]", "training.epochs=2", "training.schedule=cosine"]
-    )
-    assert (recipe.name, recipe.kind, recipe.training.epochs) == ("mine", "vae", 2)
-    assert recipe.model == {"code_size": 3, "hidden": [5, 4]} and recipe.training.schedule == "cosine"
-
-
-@pytest.mark.parametrize(
-    ("recipe", "overrides", "message"),
-    [
-        ("dsaae", [], "unknown recipe 'dsaae': did you mean ds-aae"),
-        ("no/such.toml", [], "no/such.toml: No such file"),
-        ("vae", ["model.code=3"], "unknown key 'model.code': did you mean model.code_size"),
-        ("vae", ["training.learning_rate=1"], "unknown key 'training.learning_rate'"),
-        ("vae", ["trainig.epochs=1"], "unknown key 'trainig.epochs': did you mean training.epochs"),
-        ("vae", ["epochs=1"], "unknown key 'epochs'"),
-        ("vae", ["model.kind='aae'"], "unknown key 'model.kind'"),
-        ("vae", ["training.epochs"], "takes table.key=value"),
-        ("vae", ["training.epochs=[1"], "no TOML value"),
-        ("vae", ["training.epochs=0"], "training.epochs must be a whole number >= 1, got 0"),
-        ("vae", ["training.epochs=2.5"], "got 2.5"),
-        ("vae", ["training.batch_size=true"], "got True"),
-        ("vae", ["training.schedule=cosin"], "did you mean cosine"),
-        ("vae", ["training.average=1"], "0 <= average < 1"),
-        ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
-        ("vae", ["evaluation.samples=0"], "evaluation.samples"),
-    ],
-)
-def test_mistakes_in_recipes(recipe: str, overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_recipe(recipe, "digits", overrides)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[model]\nkind = 3", "unknown model.kind"),
-        ("[training]\nepochs = 3", "unknown model.kind"),
-        ("[model", "recipe"),
-        ('model = "vae"', "must be a table"),
-        ('[model]\nkind = "vae"\n[other]\nx = 1', "unknown key 'other.x'"),
-        ('[model]\nkind = "vae"\n[digits.other]\nx = 1', "unknown key 'digits.other'"),
-    ],
-)
-def test_mistakes_in_recipe_files(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(UserError, match=message):
-        load_recipe(str(tmp_path / "mine.toml"))
-
-
-def test_bad_model_settings_name_the_argument() -> None:
-    with pytest.raises(UserError, match="model: learning_rate: got -1.0"):
-        load_recipe("vae", "", {"model.learning_rate": -1.0}).build(10)
-    with pytest.raises(UserError, match="model: "):
-        load_recipe("vae", "", {"model.learning_rate": "fast"}).build(10)
-
-
-def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:
-    recipe = tiny("ds-aae")
-    config = RunConfig(recipe, "digits", 64, seed=5, device="cpu", data_dir="/data")
-    config.write(tmp_path / "config.toml")
-    assert RunConfig.read(tmp_path / "config.toml") == config
-    assert load_recipe(str(tmp_path / "config.toml")) == recipe
 
 
 # --- batches ---

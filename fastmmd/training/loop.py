@@ -74,6 +74,7 @@ class Trainer:
         self.seconds = 0.0  # of training, without evaluation
         self._sums = {name: torch.zeros((), device=self.device) for name in TERMS}
         self._last_save = -math.inf
+        self._last_record: dict[str, Any] = {}  # of an epoch, for the progress bar
 
     @property
     def total_steps(self) -> int:
@@ -108,7 +109,8 @@ class Trainer:
                 if evaluated:
                     record.update(self.evaluate())
                 self.folder.append(record)
-                progress.line(join(_figures(record)), always=evaluated)
+                self._last_record |= record
+                progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
                 since = time.monotonic() - self._last_save
                 if self.epoch == training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
                     self.save()
@@ -177,7 +179,7 @@ class Trainer:
         if self.average is not None:
             # Early on the average must forget the untrained weights quickly.
             decay = min(training.average, (1 + self.step) / (10 + self.step))
-            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
             self.average.update_parameters(self.model)
         for name in TERMS:
             self._sums[name] += terms[name]
@@ -187,8 +189,8 @@ class Trainer:
                 self.folder.append({"step": self.step, "warning": message})
         figures = None
         if self.step % STEPS_BETWEEN_FIGURES == 0:
-            figures = {name: f"{value:.4g}" for name, value in self._means(self.batches.position).items()}
             self._require_finite(self._sums["loss"])
+            figures = _figures({**self._last_record, **self._means(self.batches.position)})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
     def _set_learning_rates(self) -> None:
@@ -227,13 +229,13 @@ class Trainer:
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:
-    """An epoch's record in the words of the progress line."""
-    figures = {"epoch": str(record["epoch"])}
-    figures |= {name: f"{record[name]:.4g}" for name in TERMS}
+    """A record in the words of the progress line."""
+    figures = {name: f"{record[name]:.4g}" for name in TERMS}
     if "validation_log_likelihood" in record:
         figures["validation LL"] = f"{record['validation_log_likelihood']:.1f}"
-    figures["images/s"] = f"{record['images_per_second']:,.0f}"
-    if record["regularizer_share"] is not None:
+    if "images_per_second" in record:
+        figures["images/s"] = f"{record['images_per_second']:,.0f}"
+    if record.get("regularizer_share") is not None:
         figures["regularizer's share"] = f"{record['regularizer_share']:.0%}"
     return figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,14 +16,14 @@ SECONDS_BETWEEN_LINES = 5.0
 class TrainingProgress:
     """A bar over the run's steps with the newest figures, on stderr; lines that stay, on stdout.
 
-    Without a terminal there is no bar, and the lines of epochs come at most every few seconds.
+    Without a terminal there is no bar. Lines that are not for `always` come at most every few seconds.
     """
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
         self._quiet = quiet
         self._interactive = self._console.is_terminal and not quiet
-        self._last_line = -SECONDS_BETWEEN_LINES
+        self._last_line = -math.inf
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=20),
@@ -53,9 +54,9 @@ class TrainingProgress:
             self._bar.update(self._task, figures=join(figures))
 
     def line(self, text: str, *, always: bool = True) -> None:
-        """Print a line; without a terminal and `always`, only if the last one is some seconds old."""
+        """Print a line; unless it is for `always`, only if the last one is some seconds old."""
         now = time.monotonic()
-        if self._quiet or not (always or self._interactive or now - self._last_line >= SECONDS_BETWEEN_LINES):
+        if self._quiet or not (always or now - self._last_line >= SECONDS_BETWEEN_LINES):
             return
         self._last_line = now
         if self._interactive:

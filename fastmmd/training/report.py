@@ -123,7 +123,7 @@ def _render(folder: RunFolder, config: RunConfig, dataset: Dataset, result: RunR
             ],
         ),
         f"Sigma was chosen on the validation split (mean there: {parzen.validation_mean:.1f}); the "
-        "test split was touched once. Mean squared error of the reconstructed pixels: "
+        "test split had no part in it. Mean squared error of the reconstructed pixels: "
         f"{result.reconstruction_error:.5f}.",
     ]
     if dataset.original and dataset.name == "mnist":
