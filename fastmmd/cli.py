@@ -196,6 +196,10 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message() or "see fastmmd --help")  # a mistake in the command line itself
+        message = error.format_message() or "see fastmmd --help"
+        if message.startswith("Usage"):  # no command at all: the whole help
+            print(message, file=sys.stderr)
+            raise SystemExit(2) from None
+        _fail(message)  # a mistake in the command line itself
     else:
         raise SystemExit(code if isinstance(code, int) else 0)

@@ -223,6 +223,11 @@ def test_info(fastmmd: Command) -> None:
     assert all(len(line.split(maxsplit=2)[2]) > 20 for line in missing)  # why, and what to do
 
 
+def test_no_command_shows_the_help(fastmmd: Command) -> None:
+    result = fastmmd()
+    assert result.code == 2 and (result.out + result.err).lstrip().startswith("Usage: fastmmd")
+
+
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     find = importlib.util.find_spec
 
