@@ -188,7 +188,7 @@ def main() -> None:
     """The command: mistakes of the user end in one line and exit code 2."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fastmmd", standalone_mode=False)
     except UserError as error:
         _fail(" ".join(str(error).split()))
     except (KeyboardInterrupt, typer.Abort):
