@@ -20,7 +20,7 @@ def threads():
 before, start = threads(), time.perf_counter()
 import fastmmd
 seconds = time.perf_counter() - start
-native = [name for name in sys.modules if name.startswith("fastmmd") and "native" in name]
+native = [name for name in sys.modules if name.startswith("fastmmd._native")]
 libraries = [line for line in open("/proc/self/maps") if "fastmmd" in line]
 print(json.dumps({"seconds": seconds, "threads": threads() - before, "native": native, "libraries": libraries,
                   "cuda": torch.cuda.is_initialized(), "public": fastmmd.__all__}))

@@ -247,43 +247,36 @@ def test_fake_tensors_have_the_real_shapes(backend: str, name: str) -> None:
 # --- settings of torch that must not matter ---
 
 
-def same_bits(function: Callable[..., Tensor], tensors: list[Tensor], context: Callable[[], object]) -> None:
+LARGE: dict[str, Callable[[], tuple[Callable[..., Tensor], list[Tensor]]]] = {
+    "mmd2 large": lambda: (lambda x, y: fastmmd.mmd2(x, y, (1.0, 2.0, 3.0)), [points(700, 5), points(533, 5, seed=1)]),
+    "mmd2 64": lambda: (lambda x, y: fastmmd.mmd2(x, y, (8.0, 16.0)), [points(300, 64), points(333, 64, seed=1)]),
+    "witness large": lambda: (
+        lambda p, x, y: fastmmd.witness(p, x, y), [points(n, 5, seed=n) for n in (401, 300, 299)]),
+    "fourier_mean large": lambda: (
+        lambda x: fastmmd.fourier_mean(x, fastmmd.FourierFeatures(5, 500)), [points(900, 5)]),
+    "fourier_function large": lambda: (
+        lambda x, c: fastmmd.fourier_function(x, c, fastmmd.FourierFeatures(5, 500)), [points(900, 5), points(1000)]),
+    "parzen large": lambda: (lambda x, y: fastmmd.parzen_log_likelihood(x, y, 0.5), [points(300, 20), points(500, 20)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *LARGE])
+def test_settings_of_precision_change_nothing(backend: str, name: str) -> None:
+    """bfloat16 autocast and the precision of float32 products: the same bits, dtypes included."""
+    function, tensors = LARGE[name]() if name in LARGE else arguments(name)
     value, gradients = value_and_gradients(function, tensors)
-    with context():
-        again, gradients_again = value_and_gradients(function, tensors)
-    for a, b in zip([value, *gradients], [again, *gradients_again], strict=True):
-        assert torch.equal(a, b) and a.dtype == b.dtype
-
-
-@every_function
-def test_autocast_changes_nothing(backend: str, name: str) -> None:
-    same_bits(*arguments(name), lambda: torch.autocast("cpu", torch.bfloat16))
-
-
-@every_function
-def test_matmul_precision_changes_nothing(backend: str, name: str) -> None:
+    runs = []
+    with torch.autocast("cpu", torch.bfloat16):
+        runs.append(value_and_gradients(function, tensors))
     before = torch.get_float32_matmul_precision()
-    function, tensors = arguments(name)
-    value, gradients = value_and_gradients(function, tensors)
     torch.set_float32_matmul_precision("medium")
     try:
-        again, gradients_again = value_and_gradients(function, tensors)
+        runs.append(value_and_gradients(function, tensors))
     finally:
         torch.set_float32_matmul_precision(before)
-    for a, b in zip([value, *gradients], [again, *gradients_again], strict=True):
-        assert torch.equal(a, b)
-
-
-LARGE: dict[str, Callable[[], tuple[Callable[..., Tensor], list[Tensor]]]] = {
-    "mmd2": lambda: (lambda x, y: fastmmd.mmd2(x, y, (1.0, 2.0, 3.0)), [points(700, 5), points(533, 5, seed=1)]),
-    "mmd2 64": lambda: (lambda x, y: fastmmd.mmd2(x, y, (8.0, 16.0)), [points(300, 64), points(333, 64, seed=1)]),
-    "witness": lambda: (lambda p, x, y: fastmmd.witness(p, x, y), [points(n, 5, seed=n) for n in (401, 300, 299)]),
-    "fourier_mean": lambda: (
-        lambda x: fastmmd.fourier_mean(x, fastmmd.FourierFeatures(5, 500)), [points(900, 5)]),
-    "fourier_function": lambda: (
-        lambda x, c: fastmmd.fourier_function(x, c, fastmmd.FourierFeatures(5, 500)), [points(900, 5), points(1000)]),
-    "parzen": lambda: (lambda x, y: fastmmd.parzen_log_likelihood(x, y, 0.5), [points(300, 20), points(500, 20)]),
-}  # fmt: skip
+    for again, gradients_again in runs:
+        for a, b in zip([value, *gradients], [again, *gradients_again], strict=True):
+            assert torch.equal(a, b) and a.dtype == b.dtype
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -291,7 +284,7 @@ def test_the_same_bits_run_after_run(backend: str, name: str) -> None:
     """Also at another number of threads, for our own loops; products by BLAS keep their bits at a fixed number."""
     function, tensors = LARGE[name]()
     runs = []
-    for threads in (2, 2, 1) if backend == "native" and name in ("mmd2", "witness") else (2, 2):
+    for threads in (2, 2, 1) if backend == "native" and name in ("mmd2 large", "witness large") else (2, 2):
         torch.set_num_threads(threads)
         value, gradients = value_and_gradients(function, tensors)
         runs.append([value, *gradients])

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 
-COVARIANCE = torch.tensor([[2.0, 0.7], [0.7, 0.5]])
-MIXTURE = GaussianMixture((1.0, 3.0), [[0.0, 1.0], [2.0, -1.0]], torch.stack([COVARIANCE, torch.eye(2)]))
-MEAN = torch.tensor([1.5, -0.5], dtype=F64)
-OFFSETS = torch.tensor([[-1.5, 1.5], [0.5, -0.5]], dtype=F64)  # of the components' means from the mixture's
+# Three dimensions: eigenvectors of a 2 x 2 matrix may come out symmetric, which would hide a transposed rotation.
+COVARIANCE = torch.tensor([[2.0, 0.7, 0.1], [0.7, 0.5, -0.2], [0.1, -0.2, 1.0]])
+MIXTURE = GaussianMixture((1.0, 3.0), [[0.0, 1.0, 1.0], [2.0, -1.0, 1.0]], torch.stack([COVARIANCE, torch.eye(3)]))
+MEAN = torch.tensor([1.5, -0.5, 1.0], dtype=F64)
+OFFSETS = torch.tensor([[-1.5, 1.5, 0.0], [0.5, -0.5, 0.0]], dtype=F64)  # of the components' means from the mixture's
 BETWEEN = 0.25 * torch.outer(OFFSETS[0], OFFSETS[0]) + 0.75 * torch.outer(OFFSETS[1], OFFSETS[1])
 
 CASES: list[tuple[Prior, Tensor, Tensor]] = [
     (Gaussian(3), torch.zeros(3), torch.eye(3)),
     (Gaussian(2, 5.0, [1.0, 2.0]), torch.tensor([1.0, 2.0]), 25 * torch.eye(2)),
     (Gaussian(2, [0.5, 2.0]), torch.zeros(2), torch.diag(torch.tensor([0.25, 4.0]))),
-    (Gaussian(2, mean=[3.0, 0.0], covariance=COVARIANCE), torch.tensor([3.0, 0.0]), COVARIANCE),
-    (MIXTURE, MEAN, 0.25 * COVARIANCE + 0.75 * torch.eye(2) + BETWEEN),
+    (Gaussian(3, mean=[3.0, 0.0, 1.0], covariance=COVARIANCE), torch.tensor([3.0, 0.0, 1.0]), COVARIANCE),
+    (MIXTURE, MEAN, 0.25 * COVARIANCE + 0.75 * torch.eye(3) + BETWEEN),
     (Uniform(2, -1.0, [1.0, 3.0]), torch.tensor([0.0, 1.0]), torch.diag(torch.tensor([4.0, 16.0]) / 12)),
 ]
 PRIORS = [*(case[0] for case in CASES), GaussianMixture(), SwissRoll()]
@@ -41,9 +42,9 @@ def test_moments(prior: Prior, mean: Tensor, covariance: Tensor) -> None:
 
 def test_gaussian_directions_follow_the_covariance() -> None:
     """Whitened draws are standard normal: no eigenvector is transposed."""
-    z = Gaussian(2, covariance=COVARIANCE).sample(20_000, generator=torch.Generator().manual_seed(1), dtype=F64)
+    z = Gaussian(3, covariance=COVARIANCE).sample(20_000, generator=torch.Generator().manual_seed(1), dtype=F64)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(COVARIANCE.to(F64)), z.T, upper=False)
-    assert (torch.cov(white) - torch.eye(2)).abs().max() < 5 * math.sqrt(2 / 20_000)
+    assert (torch.cov(white) - torch.eye(3)).abs().max() < 5 * math.sqrt(2 / 20_000)
 
 
 def test_ring_of_ten() -> None:
