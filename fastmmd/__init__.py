@@ -20,7 +20,6 @@ __all__ = [
     "mmd2",
     "mmd2_to_prior",
     "nn",
-    "nn",
     "parzen_log_likelihood",
     "priors",
     "witness",

@@ -7,17 +7,16 @@ namespace {
 // One of the two samples in one member of the batch.
 template <class T> struct Sample {
     const T* points;   // [count, dim]
-    const T* weights;  // [count] or null: 1 / count each
+    const T* weights;  // [count] or null: ones; as given, normalised here in double
     int64_t count;
     Columns<T> columns;
     Moments moments;
-    double uniform;      // 1 / count
-    double mass_factor;  // a weight over its staged mass: ones are staged where there are no weights
-    double a;            // 1 / (1 - sum w^2) if unbiased, else 1
-    double* self;        // [count]: sum_j w_j u(x_i, x_j)
-    double* cross;       // [count]: the same over the other sample
+    double scale;   // 1 / sum of the weights
+    double a;       // 1 / (1 - sum w^2) if unbiased, else 1
+    double* self;   // [count]: sum_j w_j u(x_i, x_j)
+    double* cross;  // [count]: the same over the other sample
 
-    double weight(int64_t i) const { return weights ? (double)weights[i] : uniform; }
+    double weight(int64_t i) const { return weights ? (double)weights[i] * scale : scale; }
     double total(const double* sums) const {
         double sum = 0;
         for (int64_t i = 0; i < count; ++i) sum += weight(i) * sums[i];
@@ -85,13 +84,15 @@ template <class T> class Mmd2Run {
             own.count = size;
             own.columns = stage<T>(own.points, own.weights, size, dim_, coordinates_.get() + place * dim_,
                                    mass_.get() + place);
-            own.uniform = 1 / (double)size;
-            own.mass_factor = own.weights ? 1 : own.uniform;
+            double total = own.weights ? 0 : (double)size;
+            if (own.weights)
+                for (int64_t i = 0; i < size; ++i) total += (double)own.weights[i];
+            own.scale = 1 / total;
             own.self = row_sums_.get() + 2 * (b * (sizes_[0] + sizes_[1]) + side * sizes_[0]);
             own.cross = own.self + size;
             own.moments.mean = moments_.get() + (4 * b + 2 * side) * dim_;
             own.moments.moment = own.moments.mean + dim_;
-            find_moments(own.points, own.weights, own.uniform, size, dim_,
+            find_moments(own.points, own.weights, own.scale, size, dim_,
                          side ? sample(b, 0).moments.mean : nullptr, own.moments);
             double squares = 0;
             for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
@@ -118,16 +119,16 @@ template <class T> class Mmd2Run {
         if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
         double factors[most_rows] = {};
 
-        for (int i = 0; i < rows; ++i) factors[i] = own.a * own.weight(first + i) * own.mass_factor;
+        for (int i = 0; i < rows; ++i) factors[i] = own.a * own.weight(first + i) * own.scale;
         sum_rows(plan, block_points, rows, own.columns, gradient, factors, rung_sums, self);
-        for (int i = 0; i < rows; ++i) own.self[first + i] = own.mass_factor * self.value[i];
+        for (int i = 0; i < rows; ++i) own.self[first + i] = own.scale * self.value[i];
 
         // The value takes the cross term from the rows of x; those of y need it for their gradients alone.
         if (other && (side == 0 || gradient || grad_weights(1))) {
-            for (int i = 0; i < rows; ++i) factors[i] = -2 * own.weight(first + i) * other->mass_factor;
+            for (int i = 0; i < rows; ++i) factors[i] = -2 * own.weight(first + i) * other->scale;
             sum_rows(plan, block_points, rows, other->columns, gradient, factors,
                      side == 0 ? rung_sums : nullptr, cross);
-            for (int i = 0; i < rows; ++i) own.cross[first + i] = other->mass_factor * cross.value[i];
+            for (int i = 0; i < rows; ++i) own.cross[first + i] = other->scale * cross.value[i];
         }
         if (gradient)
             point_gradients(own, other, first, rows, plan.shift, self, cross, sample(b, 0).moments.mean,
@@ -144,8 +145,8 @@ template <class T> class Mmd2Run {
             for (int d = 0; d < dim_; ++d) {
                 const int64_t at = (int64_t)i * dim_ + d;
                 const double x = (double)own.points[first * dim_ + at] - centre[d];
-                double sum = own.a * own.mass_factor * self.gradient[at];
-                if (other) sum -= other->mass_factor * cross.gradient[at];
+                double sum = own.a * own.scale * self.gradient[at];
+                if (other) sum -= other->scale * cross.gradient[at];
                 if (shift != 0) {
                     sum += shift * own.a * (own.moments.mass * x - own.moments.moment[d]);
                     if (other) sum -= shift * (other->moments.mass * x - other->moments.moment[d]);
@@ -163,13 +164,15 @@ template <class T> class Mmd2Run {
             value += own.a * self;
             if (sides_ == 2 && side == 0) value -= 2 * own.total(own.cross);
             if (!grad_weights(side)) continue;
-            T* grad = grad_weights(side) + b * own.count;
+            // In the normalised weights first, then through their normalisation.
             for (int64_t i = 0; i < own.count; ++i) {
-                double g = 2 * own.a * own.self[i];
+                double& g = own.self[i] *= 2 * own.a;
                 if (sides_ == 2) g -= 2 * own.cross[i];
                 if (task_.unbiased) g += 2 * own.a * own.a * own.weight(i) * self;
-                grad[i] = (T)g;
             }
+            const double mean = own.total(own.self);
+            T* grad = grad_weights(side) + b * own.count;
+            for (int64_t i = 0; i < own.count; ++i) grad[i] = (T)((own.self[i] - mean) * own.scale);
         }
         ((T*)task_.value)[b] = (T)value;
         if (!per_rung_) return;

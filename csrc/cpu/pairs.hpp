@@ -15,8 +15,9 @@ struct Moments {
 
 template <class T>
 void find_moments(const T* points,   // [count, dim]
-                  const T* weights,  // [count] or null: `uniform` each
-                  double uniform, int64_t count, int dim,
+                  const T* weights,  // [count] or null: ones
+                  double scale,      // of the weights
+                  int64_t count, int dim,
                   const double* centre,  // [dim]; null: the mean found here
                   Moments& moments) {
     for (int d = 0; d < dim; ++d) moments.mean[d] = moments.moment[d] = 0;
@@ -27,7 +28,7 @@ void find_moments(const T* points,   // [count, dim]
 
     moments.mass = moments.variance = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const double w = weights ? (double)weights[i] : uniform;
+        const double w = weights ? (double)weights[i] * scale : scale;
         moments.mass += w;
         for (int d = 0; d < dim; ++d) {
             const double x = (double)points[i * dim + d], spread = x - moments.mean[d];
@@ -36,7 +37,6 @@ void find_moments(const T* points,   // [count, dim]
         }
     }
     moments.variance /= (double)count;
-    if (!weights) moments.mass = uniform * (double)count;
 }
 
 // The mean squared distance between the points of two samples.

@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 
+from . import native  # noqa: F401  it must be there before a fork to know of one; it loads no compiled code yet
 from .specs import Backend
 
 NAMES = ("native", "triton", "reference")

@@ -55,9 +55,7 @@ def _library() -> Any:
 def unavailable(device_type: str) -> str | None:
     """Why the native kernels cannot run on this device type and what to do; None where they can."""
     if device_type != "cpu":
-        return (
-            'the native kernels of this version are for CPU tensors; use backend("auto") or move the tensors'
-        )
+        return 'the native kernels of this version are for CPU tensors; use backend("auto") or move the tensors'
     if importlib.util.find_spec("fastmmd._native") is None:
         return f"fastmmd was installed without its native code; {REINSTALL}"
     try:
@@ -128,9 +126,7 @@ def witness_backward(
     """Gradients of grad . witness in points, samples, weights, bandwidths and kernel weights."""
     count = len(kernel.bandwidths)
     shapes = (points.shape, samples.shape, weights.shape, (count,), (count,))
-    grads = tuple(
-        points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)
-    )
+    grads = tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
     _witness(points, samples, weights, kernel, 0, grad.data_ptr(), tuple(map(_address, grads)))
     return grads
 
@@ -185,9 +181,7 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
     return out
 
 
-def parzen_update(
-    points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor
-) -> None:
+def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
     if points.shape[1] <= PARZEN_DIRECT_DIMS:
         _parzen_direct(points, samples, sigmas, minimum, sums, None, points.new_empty(0), points.new_empty(0))

@@ -47,7 +47,7 @@ class Backend(Protocol):
         self,
         x: Tensor,  # [B, N, D]
         y: Tensor | None,  # [B, M, D]; None: the self-term a_x E_xx alone
-        x_weights: Tensor | None,  # [B, N], sum 1; None: 1 / N
+        x_weights: Tensor | None,  # [B, N], to be normalised to sum 1 in float64; None: 1 / N
         y_weights: Tensor | None,  # [B, M]
         kernel: KernelSpec,
         unbiased: bool,
@@ -55,8 +55,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, ...]:
         """a_x E_xx + a_y E_yy - 2 E_xy [B] and its six gradients, the last two [B, S].
 
-        E_xy = sum_ij wx_i wy_j u(x_i, y_j); a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1. The weights' gradients
-        treat the weights as independent variables, a_x included.
+        E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalised weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
+        The weights' gradients are in the weights as given, through a_x and the normalisation.
         """
         ...
 

@@ -64,7 +64,7 @@ def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 def sample_weights(name: str, weights: Tensor | None, points_name: str, points: Tensor) -> Tensor | None:
-    """Weights [..., N] in the compute dtype, normalised to sum 1; None stays None."""
+    """Weights [..., N] in the compute dtype, as given; None stays None."""
     if weights is None:
         return None
     if not isinstance(weights, Tensor) or weights.dtype not in FLOATS:
@@ -76,7 +76,11 @@ def sample_weights(name: str, weights: Tensor | None, points_name: str, points: 
             f"{points_name}"
         )
     check_same(**{points_name: points, name: weights})
-    weights = weights.to(compute_dtype(points))
+    return weights.to(compute_dtype(points))
+
+
+def normalized(weights: Tensor) -> Tensor:
+    """Weights [..., N] with sum 1."""
     return weights / weights.sum(-1, keepdim=True)
 
 

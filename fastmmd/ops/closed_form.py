@@ -16,6 +16,7 @@ from .arguments import (
     batched,
     check_points,
     kernel_arguments,
+    normalized,
     reject_unknown,
     sample_weights,
 )
@@ -79,7 +80,7 @@ def mmd2_to_prior(
             cross, prior_term = _uniform_terms(xb, prior, members)
         else:
             cross, prior_term = _mixture_terms(xb, prior.components(), members)
-        mean = cross.mean(-1) if weights is None else (cross * weights.to(F64)).sum(-1)
+        mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
         mmd: Tensor = self_term.to(F64) - 2 * mean + prior_term
         return mmd.to(xb.dtype).reshape(batch)
 

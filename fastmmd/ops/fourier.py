@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backends import current, select
 from ..backends.specs import FeatureSpec
-from .arguments import batched, check_points, check_same, compute_dtype, positive_floats, sample_weights
+from .arguments import batched, check_points, check_same, compute_dtype, normalized, positive_floats, sample_weights
 from .registration import define
 
 INT64_MAX = 2**63 - 1
@@ -123,7 +123,7 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     batch, n = x.shape[:-2], x.shape[-2]
     xb = batched(x, batch)
     w = sample_weights("weights", weights, "x", x)
-    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else w.expand(*batch, n)
+    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else normalized(w).expand(*batch, n)
     out = torch.ops.fastmmd.fourier_sum(
         xb, w.reshape(-1, n), features.key(x.device), features.count, features.bandwidths, features.weights, current()
     )

@@ -17,6 +17,7 @@ from .arguments import (
     check_points,
     compute_dtype,
     kernel_arguments,
+    normalized,
     reject_unknown,
     sample_weights,
 )
@@ -149,7 +150,7 @@ def _batched_weights(weights: Tensor | None, batch: Sequence[int]) -> Tensor | N
 def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:
     found = sample_weights(f"{name}_weights", weights, name, points)
     n = points.shape[0]
-    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if found is None else found
+    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if found is None else normalized(found)
 
 
 def _kernel_spec(

@@ -91,28 +91,27 @@ def mmd2(
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """Value [B] and gradients; see the backend contract in `fastmmd/ops/mmd.py`."""
-    wx, ax = _measure(x, x_weights, unbiased)
     spec = needs[4] or needs[5]
-    xx = rows(x, x, ax * wx, kernel, needs[0], spec, wx)
-    x_rows = xx
-    value = (wx * xx.value).sum(-1)
-    parts = [xx]
-    y_gradients = [x.new_empty(0), x.new_empty(0)]
+    sx = _measure(x, x_weights, unbiased)
+    xx = rows(x, x, sx.factor * sx.weights, kernel, needs[0], spec, sx.weights)
+    samples, parts, others = [sx], [xx], [x.new_empty(0), x.new_empty(0)]
     if y is not None:
-        wy, ay = _measure(y, y_weights, unbiased)
-        xy = rows(x, y, -wy, kernel, needs[0], spec, wx)
-        yx = rows(y, x, -wx, kernel, needs[1], spec, wy)
-        yy = rows(y, y, ay * wy, kernel, needs[1], spec, wy)
-        x_rows, y_rows = xx + xy, yy + yx
-        parts = [x_rows, y_rows]
-        value = (wx * x_rows.value).sum(-1) + (wy * y_rows.value).sum(-1)
-        y_gradients = _gradients(y, wy, ay, y_rows, yy, unbiased, needs[1], needs[3])
-    x_gradients = _gradients(x, wx, ax, x_rows, xx, unbiased, needs[0], needs[2])
+        sy = _measure(y, y_weights, unbiased)
+        yy = rows(y, y, sy.factor * sy.weights, kernel, needs[1], spec, sy.weights)
+        samples = [sx, sy]
+        parts = [
+            xx + rows(x, y, -sy.weights, kernel, needs[0], spec, sx.weights),
+            yy + rows(y, x, -sx.weights, kernel, needs[1], spec, sy.weights),
+        ]
+        others = _gradients(sy, parts[1], yy, unbiased, needs[1], needs[3])
+    value = sum((sample.weights * part.value).sum(-1) for sample, part in zip(samples, parts, strict=True))
+    own = _gradients(sx, parts[0], xx, unbiased, needs[0], needs[2])
     per_kernel = [
-        sum(getattr(part, name) for part in parts).to(x.dtype) if need else x.new_empty(0)
+        sum(getattr(part, name) for part in parts) if need else x.new_empty(0)
         for name, need in (("bandwidths", needs[4]), ("kernel_weights", needs[5]))
     ]
-    return (value.to(x.dtype), x_gradients[0], y_gradients[0], x_gradients[1], y_gradients[1], *per_kernel)
+    out = (value, own[0], others[0], own[1], others[1], *per_kernel)
+    return tuple(tensor.to(x.dtype) for tensor in out)
 
 
 def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
@@ -186,26 +185,37 @@ def rows(
     return out
 
 
+class Sample(NamedTuple):
+    """One sample: points [B, N, D], normalised weights [B, N], their sum before [B, 1], factor of the self-term."""
+
+    points: Tensor
+    weights: Tensor
+    total: Tensor
+    factor: Tensor  # [B, 1]: 1, or 1 / (1 - sum w^2) if unbiased
+
+
+def _measure(x: Tensor, weights: Tensor | None, unbiased: bool) -> Sample:
+    w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
+    total = w.sum(-1, keepdim=True)
+    w = w / total
+    factor = 1 / (1 - w.square().sum(-1, keepdim=True)) if unbiased else torch.ones_like(total)
+    return Sample(x, w, total, factor)
+
+
 def _gradients(
-    x: Tensor, w: Tensor, a: Tensor, all_rows: Rows, self_rows: Rows, unbiased: bool, points: bool, weights: bool
+    sample: Sample, all_rows: Rows, self_rows: Rows, unbiased: bool, points: bool, weights: bool
 ) -> list[Tensor]:
     """The gradients of mmd2 in one sample's points [B, N, D] and weights [B, N]; empty where not needed."""
-    out = [x.new_empty(0), x.new_empty(0)]
+    w, a = sample.weights, sample.factor
+    out = [w.new_empty(0), w.new_empty(0)]
     if points:
-        out[0] = (4 * w[..., None] * all_rows.gradient).to(x.dtype)
+        out[0] = 4 * w[..., None] * all_rows.gradient
     if weights:
         g = 2 * all_rows.value
-        if unbiased:  # a = 1 / (1 - sum w^2) depends on the weights; self_rows already holds one factor a
+        if unbiased:  # the factor depends on the weights; self_rows already holds it once
             g = g + 2 * w * a * (w * self_rows.value).sum(-1, keepdim=True)
-        out[1] = g.to(x.dtype)
+        out[1] = (g - (w * g).sum(-1, keepdim=True)) / sample.total  # through the normalisation
     return out
-
-
-def _measure(x: Tensor, weights: Tensor | None, unbiased: bool) -> tuple[Tensor, Tensor]:
-    """Weights [B, N] in float64 and the factor [B, 1] of the self-term: 1 or 1 / (1 - sum w^2)."""
-    w = x.new_full(x.shape[:2], 1.0 / x.shape[1], dtype=F64) if weights is None else weights.to(F64)
-    a = 1 / (1 - (w**2).sum(-1, keepdim=True)) if unbiased else w.new_ones((w.shape[0], 1))
-    return w, a
 
 
 def _members(kernel: KernelSpec) -> list[tuple[float | Tensor, float | Tensor]]:
