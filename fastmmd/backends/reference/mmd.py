@@ -104,13 +104,13 @@ def mmd2(
             yy + rows(y, x, -sx.weights, kernel, needs[1], spec, sy.weights),
         ]
         others = _gradients(sy, parts[1], yy, unbiased, needs[1], needs[3])
-    value = sum((sample.weights * part.value).sum(-1) for sample, part in zip(samples, parts, strict=True))
+    totals = [(sample.weights * part.value).sum(-1) for sample, part in zip(samples, parts, strict=True)]
     own = _gradients(sx, parts[0], xx, unbiased, needs[0], needs[2])
     per_kernel = [
         sum(getattr(part, name) for part in parts) if need else x.new_empty(0)
         for name, need in (("bandwidths", needs[4]), ("kernel_weights", needs[5]))
     ]
-    out = (value, own[0], others[0], own[1], others[1], *per_kernel)
+    out = (torch.stack(totals).sum(0), own[0], others[0], own[1], others[1], *per_kernel)
     return tuple(tensor.to(x.dtype) for tensor in out)
 
 
