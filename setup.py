@@ -40,9 +40,7 @@ def check_cuda_choice() -> None:
     if choice not in ("auto", "on", "off"):
         raise SystemExit(f'FASTMMD_CUDA: got {choice!r}, expected "auto", "on" or "off"')
     if choice == "on":
-        raise SystemExit(
-            "FASTMMD_CUDA=on: this version of fastmmd has no CUDA kernels; leave the variable unset"
-        )
+        raise SystemExit("FASTMMD_CUDA=on: this version of fastmmd has no CUDA kernels; leave the variable unset")
 
 
 def tool(name: str) -> str:

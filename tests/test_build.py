@@ -23,9 +23,7 @@ PACKAGED = [
     "LICENSE",
     "CHANGELOG.md",
 ]
-full = pytest.mark.skipif(
-    "FASTMMD_TEST_FULL" not in os.environ, reason="builds everything; part of make test-full"
-)
+full = pytest.mark.skipif("FASTMMD_TEST_FULL" not in os.environ, reason="builds everything; part of make test-full")
 
 
 @pytest.fixture
@@ -45,13 +43,9 @@ def source(tmp_path: Path) -> Path:
     return tree
 
 
-def run(
-    command: list[str], cwd: Path, timeout: float = 60, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], cwd: Path, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("FASTMMD_NATIVE", "FASTMMD_CUDA", "CXX")
+        key: value for key, value in os.environ.items() if key not in ("FASTMMD_NATIVE", "FASTMMD_CUDA", "CXX")
     }
     return subprocess.run(
         command, cwd=cwd, env=inherited | environment, timeout=timeout,
@@ -135,9 +129,7 @@ def fresh_python(tmp_path: Path) -> Iterator[Path]:
 
 @full
 @pytest.mark.timeout(600)
-def test_source_distribution_builds_a_native_wheel_elsewhere(
-    source: Path, fresh_python: Path, tmp_path: Path
-) -> None:
+def test_source_distribution_builds_a_native_wheel_elsewhere(source: Path, fresh_python: Path, tmp_path: Path) -> None:
     """With build isolation and no torch anywhere."""
     build(source, "sdist")
     (archive,) = (source / "dist").iterdir()

@@ -56,7 +56,7 @@ def _median_squared_distance(points: Tensor) -> Tensor:
                 histogram.scatter_add_(0, digit.flatten(), inside.to(torch.int64).flatten())
             cumulative = histogram.cumsum(0)
             digit = torch.searchsorted(cumulative, remaining, right=True)
-            remaining = remaining - (cumulative[digit] - histogram[digit])
+            remaining = remaining - (cumulative.take(digit) - histogram.take(digit))  # indexing would read the digit
             prefix = (prefix << 16) | digit.to(integer)
         middle.append(prefix.view(points.dtype))
     return torch.stack(middle).mean()
