@@ -48,9 +48,7 @@ def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
     path.write_text(text)
     assert load_recipe(str(path), "digits").training.epochs == 9
     assert load_recipe(str(path), "mnist").training.epochs == 7
-    recipe = load_recipe(
-        str(path), "digits", ["model.hidden=[5, 4]", "training.epochs=2", "training.schedule=cosine"]
-    )
+    recipe = load_recipe(str(path), "digits", ["model.hidden=[5, 4]", "training.epochs=2", "training.schedule=cosine"])
     assert (recipe.name, recipe.kind, recipe.training.epochs) == ("mine", "vae", 2)
     assert recipe.model == {"code_size": 3, "hidden": [5, 4]} and recipe.training.schedule == "cosine"
 

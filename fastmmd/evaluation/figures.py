@@ -16,9 +16,7 @@ from fastmmd.training.errors import require
 _Path = str | os.PathLike[str]
 
 
-def save_samples(
-    path: _Path, images: Tensor, image_shape: Sequence[int], title: str = "", columns: int = 10
-) -> None:
+def save_samples(path: _Path, images: Tensor, image_shape: Sequence[int], title: str = "", columns: int = 10) -> None:
     """A grid of images [N, data_dim], row by row."""
     sheet = _sheet(images, image_shape, columns)
     rows = math.ceil(len(images) / columns)
@@ -49,9 +47,7 @@ def save_reconstructions(
     _save(figure, path)
 
 
-def save_latent(
-    path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None = None, title: str = ""
-) -> None:
+def save_latent(path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None = None, title: str = "") -> None:
     """The first two code dimensions of codes [N, D], coloured by label, beside draws from the prior [M, D].
 
     With one code dimension: two histograms.

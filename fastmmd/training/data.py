@@ -87,9 +87,7 @@ class Dataset:
         return replace(self, **moved)  # type: ignore[arg-type]
 
 
-def load_data(
-    name: str = "digits", data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False
-) -> Dataset:
+def load_data(name: str = "digits", data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False) -> Dataset:
     """Load a data set.
 
     Args:
@@ -134,9 +132,7 @@ def _load_digits() -> Dataset:
     return _split("digits", images, torch.from_numpy(digits.target).long(), (8, 8), held_out=0.15)
 
 
-def _split(
-    name: str, images: Tensor, labels: Tensor | None, shape: tuple[int, ...], held_out: float = 0.1
-) -> Dataset:
+def _split(name: str, images: Tensor, labels: Tensor | None, shape: tuple[int, ...], held_out: float = 0.1) -> Dataset:
     """Validation and test: the share `held_out` each (at most 5,000 and 10,000), by a fixed permutation."""
     count = images.shape[0]
     if count < 30:
@@ -149,9 +145,7 @@ def _split(
         part = order[start:stop]
         return Split(images[part], None if labels is None else labels[part])
 
-    return Dataset(
-        name, split(0, n_train), split(n_train, n_train + n_validation), split(count - n_test, count), shape
-    )
+    return Dataset(name, split(0, n_train), split(n_train, n_train + n_validation), split(count - n_test, count), shape)
 
 
 def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -> Dataset:
@@ -186,9 +180,7 @@ def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -
     )
 
 
-def locate_idx(
-    name: str, data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False
-) -> dict[str, Path]:
+def locate_idx(name: str, data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False) -> dict[str, Path]:
     """The paths of a data set's four IDX files, downloading those that are missing.
 
     Looked for in `data_dir`, else FASTMMD_DATA, else the cache folder: directly there, in a sub-folder named

@@ -80,6 +80,7 @@ def download(urls: Sequence[str], destination: Path, md5: str, *, quiet: bool = 
         if fcntl is not None:  # a second program waits here, and finds the finished file
             fcntl.flock(file, fcntl.LOCK_EX)
         if destination.exists():
+            part.unlink(missing_ok=True)  # opened, and so made, after the other program had moved its own
             return
         if not part.exists():  # the other program gave up and removed it
             return download(urls, destination, md5, quiet=quiet)

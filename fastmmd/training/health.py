@@ -31,9 +31,7 @@ class HealthMonitor:
         generator = torch.Generator(batch.device).manual_seed(self._seed + step)
         codes = posterior_codes(self._model, batch, generator)
         self._model.train(training)
-        draws = self._model.prior.sample(
-            len(codes), generator=generator, device=codes.device, dtype=codes.dtype
-        )
+        draws = self._model.prior.sample(len(codes), generator=generator, device=codes.device, dtype=codes.dtype)
         problems = (code_health(codes, draws).problem, kernel_problem(self._model.regularizer, codes, draws))
         return [f"step {step}: {problem}" for problem in problems if problem and self._is_new(problem)]
 

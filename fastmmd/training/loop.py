@@ -49,9 +49,7 @@ class Trainer:
     bit for bit on the same machine and thread count.
     """
 
-    def __init__(
-        self, config: RunConfig, dataset: Dataset, folder: RunFolder, *, quiet: bool = False
-    ) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset, folder: RunFolder, *, quiet: bool = False) -> None:
         self.config = config
         self.folder = folder
         self.quiet = quiet
@@ -62,8 +60,7 @@ class Trainer:
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
         self._rates = {
-            name: [group["lr"] for group in optimizer.param_groups]
-            for name, optimizer in self.optimizers.items()
+            name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
         self.average = AveragedModel(self.model) if training.average else None
         self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed)
