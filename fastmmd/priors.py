@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .ops.device_cache import DeviceCache
+
 Vector = Sequence[float] | Tensor
 F64 = torch.float64
 
@@ -25,13 +27,28 @@ class Components:
     eigenvalues: Tensor
     eigenvectors: Tensor | None
 
+    def to(self, device: torch.device) -> Components:
+        """The same on another device."""
+        parts = (self.weights, self.means, self.eigenvalues, self.eigenvectors)
+        return Components(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+    def differences(self) -> Components:
+        """The difference of two independent draws: a mixture of K^2, its means given in the components' own axes."""
+        count, dim = self.means.shape
+        vectors = torch.eye(dim, dtype=F64).expand(count, dim, dim) if self.eigenvectors is None else self.eigenvectors
+        covariance = vectors * self.eigenvalues[:, None] @ vectors.mT
+        values, rotation = torch.linalg.eigh(covariance[:, None] + covariance)
+        offset = torch.einsum("kld,klde->kle", self.means[:, None] - self.means, rotation)
+        return Components(
+            (self.weights[:, None] * self.weights).flatten(), offset.flatten(0, 1), values.flatten(0, 1), None
+        )
+
 
 class Prior:
     """A distribution over codes of dimension `dim`; subclasses sample, and some have closed-form kernel means."""
 
     def __init__(self, dim: int) -> None:
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"dim: got {dim!r}, expected a positive int")
+        _check_dim(dim)
         self.dim = dim
 
     def sample(
@@ -46,37 +63,22 @@ class Prior:
         raise NotImplementedError(f"{type(self).__name__} must implement sample()")
 
 
-class Gaussian(Prior):
-    """N(mean, covariance) with a scalar or per-dimension std, or a full covariance.
+class MixturePrior(Prior):
+    """What Gaussian and GaussianMixture share: components, per device, and sampling from them."""
 
-    Args:
-        dim: dimension D.
-        std: standard deviation, a positive number or [D].
-        mean: [D], zero by default.
-        covariance: [D, D] symmetric positive definite, in place of std.
+    def __init__(self, components: Components) -> None:
+        super().__init__(components.means.shape[1])
+        differences = components.differences()
+        self._components = DeviceCache(components.to)
+        self._differences = DeviceCache(differences.to)
 
-    Raises:
-        ValueError: naming the argument.
-    """
+    def components(self, device: torch.device | None = None) -> Components:
+        """The components in float64, on the CPU by default."""
+        return self._components.get(torch.device("cpu") if device is None else device)
 
-    def __init__(
-        self, dim: int, std: float | Vector = 1.0, mean: Vector | None = None, covariance: Tensor | None = None
-    ) -> None:
-        super().__init__(dim)
-        self.mean = _vector("mean", 0.0 if mean is None else mean, dim)
-        if covariance is None:
-            self.std = _positive("std", _vector("std", std, dim))
-            self._components = Components(
-                torch.ones(1, dtype=F64), self.mean[None], self.std.square()[None], eigenvectors=None
-            )
-        else:
-            values, vectors = _eigen("covariance", covariance, dim)
-            self.std = torch.as_tensor(covariance, dtype=F64).diagonal().sqrt()
-            self._components = Components(torch.ones(1, dtype=F64), self.mean[None], values[None], vectors[None])
-
-    def components(self) -> Components:
-        """This Gaussian as a mixture of one."""
-        return self._components
+    def differences(self, device: torch.device | None = None) -> Components:
+        """`Components.differences` of the prior, on the CPU by default."""
+        return self._differences.get(torch.device("cpu") if device is None else device)
 
     def sample(
         self,
@@ -88,10 +90,52 @@ class Gaussian(Prior):
     ) -> Tensor:
         """Independent draws: [count, dim]."""
         z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
-        return _transform(z, self._components, 0)
+        components = self.components(z.device)
+        means, scales, vectors = components.means, components.eigenvalues.sqrt(), components.eigenvectors
+        if len(means) == 1:
+            z = z * scales[0].to(z)
+            return means[0].to(z) + (z if vectors is None else z @ vectors[0].T.to(z))
+        u = torch.rand(count, generator=generator, device=device, dtype=dtype)
+        chosen = torch.searchsorted(components.weights.cumsum(0).to(z), u, right=True).clamp_(max=len(means) - 1)
+        z = z * scales.to(z)[chosen]
+        return means.to(z)[chosen] + (z if vectors is None else torch.einsum("nij,nj->ni", vectors.to(z)[chosen], z))
 
 
-class GaussianMixture(Prior):
+class Gaussian(MixturePrior):
+    """N(mean, covariance) with a scalar or per-dimension std, or a full covariance.
+
+    Args:
+        dim: dimension D.
+        std: standard deviation, a positive number or [D]; 1 by default.
+        mean: [D], zero by default.
+        covariance: [D, D] symmetric positive definite, in place of std.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        std: float | Vector | None = None,
+        mean: Vector | None = None,
+        covariance: Sequence[Sequence[float]] | Tensor | None = None,
+    ) -> None:
+        _check_dim(dim)
+        self.mean = _vector("mean", 0.0 if mean is None else mean, dim)
+        if covariance is None:
+            self.std = _positive("std", _vector("std", 1.0 if std is None else std, dim))
+            variances, vectors = self.std.square()[None], None
+        elif std is not None:
+            raise ValueError("std: give std or covariance, not both")
+        else:
+            values, axes = _eigen("covariance", covariance, dim)
+            self.std = torch.as_tensor(covariance, dtype=F64).diagonal().sqrt()
+            variances, vectors = values[None], axes[None]
+        super().__init__(Components(torch.ones(1, dtype=F64), self.mean[None], variances, vectors))
+
+
+class GaussianMixture(MixturePrior):
     """A mixture of K Gaussians, by default of ten elongated ones on a ring in the plane (AAE paper, figure 3).
 
     Args:
@@ -100,53 +144,28 @@ class GaussianMixture(Prior):
         covariances: [K, D, D], symmetric positive definite.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError, TypeError: naming the argument.
     """
 
     def __init__(
         self,
         weights: Vector | None = None,
         means: Sequence[Sequence[float]] | Tensor | None = None,
-        covariances: Tensor | None = None,
+        covariances: Sequence[Sequence[Sequence[float]]] | Tensor | None = None,
     ) -> None:
         if (means is None) != (covariances is None):
             raise ValueError("means: give means and covariances together, or neither for the ring of ten")
         if means is None or covariances is None:
             means, covariances = _ring(10)
-        mu = torch.as_tensor(means, dtype=F64)
-        if mu.ndim != 2:
+        mu, covariance = torch.as_tensor(means, dtype=F64), torch.as_tensor(covariances, dtype=F64)
+        if mu.ndim != 2 or mu.numel() == 0:
             raise ValueError(f"means: got shape {list(mu.shape)}, expected [K, D]")
         count, dim = mu.shape
-        super().__init__(dim)
-        if tuple(covariances.shape) != (count, dim, dim):
-            raise ValueError(f"covariances: got shape {list(covariances.shape)}, expected {[count, dim, dim]}")
+        if covariance.shape != (count, dim, dim):
+            raise ValueError(f"covariances: got shape {list(covariance.shape)}, expected {[count, dim, dim]}")
         share = _positive("weights", _vector("weights", 1.0 if weights is None else weights, count))
-        eigen = [_eigen("covariances", covariance, dim) for covariance in covariances]
-        values, vectors = (torch.stack(parts) for parts in zip(*eigen, strict=True))
-        self._components = Components(share / share.sum(), mu, values, vectors)
-
-    def components(self) -> Components:
-        """The K components."""
-        return self._components
-
-    def sample(
-        self,
-        count: int,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Independent draws: [count, dim]."""
-        z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
-        shares = self._components.weights.cumsum(0).to(z)
-        chosen = torch.searchsorted(
-            shares, torch.rand(count, generator=generator, device=device, dtype=dtype), right=True
-        ).clamp_(max=len(shares) - 1)
-        scale = self._components.eigenvalues.sqrt().to(z)[chosen]
-        assert self._components.eigenvectors is not None
-        rotation = self._components.eigenvectors.to(z)[chosen]
-        return self._components.means.to(z)[chosen] + torch.einsum("nij,nj->ni", rotation, z * scale)
+        values, vectors = zip(*[_eigen("covariances", part, dim) for part in covariance], strict=True)
+        super().__init__(Components(share / share.sum(), mu, torch.stack(values), torch.stack(vectors)))
 
 
 class Uniform(Prior):
@@ -162,6 +181,11 @@ class Uniform(Prior):
         self.low, self.high = _vector("low", low, dim), _vector("high", high, dim)
         if not bool((self.low < self.high).all()):
             raise ValueError(f"low: got {self.low.tolist()}, expected less than high, {self.high.tolist()}")
+        self._bounds = DeviceCache(lambda device: (self.low.to(device), self.high.to(device)))
+
+    def bounds(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """low and high, [D] each in float64, on the CPU by default."""
+        return self._bounds.get(torch.device("cpu") if device is None else device)
 
     def sample(
         self,
@@ -173,7 +197,8 @@ class Uniform(Prior):
     ) -> Tensor:
         """Independent draws: [count, dim]."""
         z = torch.rand(count, self.dim, generator=generator, device=device, dtype=dtype)
-        return self.low.to(z) + (self.high - self.low).to(z) * z
+        low, high = self.bounds(z.device)
+        return low.to(z) + (high - low).to(z) * z
 
 
 class SwissRoll(Prior):
@@ -209,11 +234,9 @@ class SwissRoll(Prior):
         return self.radius * root[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + self.std * noise
 
 
-def _transform(z: Tensor, components: Components, index: int) -> Tensor:
-    scaled = z * components.eigenvalues[index].sqrt().to(z)
-    if components.eigenvectors is not None:
-        scaled = scaled @ components.eigenvectors[index].T.to(z)
-    return components.means[index].to(z) + scaled
+def _check_dim(dim: int) -> None:
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"dim: got {dim!r}, expected a positive int")
 
 
 def _ring(count: int) -> tuple[Tensor, Tensor]:
@@ -226,7 +249,10 @@ def _ring(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _vector(name: str, value: float | Vector, dim: int) -> Tensor:
-    vector = torch.as_tensor(value, dtype=F64, device="cpu").detach()
+    try:
+        vector = torch.as_tensor(value, dtype=F64, device="cpu").detach()
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {value!r}, expected a number or a sequence of them") from None
     if vector.ndim > 1 or (vector.ndim == 1 and vector.shape[0] != dim) or not bool(vector.isfinite().all()):
         raise ValueError(f"{name}: got {value!r}, expected a finite number or {dim} of them")
     return vector.expand(dim).clone()
@@ -238,7 +264,7 @@ def _positive(name: str, vector: Tensor) -> Tensor:
     return vector
 
 
-def _eigen(name: str, covariance: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _eigen(name: str, covariance: Sequence[Sequence[float]] | Tensor, dim: int) -> tuple[Tensor, Tensor]:
     matrix = torch.as_tensor(covariance, dtype=F64, device="cpu").detach()
     if matrix.shape != (dim, dim) or not torch.allclose(matrix, matrix.T):
         raise ValueError(f"{name}: got shape {list(matrix.shape)}, expected a symmetric matrix of shape {[dim, dim]}")

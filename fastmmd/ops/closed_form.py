@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backends import current
-from ..priors import Components, Gaussian, GaussianMixture, Prior, Uniform
+from ..priors import MixturePrior, Prior, Uniform
 from .arguments import (
     DEFAULT_BANDWIDTHS,
     Floats,
@@ -56,7 +56,7 @@ def mmd2_to_prior(
     """
     reject_unknown(unknown)
     check_points(x=x)
-    if not isinstance(prior, (Gaussian, GaussianMixture, Uniform)):
+    if not isinstance(prior, (MixturePrior, Uniform)):
         raise TypeError(
             f"prior: got {type(prior).__name__}, expected Gaussian, GaussianMixture or Uniform, which have a closed "
             "form; for another prior use mmd2(x, prior.sample(count))"
@@ -79,25 +79,22 @@ def mmd2_to_prior(
         if isinstance(prior, Uniform):
             cross, prior_term = _uniform_terms(xb, prior, members)
         else:
-            cross, prior_term = _mixture_terms(xb, prior.components(), members)
+            cross, prior_term = _mixture_terms(xb, prior, members)
         mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
         mmd: Tensor = self_term.to(F64) - 2 * mean + prior_term
         return mmd.to(xb.dtype).reshape(batch)
 
 
-def _mixture_terms(x: Tensor, components: Components, members: Members) -> tuple[Tensor, Tensor]:
+def _mixture_terms(x: Tensor, prior: MixturePrior, members: Members) -> tuple[Tensor, Tensor]:
     """E_y u(x_i, y) [B, N] and E u(y, y') [] for a Gaussian mixture, float64."""
-    share, mean, variance = (
-        part.to(x.device) for part in (components.weights, components.means, components.eigenvalues)
-    )
-    offset = x.to(F64)[..., None, :] - mean  # [B, N, K, D]
+    components, pairs = prior.components(x.device), prior.differences(x.device)
+    offset = x.to(F64)[..., None, :] - components.means  # [B, N, K, D]
     if components.eigenvectors is not None:
-        offset = torch.einsum("bnkd,kde->bnke", offset, components.eigenvectors.to(x.device))
-    pair_share, pair_offset2, pair_variance = (part.to(x.device) for part in _pairs(components))
+        offset = torch.einsum("bnkd,kde->bnke", offset, components.eigenvectors)
     offset2 = offset.square()
-    cross = _weighted((w, share * _expected_u(offset2, variance, s)) for s, w in members)
-    prior_term = _weighted((w, pair_share * _expected_u(pair_offset2, pair_variance, s)) for s, w in members)
-    return cross.sum(-1), prior_term.sum()
+    cross = _weighted((w, components.weights * _expected_u(offset2, components.eigenvalues, s)) for s, w in members)
+    own = _weighted((w, pairs.weights * _expected_u(pairs.means.square(), pairs.eigenvalues, s)) for s, w in members)
+    return cross.sum(-1), own.sum()
 
 
 def _expected_u(offset2: Tensor, variance: Tensor, s: float | Tensor) -> Tensor:
@@ -105,24 +102,9 @@ def _expected_u(offset2: Tensor, variance: Tensor, s: float | Tensor) -> Tensor:
     return torch.expm1(-0.5 * (torch.log1p(variance / s**2) + offset2 / (variance + s**2)).sum(-1))
 
 
-def _pairs(components: Components) -> tuple[Tensor, Tensor, Tensor]:
-    """The differences of two draws, a Gaussian mixture of K^2: weights [P], offsets squared and variances [P, D]."""
-    share, mean, variance = components.weights, components.means, components.eigenvalues
-    count, dim = mean.shape
-    vectors = (
-        torch.eye(dim, dtype=F64).expand(count, dim, dim)
-        if components.eigenvectors is None
-        else (components.eigenvectors)
-    )
-    covariance = vectors * variance[:, None] @ vectors.mT
-    values, rotation = torch.linalg.eigh(covariance[:, None] + covariance)
-    offset = torch.einsum("kld,klde->kle", mean[:, None] - mean, rotation)
-    return (share[:, None] * share).flatten(), offset.square().flatten(0, 1), values.flatten(0, 1)
-
-
 def _uniform_terms(x: Tensor, prior: Uniform, members: Members) -> tuple[Tensor, Tensor]:
     """E_y u(x_i, y) [B, N] and E u(y, y') [] for a uniform box, float64: products over the dimensions."""
-    low, high = prior.low.to(x.device), prior.high.to(x.device)
+    low, high = prior.bounds(x.device)
     width, z = high - low, x.to(F64)
 
     def cross(s: float | Tensor) -> Tensor:

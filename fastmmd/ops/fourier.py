@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ..backends import current, select
 from ..backends.specs import FeatureSpec
-from .arguments import batched, check_points, check_same, compute_dtype, normalized, positive_floats, sample_weights
+from .arguments import (
+    batched,
+    check_points,
+    check_same,
+    compute_dtype,
+    normalized,
+    positive_floats,
+    reject_unknown,
+    sample_weights,
+)
+from .device_cache import DeviceCache
 from .registration import define
 
 INT64_MAX = 2**63 - 1
@@ -43,7 +53,7 @@ class FourierFeatures:
     weights: tuple[float, ...]
     seed: int | Tensor
     start: int | Tensor
-    _keys: dict[torch.device, Tensor] = field(repr=False)
+    _keys: DeviceCache[Tensor] = field(repr=False)
 
     def __init__(
         self,
@@ -54,7 +64,9 @@ class FourierFeatures:
         weights: float | Sequence[float] | None = None,
         seed: int | Tensor = 0,
         start: int | Tensor = 0,
+        **unknown: object,
     ) -> None:
+        reject_unknown(unknown)
         for name, size in (("dim", dim), ("count", count)):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name}: got {size!r}, expected a positive int")
@@ -67,7 +79,7 @@ class FourierFeatures:
         if count % len(scales):
             raise ValueError(f"count: got {count}, expected a multiple of the number of bandwidths, {len(scales)}")
         values = {"dim": dim, "count": count, "bandwidths": scales, "weights": shares, "seed": seed, "start": start}
-        for name, value in (values | {"_keys": {}}).items():
+        for name, value in (values | {"_keys": DeviceCache(self._make_key)}).items():
             object.__setattr__(self, name, value)
 
     def block(self, t: int | Tensor) -> FourierFeatures:
@@ -94,12 +106,16 @@ class FourierFeatures:
     def key(self, device: torch.device) -> Tensor:
         """[seed, start] as int64 on the device; kept, so that later calls copy nothing."""
         if isinstance(self.seed, Tensor) or isinstance(self.start, Tensor):
-            return torch.stack([torch.as_tensor(part, device=device) for part in (self.seed, self.start)])
-        if torch.compiler.is_compiling():
-            return torch.tensor([self.seed, self.start], dtype=torch.int64, device=device)
-        if device not in self._keys:
-            self._keys[device] = torch.tensor([self.seed, self.start], dtype=torch.int64, device=device)
-        return self._keys[device]
+            return self._make_key(device)
+        return self._keys.get(device)
+
+    def _make_key(self, device: torch.device) -> Tensor:
+        # full() fills on the device; tensor() would copy from the host, which a CUDA graph cannot capture
+        parts = [
+            part.to(device) if isinstance(part, Tensor) else torch.full((), part, dtype=torch.int64, device=device)
+            for part in (self.seed, self.start)
+        ]
+        return torch.stack(parts)
 
 
 def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None = None) -> Tensor:

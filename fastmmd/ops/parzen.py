@@ -35,7 +35,7 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
     check_points(2, points=points, samples=samples)
     dtype = compute_dtype(points)
     x, y = points.to(dtype), samples.to(dtype)
-    center = x.detach().mean(0)
+    center = _center(x)
     log_sums, _, _ = torch.ops.fastmmd.parzen_log_sums(x - center, y - center, sigmas, current())
     out = _normalised(log_sums, samples.shape[0], points.shape[1], sigmas)
     return out[0] if isinstance(sigma, (int, float)) else out
@@ -63,7 +63,7 @@ class ParzenEstimator:
         self.count = 0
         self._scalar = isinstance(sigmas, (int, float))
         points = points.detach().to(compute_dtype(points))
-        self._center = points.mean(0)
+        self._center = _center(points)
         self._points = points - self._center
         self._minimum = points.new_full((len(points),), math.inf)
         self._sums = points.new_zeros((len(self.sigmas), len(points)), dtype=torch.float64)
@@ -108,6 +108,12 @@ class ParzenEstimator:
         log_sums = _log_sums(self._minimum, self._sums, self.sigmas)
         out = _normalised(log_sums, self.count, self._points.shape[1], self.sigmas)
         return out[0] if self._scalar else out
+
+
+def _center(points: Tensor) -> Tensor:
+    """Where distances are computed from, [D]: a median, which no outlier or NaN among the points can move far."""
+    center = points.detach()[:256].nanmedian(0).values
+    return torch.where(center.isfinite(), center, 0.0)
 
 
 def _log_sums(minimum: Tensor, sums: Tensor, sigmas: Sequence[float]) -> Tensor:

@@ -56,8 +56,7 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
 def _scaled(features: FeatureSpec, dim: int) -> tuple[Tensor, Tensor]:
     """Frequencies [count, dim] and the features' scale [count], in float64."""
     part = features.count // len(features.bandwidths)
-    scale = [math.sqrt(w / part) for w in features.weights for _ in range(part)]
-    return _frequencies(features, dim), torch.tensor(scale, dtype=F64, device=features.key.device)
+    return _frequencies(features, dim), _by_part(features, [math.sqrt(w / part) for w in features.weights])
 
 
 def _frequencies(features: FeatureSpec, dim: int) -> Tensor:
@@ -66,9 +65,14 @@ def _frequencies(features: FeatureSpec, dim: int) -> Tensor:
     for first in range(0, features.count, chunk):
         index = torch.arange(first, min(first + chunk, features.count), device=features.key.device)
         normals[first : first + chunk] = standard_normals(features.key, index, dim)
-    part = features.count // len(features.bandwidths)
-    inverse = torch.tensor([1 / s for s in features.bandwidths], dtype=F64, device=features.key.device)
-    return normals * inverse.repeat_interleave(part)[:, None]
+    return normals * _by_part(features, [1 / s for s in features.bandwidths])[:, None]
+
+
+def _by_part(features: FeatureSpec, values: list[float]) -> Tensor:
+    """One value per bandwidth, repeated over its part of the features: [count]."""
+    part = features.count // len(values)
+    device = features.key.device
+    return torch.cat([torch.full((part,), value, dtype=F64, device=device) for value in values])
 
 
 def standard_normals(key: Tensor, index: Tensor, dim: int) -> Tensor:

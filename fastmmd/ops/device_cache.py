@@ -1,0 +1,27 @@
+"""Small constants of a description, made once per device: no copy from the host inside later calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class DeviceCache(Generic[T]):
+    """What `make` returns, kept per device; made anew while a compiler or a fake mode traces, whose tensors are not."""
+
+    def __init__(self, make: Callable[[torch.device], T]) -> None:
+        self._make = make
+        self._kept: dict[torch.device, T] = {}
+
+    def get(self, device: torch.device) -> T:
+        """The value for this device."""
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+            return self._make(device)
+        if device not in self._kept:
+            with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward pass
+                self._kept[device] = self._make(device)
+        return self._kept[device]
