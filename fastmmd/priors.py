@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .ops.arguments import check_int, check_number
 from .ops.device_cache import DeviceCache
 
 Vector = Sequence[float] | Tensor
@@ -48,8 +49,7 @@ class Prior:
     """A distribution over codes of dimension `dim`; subclasses sample, and some have closed-form kernel means."""
 
     def __init__(self, dim: int) -> None:
-        _check_dim(dim)
-        self.dim = dim
+        self.dim = check_int("dim", dim)
 
     def sample(
         self,
@@ -121,7 +121,7 @@ class Gaussian(MixturePrior):
         mean: Vector | None = None,
         covariance: Sequence[Sequence[float]] | Tensor | None = None,
     ) -> None:
-        _check_dim(dim)
+        check_int("dim", dim)
         self.mean = _vector("mean", 0.0 if mean is None else mean, dim)
         if covariance is None:
             self.std = _positive("std", _vector("std", 1.0 if std is None else std, dim))
@@ -213,10 +213,8 @@ class SwissRoll(Prior):
 
     def __init__(self, turns: float = 1.5, radius: float = 3.0, std: float = 0.1) -> None:
         super().__init__(2)
-        for name, value in (("turns", turns), ("radius", radius), ("std", std)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}: got {value!r}, expected a positive number")
-        self.turns, self.radius, self.std = turns, radius, std
+        self.turns, self.radius = check_number("turns", turns), check_number("radius", radius)
+        self.std = check_number("std", std)
 
     def sample(
         self,
@@ -232,11 +230,6 @@ class SwissRoll(Prior):
         root = u.sqrt()
         angle = 2 * math.pi * self.turns * root
         return self.radius * root[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + self.std * noise
-
-
-def _check_dim(dim: int) -> None:
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim: got {dim!r}, expected a positive int")
 
 
 def _ring(count: int) -> tuple[Tensor, Tensor]:

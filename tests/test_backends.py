@@ -186,3 +186,15 @@ def test_backends_agree(backend: str) -> None:
         expected, wanted = value_and_gradients(everything, [x, y])
     for found, want in zip([value, *gradients], [expected, *wanted], strict=True):
         torch.testing.assert_close(found, want, rtol=1e-5, atol=2e-5)
+
+
+def test_a_bad_capability_is_listed_and_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device_type: str) -> str | None:
+        raise ValueError("FASTMMD_CPU_CAPABILITY: got 'foo'")
+
+    monkeypatch.setattr(backends.native, "unavailable", refuse)
+    assert "FASTMMD_CPU_CAPABILITY" in str(fastmmd.available_backends()["native"]["cpu"].reason)
+    select.cache_clear()
+    with pytest.raises(ValueError, match="FASTMMD_CPU_CAPABILITY"):
+        fastmmd.mmd2(points(4, 2), points(4, 2))
+    select.cache_clear()

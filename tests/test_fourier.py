@@ -10,6 +10,7 @@ import torch
 from helpers import F32, F64, assert_close, points, positive, value_and_gradients
 from scipy import stats
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastmmd
 from fastmmd.backends.reference.fourier import philox
@@ -256,3 +257,16 @@ def test_nan_and_inf_propagate(backend: str, bad: float) -> None:
     assert fastmmd.fourier_mean(x, features).isnan().all()
     f = fastmmd.fourier_function(x, torch.ones(20), features)
     assert f[4].isnan() and f.isnan().sum() == 1
+
+
+def test_a_description_first_used_in_inference_or_fake_mode_still_trains(backend: str) -> None:
+    features = fastmmd.FourierFeatures(3, 8)
+    x = points(5, 3)
+    with FakeTensorMode() as mode:
+        assert fastmmd.fourier_mean(mode.from_tensor(x), features).shape == (16,)
+    with torch.inference_mode():
+        expected = fastmmd.fourier_mean(x, features)
+    leaf = x.clone().requires_grad_()
+    found = fastmmd.fourier_mean(leaf, features)
+    found.sum().backward()
+    assert torch.equal(found, expected) and leaf.grad is not None

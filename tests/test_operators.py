@@ -314,3 +314,16 @@ def test_memory_is_linear(backend: str) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 40
+
+
+def test_an_empty_batch_has_empty_gradients(backend: str) -> None:
+    x = torch.zeros(0, 5, 3, requires_grad=True)
+    features = fastmmd.FourierFeatures(3, 8)
+    for value in (
+        fastmmd.mmd2(x, points(4, 3)),
+        fastmmd.mmd2_to_prior(x, fastmmd.priors.Gaussian(3)),
+        fastmmd.fourier_mean(x, features).sum(-1),
+    ):
+        assert value.shape == (0,)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+        assert gradient.shape == x.shape

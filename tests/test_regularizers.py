@@ -41,7 +41,9 @@ def test_mmd_is_the_operator_on_fresh_draws() -> None:
     assert regularizer(codes, prior) != value
     closed = ClosedFormMMD((1.0, 4.0), estimator="unbiased")(codes, prior)
     assert torch.equal(closed, fastmmd.mmd2_to_prior(codes, prior, (1.0, 4.0), estimator="unbiased"))
-    assert regularizer.kernel_scales() == ("gaussian", (1.0, 4.0)) and MMD(kernel="energy").kernel_scales() is None
+    spec = regularizer.kernel_spec()
+    assert spec is not None and (spec.name, spec.bandwidths) == ("gaussian", (1.0, 4.0))
+    assert MMD(kernel="energy").kernel_spec() is None
 
 
 def test_adversarial_losses_and_gradients() -> None:
@@ -213,3 +215,37 @@ def test_kernel_saturation(bandwidths: tuple[float, ...], message: str) -> None:
         assert float(advised[1]) == pytest.approx(fastmmd.median_bandwidth(codes, draws).item(), rel=0.1)
     assert kernel_problem(MMD((0.01, 1.0, 100.0)), codes, draws) is None
     assert kernel_problem(Adversarial.mlp(3), codes, draws) is None
+
+
+def test_fourier_adversary_computes_in_its_own_precision() -> None:
+    prior, codes = Gaussian(3), points(32, 3)
+    for mode in ("first_order", "doubly_stochastic"):
+        for dtype in (torch.float32, F64, torch.bfloat16):
+            adversary = FourierAdversary(3, count=32, mode=mode, learning_rate=0.5)
+            torch.manual_seed(0)
+            adversary.update(codes.to(dtype), prior)
+            assert adversary(codes.to(dtype), prior).dtype == (F64 if dtype == F64 else torch.float32)
+        torch.manual_seed(1)
+        plain = adversary(codes, prior)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(adversary(codes, prior), plain)
+
+
+def test_mmd_checks_its_arguments_at_once_and_keeps_tensors() -> None:
+    for arguments in ({"kernel": "foo"}, {"estimator": "bar"}, {"bandwidths": (0.0,)}, {"alpha": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            MMD(**arguments)
+    bandwidths = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    for regularizer in (MMD(bandwidths), ClosedFormMMD(bandwidths)):
+        (gradient,) = torch.autograd.grad(regularizer(points(8, 2), Gaussian(2)), bandwidths)
+        assert gradient.abs().min() > 0
+
+
+def test_kernel_problem_knows_the_kernel_and_stays_small() -> None:
+    draws = points(3000, 8)
+    assert kernel_problem(MMD((1.0,)), points(3000, 8, seed=1), draws) is None  # mean value 0.013, near pairs are seen
+    far = draws + 3
+    assert "near 0" in str(kernel_problem(MMD((0.4,)), far, draws))
+    assert kernel_problem(MMD((0.4,), kernel="imq"), draws[:, :1], draws[:, :1]) is None
+    assert "near 1" in str(kernel_problem(MMD((1e3,), kernel="laplacian"), far, draws))

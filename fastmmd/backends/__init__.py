@@ -63,7 +63,7 @@ def available_backends() -> dict[str, dict[str, BackendStatus]]:
         name: {
             device: BackendStatus(reason is None, reason)
             for device in ("cpu", "cuda")
-            for reason in [_unavailable(name, device)]
+            for reason in [_explained(name, device)]
         }
         for name in NAMES
     }
@@ -98,6 +98,13 @@ def _unavailable(name: str, device_type: str) -> str | None:
             raise
         return f'this version of fastmmd has no {name} kernels; use backend("auto")'
     return module.unavailable(device_type)
+
+
+def _explained(name: str, device_type: str) -> str | None:
+    try:
+        return _unavailable(name, device_type)
+    except ValueError as error:  # a bad FASTMMD_CPU_CAPABILITY: operators raise it, a listing shows it
+        return str(error)
 
 
 def _load(name: str) -> Backend:

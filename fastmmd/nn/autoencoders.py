@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from ..ops.arguments import check_int, check_number
 from ..priors import Prior
 from .regularizers import Moments, Regularizer
 
@@ -60,16 +61,13 @@ class Autoencoder(nn.Module):
         ):
             if value not in allowed:
                 raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
-        for name, number in (("regularizer_weight", regularizer_weight), ("warmup_steps", warmup_steps)):
-            if not 0 <= number < float("inf"):
-                raise ValueError(f"{name}: got {number!r}, expected a number >= 0")
-        for name, rate in (
-            ("learning_rate", learning_rate),
-            ("adversary_learning_rate", adversary_learning_rate),
-            ("generator_learning_rate", 1.0 if generator_learning_rate is None else generator_learning_rate),
-        ):
-            if not 0 < rate < float("inf"):
-                raise ValueError(f"{name}: got {rate!r}, expected a positive number")
+        check_number("regularizer_weight", regularizer_weight, zero=True)
+        check_int("warmup_steps", warmup_steps, 0)
+        check_number("learning_rate", learning_rate)
+        check_number("adversary_learning_rate", adversary_learning_rate)
+        check_number("adversary_beta1", adversary_beta1, zero=True, below=1)
+        if generator_learning_rate is not None:
+            check_number("generator_learning_rate", generator_learning_rate)
         self.encoder, self.decoder, self.prior, self.regularizer = encoder, decoder, prior, regularizer
         self.posterior, self.reconstruction = posterior, reconstruction
         self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps

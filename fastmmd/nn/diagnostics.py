@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..backends.reference.mmd import kappa
 from ..ops.arguments import check_points
+from ..ops.median import median_bandwidth
 from .regularizers import Regularizer
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-SATURATED = 0.02  # distance of a kernel's mean value from 0 and 1 below which it hardly varies over the data
+SATURATED = 0.02  # a kernel whose values all lie this near to 0 or 1 hardly varies over the data
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,27 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
 def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> str | None:
     """What is wrong with the scale of the kernel between codes [N, D] and prior draws [M, D], if anything.
 
-    A Gaussian bandwidth far below the distances gives values near 0, one far above values near 1; either way the
-    gradient vanishes. Reported when it holds for every bandwidth. Reads values on the host.
+    A bandwidth far below the distances gives values near 0 even between neighbours, one far above values near 1 even
+    across the sample; either way the gradient vanishes. Reported when it holds for every bandwidth. Looks at the
+    first 1,000 points of each; reads values on the host.
     """
-    scales = regularizer.kernel_scales()
-    if scales is None:
+    kernel = regularizer.kernel_spec()
+    if kernel is None:
         return None
-    _, bandwidths = scales
-    r = torch.cdist(codes.detach().float(), draws.float()).square()
-    means = [torch.exp(-r / (2 * s**2)).mean().item() for s in bandwidths]
-    shown = ", ".join(f"{s:g}: {mean:.3g}" for s, mean in zip(bandwidths, means, strict=True))
-    advice = f"the median heuristic gives {(r.median() / 2).sqrt().item():.3g} (model.bandwidths)"
-    if all(mean < SATURATED for mean in means):
-        return f"kernel saturated near 0 (mean value by bandwidth: {shown}): bandwidths too small; {advice}"
-    if all(mean > 1 - SATURATED for mean in means):
-        return f"kernel saturated near 1 (mean value by bandwidth: {shown}): bandwidths too large; {advice}"
+    codes, draws = codes[:1000].detach().float(), draws[:1000].float()
+    r = torch.cdist(codes, draws).square()
+    values = [1 + kappa(r, kernel.name, s, kernel.alpha, slope=False, bandwidth=False).u for s in kernel.bandwidths]
+    nearest = [k.amax(1).mean().item() for k in values]
+    farthest = [k.amin(1).mean().item() for k in values]
+    advice = f"the median heuristic gives {median_bandwidth(codes, draws).item():.3g} (model.bandwidths)"
+    scales = [float(s) for s in kernel.bandwidths]
+    if all(k < SATURATED for k in nearest):
+        return f"kernel saturated near 0 ({_by_scale(scales, nearest)}): bandwidths too small; {advice}"
+    if all(k > 1 - SATURATED for k in farthest):
+        return f"kernel saturated near 1 ({_by_scale(scales, farthest)}): bandwidths too large; {advice}"
     return None
+
+
+def _by_scale(scales: list[float], values: list[float]) -> str:
+    shown = ", ".join(f"{value:.3g} at bandwidth {scale:g}" for scale, value in zip(scales, values, strict=True))
+    return f"its value: {shown}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS
+from ..ops.arguments import DEFAULT_BANDWIDTHS, check_int, check_number, positive_floats
 from ..priors import Gaussian
 from .autoencoders import Autoencoder
-from .networks import MLP, resolve_precision
+from .networks import MLP, check_widths
 from .regularizers import KL, MMD, Adversarial, ClosedFormMMD, FourierAdversary, Regularizer
 
 HIDDEN = (1024, 512, 216)
@@ -29,7 +29,7 @@ class _Model(Autoencoder):
         **options: Any,
     ) -> None:
         code_size, hidden = settings["code_size"], settings["hidden"]
-        settings["precision"] = precision = resolve_precision(settings["precision"])
+        precision = settings["precision"]
         outputs = code_size * (2 if posterior == "gaussian" else 1)
         super().__init__(
             MLP(data_dim, hidden, outputs, input_dropout=settings["input_dropout"], precision=precision),
@@ -50,7 +50,7 @@ class _Model(Autoencoder):
     @classmethod
     def paper(cls, data_dim: int = 784, **overrides: Any) -> Self:
         """The paper's settings, everything overridable. Its batch size is 1000 (AAE: 100)."""
-        return cls(data_dim, **(cls._paper | overrides))
+        return cls(data_dim, **({"precision": "float32"} | cls._paper | overrides))
 
 
 class MMDAE(_Model):
@@ -88,6 +88,7 @@ class MMDAE(_Model):
         precision: str = "auto",
     ) -> None:
         settings = _keywords(locals())
+        bandwidths = settings["bandwidths"]
         average = [1.0 / len(bandwidths)] * len(bandwidths)
         regularizer = (ClosedFormMMD if closed_form else MMD)(bandwidths, kernel_weights=average)
         super().__init__(data_dim, regularizer, settings)
@@ -138,7 +139,7 @@ class DSAAE(_Model):
         regularizer = FourierAdversary(
             code_size,
             count=features,
-            bandwidths=bandwidths,
+            bandwidths=settings["bandwidths"],
             mode=mode,
             learning_rate=adversary_rate,
             shrinkage=shrinkage,
@@ -187,7 +188,6 @@ class AAE(_Model):
         precision: str = "auto",
     ) -> None:
         settings = _keywords(locals())
-        precision = resolve_precision(precision)
         regularizer = Adversarial.mlp(code_size, discriminator, scale=prior_std, precision=precision)
         super().__init__(
             data_dim,
@@ -229,10 +229,19 @@ MODELS: dict[str, type[_Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE,
 
 
 def _keywords(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The settings among a constructor's arguments; None values, which TOML lacks, are the defaults anyway."""
+    """The settings among a constructor's arguments, checked; None, which TOML lacks, is the default anyway."""
     skipped = ("self", "data_dim", "__class__")
-    return {
-        name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in arguments.items()
-        if name not in skipped and value is not None
-    }
+    settings = {name: value for name, value in arguments.items() if name not in skipped and value is not None}
+    for name, value in settings.items():
+        if name in ("code_size", "features"):
+            check_int(name, value)
+        elif name in ("hidden", "discriminator"):
+            settings[name] = check_widths(name, value)
+        elif name == "bandwidths":
+            settings[name] = positive_floats(name, value)
+        elif name in ("prior_std", "adversary_rate"):
+            check_number(name, value)
+    count = len(settings.get("bandwidths", ()))
+    if "features" in settings and settings["features"] % count:
+        raise ValueError(f"features: got {settings['features']}, expected a multiple of the {count} bandwidths")
+    return settings

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from ..ops.arguments import check_int, check_number
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -17,8 +20,8 @@ class MLP(nn.Module):
     Args:
         inputs, outputs: widths of the two ends. hidden: widths in between.
         input_dropout: probability of dropping an input while training.
-        precision: "float32", "bfloat16" (matrix products of the layers in `low_precision` while training; evaluation
-            stays float32) or "auto" (bfloat16 where the hardware multiplies it natively).
+        precision: "float32", "bfloat16" (matrix products while training; evaluation stays float32) or "auto" (bfloat16
+            where the device multiplies it natively).
         last_in_float32: keep the last layer in float32 even then (encoders: the code needs its digits).
     """
 
@@ -33,18 +36,20 @@ class MLP(nn.Module):
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
-        widths = [inputs, *hidden]
+        widths = [inputs, *check_widths("hidden", hidden)]
+        check_number("input_dropout", input_dropout, zero=True, below=1)
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.input_dropout = nn.Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1], outputs)
-        self.low_precision = resolve_precision(precision) == "bfloat16"
+        self.precision = check_precision(precision)
         self.last_in_float32 = last_in_float32
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
         x = self.input_dropout(x)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.low_precision and self.training):
+        low = self.training and resolve_precision(self.precision, x.device.type) == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             h = self.hidden(x)
             if not self.last_in_float32:
                 return self.output(h).float()  # type: ignore[no-any-return]
@@ -52,13 +57,26 @@ class MLP(nn.Module):
             return self.output(h.float())  # type: ignore[no-any-return]
 
 
-def resolve_precision(precision: str) -> str:
-    """ "auto" becomes "bfloat16" where a GPU or this CPU has native bfloat16 products, else "float32"."""
+def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """The widths of hidden layers: positive ints."""
+    if not isinstance(widths, Sequence) or isinstance(widths, str):
+        raise TypeError(f"{name}: got {widths!r}, expected a sequence of widths such as (1024, 512)")
+    return tuple(check_int(name, width) for width in widths)
+
+
+def check_precision(precision: str) -> str:
+    """One of "auto", "float32", "bfloat16"."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if precision != "auto":
+    return precision
+
+
+@cache
+def resolve_precision(precision: str, device_type: str) -> str:
+    """What "auto" means on a device: "bfloat16" where it multiplies bfloat16 natively, else "float32"."""
+    if check_precision(precision) != "auto":
         return precision
-    if torch.cuda.is_available():
+    if device_type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bfloat16" if native() else "float32"
+    return "bfloat16" if device_type == "cpu" and native() else "float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS
+from ..backends.specs import KernelSpec
+from ..ops.arguments import DEFAULT_BANDWIDTHS, Floats, check_int, check_number, compute_dtype, kernel_arguments
 from ..ops.closed_form import mmd2_to_prior
 from ..ops.fourier import FourierFeatures, fourier_mean
-from ..ops.mmd import mmd2
+from ..ops.mmd import check_estimator, mmd2
 from ..priors import Gaussian, Prior
 from .networks import MLP
 
@@ -38,8 +38,8 @@ class Regularizer(nn.Module):
     def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The adversary's step on detached codes [B, D]; nothing to do without an adversary."""
 
-    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
-        """Name and bandwidths of the kernel that compares codes with the prior, None where there is none."""
+    def kernel_spec(self) -> KernelSpec | None:
+        """The kernel that compares codes with the prior, None where there is none with a scale."""
         return None
 
 
@@ -51,30 +51,33 @@ class MMD(Regularizer):
 
     def __init__(
         self,
-        bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS,
+        bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
         kernel: str = "gaussian",
         estimator: str = "biased",
-        kernel_weights: Sequence[float] | None = None,
+        kernel_weights: Floats | None = None,
+        alpha: float = 1.0,
     ) -> None:
         super().__init__()
-        self.bandwidths, self.kernel, self.estimator = tuple(bandwidths), kernel, estimator
-        self.kernel_weights = kernel_weights
+        check_estimator(estimator)
+        kernel_arguments(bandwidths, kernel, kernel_weights, alpha, torch.empty(0))
+        self.bandwidths = bandwidths if isinstance(bandwidths, Tensor) else tuple(bandwidths)
+        self.kernel, self.estimator, self.kernel_weights, self.alpha = kernel, estimator, kernel_weights, alpha
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
-        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
         return mmd2(
             codes,
-            draws,
-            self.bandwidths if self.kernel != "energy" else DEFAULT_BANDWIDTHS,
+            _draws(prior, codes),
+            self.bandwidths,
             kernel=self.kernel,
             estimator=self.estimator,
             kernel_weights=self.kernel_weights,
+            alpha=self.alpha,
         )
 
-    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
-        return None if self.kernel == "energy" else (self.kernel, self.bandwidths)
+    def kernel_spec(self) -> KernelSpec | None:
+        return None if self.kernel == "energy" else _spec(self.bandwidths, self.kernel, self.alpha)
 
 
 class ClosedFormMMD(Regularizer):
@@ -85,13 +88,16 @@ class ClosedFormMMD(Regularizer):
 
     def __init__(
         self,
-        bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS,
+        bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
         estimator: str = "biased",
-        kernel_weights: Sequence[float] | None = None,
+        kernel_weights: Floats | None = None,
     ) -> None:
         super().__init__()
-        self.bandwidths, self.estimator, self.kernel_weights = tuple(bandwidths), estimator, kernel_weights
+        check_estimator(estimator)
+        kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, torch.empty(0))
+        self.bandwidths = bandwidths if isinstance(bandwidths, Tensor) else tuple(bandwidths)
+        self.estimator, self.kernel_weights = estimator, kernel_weights
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
@@ -99,8 +105,8 @@ class ClosedFormMMD(Regularizer):
             codes, prior, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
         )
 
-    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
-        return "gaussian", self.bandwidths
+    def kernel_spec(self) -> KernelSpec | None:
+        return _spec(self.bandwidths)
 
 
 class FourierAdversary(Regularizer):
@@ -145,11 +151,10 @@ class FourierAdversary(Regularizer):
         super().__init__()
         if mode not in ("first_order", "doubly_stochastic"):
             raise ValueError(f'mode: got {mode!r}, expected "first_order" or "doubly_stochastic"')
-        if blocks < 1 or not 0 < learning_rate < math.inf or not 0 <= learning_rate * shrinkage < 1:
-            raise ValueError(
-                f"learning_rate, shrinkage, blocks: got {learning_rate}, {shrinkage}, {blocks}; expected a positive "
-                "rate, learning_rate * shrinkage in [0, 1), at least one block"
-            )
+        check_int("blocks", blocks)
+        check_number("learning_rate", learning_rate)
+        if not 0 <= learning_rate * shrinkage < 1:
+            raise ValueError(f"shrinkage: got {shrinkage}, expected learning_rate * shrinkage in [0, 1)")
         if mode == "first_order" and learning_rate > 1:
             raise ValueError(f'learning_rate: got {learning_rate}, expected at most 1 for mode="first_order"')
         weights = [1.0 / len(bandwidths)] * len(bandwidths)
@@ -163,33 +168,32 @@ class FourierAdversary(Regularizer):
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
-        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        draws = _draws(prior, codes)
         if self.mode == "first_order":
             return (self.alpha * self._zeta_squared(codes, draws)).sum()
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
-        terms = [
-            self.coefficients[slot] @ self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0))
-            for slot in range(self.blocks)
-        ]
-        return torch.stack(terms).sum()
+        zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
+        return (self.coefficients * torch.stack(zetas)).sum()
 
     @torch.no_grad()
     def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
         """One ascent step of the random function on detached codes [B, D]."""
-        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        draws = _draws(prior, codes)
         if self.mode == "first_order":
             zeta2 = self._zeta_squared(codes, draws)
-            self.alpha.lerp_(zeta2 / zeta2.mean().clamp(min=torch.finfo(zeta2.dtype).tiny), self.learning_rate)
+            target = zeta2 / zeta2.mean().clamp(min=torch.finfo(zeta2.dtype).tiny)
+            self.alpha.lerp_(target.to(self.alpha), self.learning_rate)
         else:
             zeta = self._zeta(codes, draws, self.step)
             self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
             slot = torch.arange(self.blocks, device=codes.device) == self.step % self.blocks
-            self.coefficients.copy_(torch.where(slot[:, None], self.learning_rate * zeta, self.coefficients))
+            new = self.learning_rate * zeta.to(self.coefficients)
+            self.coefficients.copy_(torch.where(slot[:, None], new, self.coefficients))
         self.step += 1
 
-    def kernel_scales(self) -> tuple[str, tuple[float, ...]] | None:
-        return "gaussian", self.features.bandwidths
+    def kernel_spec(self) -> KernelSpec | None:
+        return _spec(self.features.bandwidths)
 
     def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor | None = None) -> Tensor:
         features = self.features if block is None else self.features.block(block)
@@ -242,7 +246,7 @@ class Adversarial(Regularizer):
         """
         if optimizer is None:
             raise ValueError("optimizer: got None, expected the discriminator's optimiser")
-        draws = prior.sample(codes.shape[0], device=codes.device, dtype=codes.dtype)
+        draws = _draws(prior, codes)
         logits = self.discriminator(torch.cat([draws, codes.detach()]) / self.scale).squeeze(1)
         real, fake = logits.tensor_split([draws.shape[0]])
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -268,3 +272,13 @@ class KL(Regularizer):
         ratio = moments.log_variance.exp() / std.square()
         shift = ((moments.mean - mean) / std).square()
         return 0.5 * (ratio + shift - 1 - moments.log_variance + 2 * std.log()).sum(1).mean()
+
+
+def _draws(prior: Prior, codes: Tensor) -> Tensor:
+    """As many draws from the prior as there are codes, never rounded to a half type."""
+    return prior.sample(codes.shape[0], device=codes.device, dtype=compute_dtype(codes))
+
+
+def _spec(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
+    scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
+    return KernelSpec(kernel, scales, (1.0,) * len(bandwidths), alpha)

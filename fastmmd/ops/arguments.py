@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -63,20 +64,25 @@ def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
     return tensor.to(compute_dtype(tensor)).expand(*batch, *tail).reshape(-1, *tail)
 
 
-def sample_weights(name: str, weights: Tensor | None, points_name: str, points: Tensor) -> Tensor | None:
-    """Weights [..., N] in the compute dtype, as given; None stays None."""
+def sample_weights(
+    name: str, weights: Tensor | None, points_name: str, points: Tensor, batch: Sequence[int] | None = None
+) -> Tensor | None:
+    """Weights [..., N], leading dimensions that broadcast to `batch`, as [*batch, N] in the compute dtype."""
     if weights is None:
         return None
+    batch, n = tuple(points.shape[:-2] if batch is None else batch), points.shape[-2]
     if not isinstance(weights, Tensor) or weights.dtype not in FLOATS:
         found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{name}: got {found}, expected a floating tensor of shape {list(points.shape[:-1])}")
-    if weights.ndim == 0 or weights.shape[-1] != points.shape[-2] or weights.ndim > points.ndim - 1:
+        raise TypeError(f"{name}: got {found}, expected a floating tensor of shape {[*batch, n]}")
+    shape = tuple(weights.shape)
+    lead = shape[:-1]
+    tail = batch[len(batch) - len(lead) :] if len(lead) <= len(batch) else None
+    if not shape or shape[-1] != n or tail is None or any(a not in (1, b) for a, b in zip(lead, tail, strict=True)):
         raise ValueError(
-            f"{name}: got shape {list(weights.shape)}, expected {list(points.shape[:-1])}, a weight for each point of "
-            f"{points_name}"
+            f"{name}: got shape {list(shape)}, expected {[*batch, n]}, a weight for each point of {points_name}"
         )
     check_same(**{points_name: points, name: weights})
-    return weights.to(compute_dtype(points))
+    return weights.to(compute_dtype(points)).expand(*batch, n)
 
 
 def normalized(weights: Tensor) -> Tensor:
@@ -90,10 +96,11 @@ def kernel_arguments(
     """Bandwidths and weights as (tensor, tensor, floats, floats); where the tensor is not None its floats are empty."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
-        raise ValueError(f"alpha: got {alpha!r}, expected a positive number")
+    check_number("alpha", alpha)
+    if alpha != 1 and kernel != "rational_quadratic":
+        raise ValueError(f'alpha: got {alpha!r} for kernel={kernel!r}; only "rational_quadratic" has it')
     if kernel == "energy":
-        if isinstance(bandwidths, Tensor) or bandwidths != DEFAULT_BANDWIDTHS:
+        if not isinstance(bandwidths, tuple) or bandwidths != DEFAULT_BANDWIDTHS:
             raise ValueError('bandwidths: the "energy" kernel has none; leave the argument out')
         bandwidths = (1.0,)
     s_tensor, s_floats = _floats("bandwidths", bandwidths, points)
@@ -111,13 +118,29 @@ def kernel_arguments(
 
 def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
     """A number or a sequence of numbers as a tuple of positive finite floats."""
-    try:
-        found = (float(values),) if isinstance(values, (int, float)) else tuple(float(value) for value in values)
-    except TypeError:
-        raise TypeError(f"{name}: got {type(values).__name__}, expected a number or a sequence of numbers") from None
-    if not found or any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in found):
-        raise ValueError(f"{name}: got {list(found)}, expected one or more positive finite numbers")
+    found = tuple(_float_list(name, [values] if isinstance(values, Real) else values))
+    if any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in found):
+        raise ValueError(f"{name}: got {list(found)}, expected positive finite numbers")
     return found
+
+
+def check_int(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """An int from `least` to `most`."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if not integer or value < least or (most is not None and value > most):  # type: ignore[operator]
+        wanted = {1: "a positive int", 0: "an int >= 0"}.get(least, f"an int >= {least}")
+        raise ValueError(f"{name}: got {value!r}, expected {wanted}" + ("" if most is None else f" up to {most}"))
+    return value  # type: ignore[return-value]
+
+
+def check_number(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> float:
+    """A number above 0 (or from 0 on) and below `below`."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (0 < number < below or (zero and number == 0)):
+        wanted = "a number >= 0" if zero else "a positive number"
+        limit = f" below {below:g}" if below < math.inf else ""
+        raise ValueError(f"{name}: got {value!r}, expected {wanted}{limit}")
+    return number
 
 
 def reject_unknown(unknown: Mapping[str, object]) -> None:
@@ -141,9 +164,19 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, l
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
         return values.to(compute_dtype(points)), []
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) and not hasattr(values, "__iter__"):
-        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0), or a 1-D tensor")
-    floats = [float(value) for value in values]
+    return None, _float_list(name, values)
+
+
+def _float_list(name: str, values: object) -> list[float]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
+    floats = [_float(name, value) for value in values]
     if not floats:
         raise ValueError(f"{name}: got an empty sequence, expected at least one number")
-    return None, floats
+    return floats
+
+
+def _float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {value!r}, expected a number")
+    return float(value)

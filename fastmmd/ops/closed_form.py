@@ -67,7 +67,7 @@ def mmd2_to_prior(
     batch, n = x.shape[:-2], x.shape[-2]
     s, w, s_floats, w_floats = kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, x)
     weights = sample_weights("x_weights", x_weights, "x", x)
-    weights = None if weights is None else weights.expand(*batch, n).reshape(-1, n)
+    weights = None if weights is None else weights.reshape(-1, n)
     xb = batched(x, batch)
     needs = needs_grad(xb, None, weights, None, s, w)
     self_term = torch.ops.fastmmd.mmd2(

@@ -13,6 +13,7 @@ from ..backends import current, select
 from ..backends.specs import FeatureSpec
 from .arguments import (
     batched,
+    check_int,
     check_points,
     check_same,
     compute_dtype,
@@ -67,9 +68,7 @@ class FourierFeatures:
         **unknown: object,
     ) -> None:
         reject_unknown(unknown)
-        for name, size in (("dim", dim), ("count", count)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name}: got {size!r}, expected a positive int")
+        dim, count = check_int("dim", dim), check_int("count", count)
         for name, key in (("seed", seed), ("start", start)):
             _check_key(name, key)
         scales = positive_floats("bandwidths", bandwidths)
@@ -139,7 +138,7 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     batch, n = x.shape[:-2], x.shape[-2]
     xb = batched(x, batch)
     w = sample_weights("weights", weights, "x", x)
-    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else normalized(w).expand(*batch, n)
+    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else normalized(w)
     out = torch.ops.fastmmd.fourier_sum(
         xb, w.reshape(-1, n), features.key(x.device), features.count, features.bandwidths, features.weights, current()
     )
@@ -181,8 +180,8 @@ def _check_key(name: str, key: int | Tensor) -> None:
     if isinstance(key, Tensor):
         if key.ndim != 0 or key.dtype != torch.int64:
             raise ValueError(f"{name}: got a {key.dtype} tensor of shape {list(key.shape)}, expected a 0-d int64 one")
-    elif isinstance(key, bool) or not isinstance(key, int) or not 0 <= key <= INT64_MAX:
-        raise ValueError(f"{name}: got {key!r}, expected an int from 0 to 2^63 - 1")
+    else:
+        check_int(name, key, 0, INT64_MAX)
 
 
 def _check_features(x: Tensor, features: FourierFeatures, rank: int | None = None) -> None:
@@ -196,7 +195,7 @@ def _check_features(x: Tensor, features: FourierFeatures, rank: int | None = Non
 def _run(name: str, x: Tensor, other: Tensor, description: Sequence[Any], *flags: bool) -> Any:
     key, count, bandwidths, weights, backend = description
     implementation = select(backend, "fourier", x.dtype, x.device.type)
-    spec = FeatureSpec(key, count, tuple(bandwidths), tuple(weights))
+    spec = FeatureSpec(key.contiguous(), count, tuple(bandwidths), tuple(weights))
     return getattr(implementation, name)(x.contiguous(), other.contiguous(), spec, *flags)
 
 
@@ -234,7 +233,7 @@ def _frequencies(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    spec = FeatureSpec(key, count, tuple(bandwidths), tuple(weights))
+    spec = FeatureSpec(key.contiguous(), count, tuple(bandwidths), tuple(weights))
     return select(backend, "fourier", dtype, key.device.type).fourier_frequencies(spec, dim, dtype)
 
 

@@ -76,8 +76,8 @@ def mmd2(
     unbiased = check_estimator(estimator, x=x, y=y)
     batch = _broadcast_batch(x, y)
     s, w, s_floats, w_floats = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x)
-    wx = _batched_weights(sample_weights("x_weights", x_weights, "x", x), batch)
-    wy = _batched_weights(sample_weights("y_weights", y_weights, "y", y), batch)
+    wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
+    wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
     xb, yb = batched(x, batch), batched(y, batch)
     needs = needs_grad(xb, yb, wx, wy, s, w)
     out = torch.ops.fastmmd.mmd2(
@@ -143,8 +143,8 @@ def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
         ) from None
 
 
-def _batched_weights(weights: Tensor | None, batch: Sequence[int]) -> Tensor | None:
-    return None if weights is None else weights.expand(*batch, weights.shape[-1]).reshape(-1, weights.shape[-1])
+def _flat(weights: Tensor | None) -> Tensor | None:
+    return None if weights is None else weights.reshape(-1, weights.shape[-1])
 
 
 def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def _normalised(log_sums: Tensor, count: int, dim: int, sigmas: Sequence[float])
 def _parzen_update(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
-    minimum, sums = minimum.clone(), sums.clone()
+    minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
     implementation = select(backend, "parzen", points.dtype, points.device.type)
     implementation.parzen_update(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
     return minimum, sums

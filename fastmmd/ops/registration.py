@@ -52,7 +52,7 @@ def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shar
     Raises:
         RuntimeError: the forward pass ran without this gradient.
     """
-    if gradient.numel() == 0:
+    if gradient.ndim == 1:  # the empty tensor that stands for a gradient not asked for; gradients are [B, ...]
         raise RuntimeError("the forward pass did not compute the gradient in an input that needs it")
     return torch.ops.fastmmd.apply_gradient(grad, gradient, variables, shared)  # type: ignore[no-any-return]
 

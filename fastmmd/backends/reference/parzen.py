@@ -61,8 +61,14 @@ def _distance_tiles(points: Tensor, samples: Tensor, dtype: torch.dtype) -> Iter
     for first in range(0, len(points), rows):
         i = slice(first, first + rows)
         x = points[i].to(F64)
-        x2 = x.square().sum(1, keepdim=True)
+        x2 = _norms(x)[:, None]
         for second in range(0, len(samples), columns):
             j = slice(second, second + columns)
             y = samples[j].to(F64)
-            yield i, j, torch.addmm(x2 + y.square().sum(1), x, y.T, alpha=-2).clamp_(min=0).to(dtype)
+            yield i, j, torch.addmm(x2 + _norms(y), x, y.T, alpha=-2).clamp_(min=0).to(dtype)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Squared norms [N]; NaN where a coordinate is not finite, so that no difference of infinities hides it."""
+    norms = x.square().sum(1)
+    return norms + (norms - norms)
