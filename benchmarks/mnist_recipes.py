@@ -42,6 +42,7 @@ def main() -> None:
         "versions": config["versions"],
         "runs": [{key: value for key, value in result.items() if key != "folder"} for result in results],
     }
+    (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "mnist_recipes.json").write_text(json.dumps(record, indent=1) + "\n")
     table = "\n".join(
         [

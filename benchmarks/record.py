@@ -50,8 +50,8 @@ def main() -> None:
         "groups": groups,
         "memory": memory(),
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{cpu.get('brand_raw', 'cpu')} {os.cpu_count()} cores".lower()).strip("-")
     (HERE / "results").mkdir(exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{cpu.get('brand_raw', 'cpu')} {os.cpu_count()} cores".lower()).strip("-")
     (HERE / "results" / f"{slug}.json").write_text(json.dumps(record, indent=1) + "\n")
     table = markdown(record)
     (HERE / "results" / f"{slug}.md").write_text(table)
