@@ -123,7 +123,8 @@ class FourierAdversary(Regularizer):
     - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
       learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
       f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features made again from the seed. The
-      encoder descends mean f_t(prior) - mean f_t(codes).
+      encoder descends mean f_t(prior) - mean f_t(codes). With many blocks it acts like an integral controller of gain
+      weight * learning_rate * blocks: about 100 is stable, several hundred oscillates or runs away; shrinkage helps.
 
     Args:
         code_size: dimension D of the codes.
