@@ -1,196 +1,33 @@
-"""The command `fastmmd`: train, evaluate, sample, info."""
+"""The command `fastmmd`: its process, exit codes and error lines. The commands are in `fastmmd.training.commands`."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 import warnings
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import NoReturn
+
+from fastmmd.training.errors import INSTALL, Interrupted, UserError
 
 _EXTRA = {"typer": "typer", "rich": "rich", "tomli_w": "tomli-w", "sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRA |= {"matplotlib": "matplotlib"}
 
 
-def _fail(message: str, code: int = 2) -> None:
-    print(f"fastmmd: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-if missing := [package for module, package in _EXTRA.items() if importlib.util.find_spec(module) is None]:
-    _fail(f'the programs need {", ".join(missing)}: pip install "fastmmd[train]"')
-
-import typer  # noqa: E402
-
-from fastmmd.training.errors import UserError  # noqa: E402
-
-app = typer.Typer(
-    help="Train generative autoencoders with fused MMD and random-feature regularisers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
-
-
-@app.command()
-def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or the path of a TOML file.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="digits (default), mnist, fashion-mnist, .npy/.npz/.pt file, folder of images."),
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Folder of the MNIST files (default: cache).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data (default: the recipe's).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step (default: the recipe's).")] = None,
-    device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights, batches, noise and samples.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Default: runs/RECIPE-DATA-TIMESTAMP.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the recipe.")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an earlier run.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a model by a recipe and report its Parzen log-likelihood."""
-    from fastmmd.training.config import load_recipe, recipe_names, with_epochs
-    from fastmmd.training.data import NAMES, load_data
-    from fastmmd.training.loop import Interrupted, Trainer
-    from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, default_run_dir
-
-    if resume is not None:
-        if set_ or any(option is not None for option in (recipe, data, batch_size, seed, run_dir)):
-            raise UserError("--resume keeps the run's settings; only --epochs, --device, --data-dir change")
-        folder = RunFolder.existing(resume)
-        config = RunConfig.read(folder.config)
-        config = replace(
-            config,
-            recipe=config.recipe if epochs is None else with_epochs(config.recipe, epochs),
-            device=str(choose_device(config.device if device == "auto" else device)),
-            data_dir=config.data_dir if data_dir is None else str(Path(data_dir).expanduser().resolve()),
-        )
-        trainer = Trainer(config, config.load_data(quiet=quiet), folder, quiet=quiet)
-        trainer.resume()
-        config.write(folder.config)
-    else:
-        data = data or "digits"
-        if recipe is None:
-            raise UserError(f"train needs a recipe ({', '.join(recipe_names())}, or a file) or --resume RUN")
-        overrides = list(set_ or [])
-        overrides += [] if epochs is None else [f"training.epochs={epochs}"]
-        overrides += [] if batch_size is None else [f"training.batch_size={batch_size}"]
-        resolved = load_recipe(recipe, data, overrides)
-        where = str(choose_device(device))
-        dataset = load_data(data, data_dir, quiet=quiet)
-        # A bad setting must not leave a folder behind, and the folder names every setting, defaults included.
-        resolved = replace(resolved, model=resolved.build(dataset.data_dim).settings())
-        kept_data = data if data in NAMES else str(Path(data).expanduser().resolve())
-        kept_dir = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
-        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, where, kept_dir)
-        folder = RunFolder.create(run_dir or default_run_dir(resolved.name, data))
-        config.write(folder.config)
-        trainer = Trainer(config, dataset, folder, quiet=quiet)
-    training = config.recipe.training
-    if not quiet:
-        print(
-            f"{config.recipe.name} on {config.data}: {len(trainer.dataset.train):,} images, "
-            f"{training.epochs} epochs of {len(trainer.batches)} steps, {config.device} -> {folder.path}",
-            flush=True,
-        )
-    try:
-        trainer.fit()
-    except Interrupted as stop:
-        _fail(f"{stop}; go on with: fastmmd train --resume {folder.path}", stop.exit_code)
-    model = trainer.evaluated_model.eval()
-    result = evaluate_run(folder, config, trainer.dataset, model)
-    _print_result(result.parzen, folder)
-
-
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    samples: Annotated[int | None, typer.Option(min=1, help="For Parzen (default: the recipe's).")] = None,
-    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the prior.")] = 0,
-    device: Device = "auto",
-) -> None:
-    """Measure a trained run again, and rewrite its report."""
-    from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
-
-    folder = RunFolder.existing(run)
-    config = RunConfig.read(folder.config)
-    where = choose_device(device)
-    model = load_model(folder, config, where)
-    dataset = config.load_data().to(where)
-    result = evaluate_run(folder, config, dataset, model, samples=samples, chain_steps=chain_steps)
-    _print_result(result.parzen, folder)
-
-
-@app.command()
-def sample(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    count: Annotated[int, typer.Option(min=1, help="Number of images.")],
-    output: Annotated[Path, typer.Option(help="An .npy file: float32 [count, data_dim] in [0, 1].")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the prior.")] = 0,
-    device: Device = "auto",
-) -> None:
-    """Draw images from a trained run."""
-    import numpy as np
-
-    from fastmmd.evaluation.sampling import markov_chain
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
-
-    if output.suffix != ".npy":
-        raise UserError(f"--output must end in .npy, got {output}")
-    folder = RunFolder.existing(run)
-    config = RunConfig.read(folder.config)
-    model = load_model(folder, config, choose_device(device))
-    images = np.empty((count, config.data_dim), np.float32)
-    done = 0
-    for chunk in markov_chain(model, chain_steps).stream(count, seed):
-        images[done : done + len(chunk)] = chunk.cpu().numpy()
-        done += len(chunk)
-    try:
-        np.save(output, images)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
-    print(f"{count:,} images of {config.data_dim} pixels: {output}")
-
-
-@app.command()
-def info() -> None:
-    """Print versions, and which backends work here."""
-    import fastmmd
-    from fastmmd.training.config import recipe_names
-    from fastmmd.training.run import versions
-
-    for name, version in versions().items():
-        print(f"{name:12} {version}")
-    print("backends")
-    for name, devices in fastmmd.available_backends().items():
-        for device, status in devices.items():
-            print(f"  {name:10} {device:5} {'available' if status.available else status.reason}")
-    print(f"recipes      {', '.join(recipe_names())}")
-
-
-def _print_result(parzen: Any, folder: Any) -> None:
-    print(f"test log-likelihood: {parzen}")
-    print(f"pictures and report: {folder.report} (samples.png, reconstructions.png, latent.png)")
-
-
-def main() -> None:
+def main() -> NoReturn:
     """The command: mistakes of the user end in one line and exit code 2."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if missing := [package for module, package in _EXTRA.items() if importlib.util.find_spec(module) is None]:
+        _without_extra(missing)
+    import typer
+
+    from fastmmd.training.commands import app
+
     try:
         code = app(prog_name="fastmmd", standalone_mode=False)
     except UserError as error:
         _fail(" ".join(str(error).split()))
+    except Interrupted as stop:
+        _fail(str(stop), stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except Exception as error:
@@ -201,5 +38,21 @@ def main() -> None:
             print(message, file=sys.stderr)
             raise SystemExit(2) from None
         _fail(message)  # a mistake in the command line itself
-    else:
-        raise SystemExit(code if isinstance(code, int) else 0)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _without_extra(missing: list[str]) -> NoReturn:
+    """`info`, the command that helps to mend an installation, works all the same."""
+    message = f"the programs need {', '.join(missing)}: {INSTALL}"
+    if sys.argv[1:] != ["info"]:
+        _fail(message)
+    from fastmmd.training.run import print_info
+
+    print_info()
+    print(message)
+    raise SystemExit(0)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    print(f"fastmmd: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastmmd
+from fastmmd.evaluation import Sampler, parzen_evaluation
 from fastmmd.training import load_data
 
 CODE_SIZE = 4
@@ -24,15 +25,6 @@ def mlp(*widths: int) -> nn.Sequential:
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-@torch.no_grad()
-def parzen(samples: Tensor, points: Tensor, sigmas: list[float]) -> Tensor:
-    """Mean log-likelihood of points [M, D] for every sigma: [S]."""
-    estimator = fastmmd.ParzenEstimator(points, sigmas)
-    for chunk in samples.split(2_000):
-        estimator.update(chunk)
-    return estimator.log_likelihood().mean(1)
 
 
 def main() -> None:
@@ -76,13 +68,17 @@ def main() -> None:
 
     encoder.eval()
     with torch.no_grad():
-        samples = torch.sigmoid(decoder(prior.sample(10_000, device=device)))
         codes = encoder(data.test.images)
     print(f"test codes: mean {codes.mean():.3f}, std {codes.std():.3f} (prior 0, 1)")
-    sigmas = torch.logspace(-1, 0, 40).tolist()
-    sigma = sigmas[int(parzen(samples, data.validation.images[:1_000], sigmas).argmax())]
-    likelihood = parzen(samples, data.test.images, [sigma]).item()
-    print(f"test log-likelihood: {likelihood:.1f} nats (Parzen, sigma {sigma:.3f}, 10,000 samples)")
+
+    @torch.no_grad()
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        return torch.sigmoid(decoder(prior.sample(count, generator=generator, device=device)))
+
+    # A window of width sigma on each of 10,000 samples; the validation images choose sigma, the test images count.
+    sampler = Sampler("prior", draw, torch.device(device))
+    likelihood = parzen_evaluation(sampler, data.validation.images, data.test.images, seed=options.seed)
+    print(f"test log-likelihood: {likelihood}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_mistakes_in_recipes(recipe: str, overrides: list[str], message: str) ->
     ("text", "message"),
     [
         ("[model]\nkind = 3", "unknown model.kind"),
+        ('[model]\nkind = ["aae"]', "unknown model.kind"),
         ("[training]\nepochs = 3", "unknown model.kind"),
         ("[model", "recipe"),
         ('model = "vae"', "must be a table"),
@@ -99,8 +101,28 @@ def test_mistakes_in_recipe_files(tmp_path: Path, text: str, message: str) -> No
 def test_bad_model_settings_name_the_argument() -> None:
     with pytest.raises(UserError, match="model: learning_rate: got -1.0"):
         load_recipe("vae", "", {"model.learning_rate": -1.0}).build(10)
-    with pytest.raises(UserError, match="model: "):
-        load_recipe("vae", "", {"model.learning_rate": "fast"}).build(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden", [-5]), ("hidden", 64), ("learning_rate", "abc"), ("code_size", 1.5)]
+)
+def test_settings_that_only_torch_refuses_are_named(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^model: .*{name}"):
+        load_recipe("vae", "", {f"model.{name}": value}).build(10)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("negative\nC++ stack"), TypeError("what"), ZeroDivisionError()])
+def test_errors_from_inside_a_model_name_the_settings(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the model's own checks let through."""
+
+    class Failing:
+        def __init__(self, data_dim: int, *, hidden: tuple[int, ...] = (3, 3), code_size: int = 4) -> None:
+            raise error
+
+    monkeypatch.setitem(MODELS, "vae", Failing)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"\(not the defaults: model.hidden = \[5\]\)$") as caught:
+        replace(load_recipe("aae"), kind="vae", model={"hidden": [5], "code_size": 4}).build(10)
+    assert "stack" not in str(caught.value)
 
 
 def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastmmd.nn import KL
+from fastmmd.nn.regularizers import Moments
+from fastmmd.priors import Gaussian
 from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe
 from fastmmd.training.batches import Batches
-from fastmmd.training.checkpoint import load_checkpoint, save_checkpoint
+from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.training.errors import Interrupted
 from fastmmd.training.health import HealthMonitor
-from fastmmd.training.loop import Interrupted, Trainer
+from fastmmd.training.loop import Trainer
 from fastmmd.training.run import RunConfig, RunFolder
 from fastmmd.training.timing import FIRST, RegularizerTimer
 
@@ -33,6 +37,12 @@ TINY = {
     "aae": SMALL | {"model.discriminator": [8]},
     "vae": SMALL,
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Two threads gain nothing on tiny networks and wait for each other on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +138,18 @@ def test_batches_resume_in_the_middle() -> None:
     assert_same([*got, *again.epoch(), *again.epoch()], expected)
 
 
+def test_batches_are_the_same_on_every_device() -> None:
+    """The order is drawn on the CPU, wherever the images are ("meta" stands for any other device)."""
+    images = torch.arange(10.0)[:, None]
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(7))
+    batches = Batches(images, 5, seed=7)
+    assert torch.equal(torch.cat(list(batches.epoch())), images[order])
+    elsewhere = Batches(images.to("meta"), 5, seed=7)
+    assert [batch.device.type for batch in elsewhere.epoch()] == ["meta", "meta"]
+    assert_same(elsewhere.state_dict(), batches.state_dict())
+    elsewhere.load_state_dict(batches.state_dict())
+
+
 # --- checkpoints ---
 
 
@@ -171,6 +193,15 @@ def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_random_states_of_another_device_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = random_states(torch.device("cpu"))
+    expected = torch.rand(3)
+    set_random_states(states, torch.device("cuda"))  # saved on the CPU, goes on on a GPU
+    assert torch.equal(torch.rand(3), expected)
+    set_random_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, torch.device("cpu"))  # and back
+    assert torch.equal(torch.rand(3), expected)
+
+
 # --- the loop ---
 
 
@@ -201,8 +232,45 @@ def test_two_and_two_epochs_are_four(tmp_path: Path, data: Dataset) -> None:
     longer = trainer(tmp_path / "parts", tiny(epochs=4, training__schedule="constant"), data, resume=True)
     longer.fit()
     assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
-    with pytest.raises(UserError, match="is complete .4 epochs."):
-        trainer(tmp_path / "parts", tiny(epochs=4), data, resume=True)
+
+
+def test_complete_run_goes_on_only_to_its_missing_evaluation(tmp_path: Path, data: Dataset) -> None:
+    run = tmp_path / "my run"
+    trainer(run, tiny(epochs=2), data).fit()
+    again = trainer(run, tiny(epochs=2), data, resume=True)
+    before = state_of(run)
+    again.fit()  # nothing left to train: on to the evaluation
+    assert_same(state_of(run), before)
+    RunFolder(run).append({"kind": "evaluation"})
+    with pytest.raises(UserError, match=r"is complete \(2 epochs\).*--epochs N, N > 2.*fastmmd evaluate '.*my run'"):
+        trainer(run, tiny(epochs=2), data, resume=True)
+    trainer(run, tiny(epochs=3), data, resume=True).fit()
+    trainer(run, tiny(epochs=3), data, resume=True)  # the evaluation was of two epochs
+    with pytest.raises(UserError, match=r"is complete \(3 epochs\)"):
+        trainer(run, tiny(epochs=2), data, resume=True)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_interrupt_in_an_evaluation_is_heeded(tmp_path: Path, data: Dataset, epoch: int) -> None:
+    recipe = tiny(epochs=2, training__evaluate_every=1)
+    made = trainer(tmp_path / "my run", recipe, data)
+    evaluate = made.evaluate
+
+    def interrupted() -> dict[str, float]:
+        if made.epoch == epoch:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate()
+
+    made.evaluate = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=f"after step {3 * epoch}; go on with: .*--resume '.*my run'$") as stop:
+        made.fit()
+    assert stop.value.exit_code == 143
+    resumed = trainer(tmp_path / "my run", recipe, data, resume=True)
+    assert resumed.epoch == epoch
+    resumed.fit()
+    trainer(tmp_path / "whole", recipe, data).fit()
+    assert_same(state_of(tmp_path / "my run"), state_of(tmp_path / "whole"))
+    assert metrics_of(tmp_path / "my run") == metrics_of(tmp_path / "whole")
 
 
 def test_seed_decides_everything(tmp_path: Path, data: Dataset) -> None:
@@ -212,10 +280,11 @@ def test_seed_decides_everything(tmp_path: Path, data: Dataset) -> None:
     assert_same(state_of(tmp_path / "a"), state_of(tmp_path / "b"))
 
 
-def test_looking_does_not_change_the_run(tmp_path: Path, data: Dataset) -> None:
+@pytest.mark.parametrize("kind", list(TINY))
+def test_looking_does_not_change_the_run(tmp_path: Path, data: Dataset, kind: str) -> None:
     """Neither evaluations nor health checks nor the timer's hooks change a weight."""
-    watched = tiny(epochs=5, training__evaluate_every=1, training__health_every=1)
-    blind = tiny(epochs=5, training__evaluate_every=0, training__health_every=0)
+    watched = tiny(kind, epochs=5, training__evaluate_every=1, training__health_every=1)
+    blind = tiny(kind, epochs=5, training__evaluate_every=0, training__health_every=0)
     trainer(tmp_path / "watched", watched, data).fit()
     made = trainer(tmp_path / "blind", blind, data)
     made.timer.step = lambda step: nullcontext()  # type: ignore[method-assign]
@@ -233,8 +302,12 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
         folder.append({"step": step})
     with open(folder.metrics, "a") as file:
         file.write('{"step": 12, "los')  # killed while writing
+    assert folder.records() == [{"step": 3}, {"step": 6}, {"step": 9}]
+    folder.append({"kind": "evaluation"})  # does not continue the unfinished line
+    assert folder.records()[3:] == [{"kind": "evaluation"}]
     folder.forget_after(6)
-    assert folder.records() == [{"step": 3}, {"step": 6}]
+    assert folder.records() == [{"step": 3}, {"step": 6}, {"kind": "evaluation"}]
+    assert folder.metrics.read_text().count("\n") == 3
 
 
 def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
@@ -285,6 +358,36 @@ def test_progress_reports_the_regularizers_share(tmp_path: Path, data: Dataset) 
     assert not regularizer._forward_hooks and not regularizer._backward_hooks
 
 
+class Wait(torch.autograd.Function):
+    """The identity, with a slow backward pass."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return gradient
+
+
+def test_timer_measures_the_backward_pass_through_the_moments() -> None:
+    class SlowKL(KL):
+        def forward(self, codes: Tensor, prior: Any, moments: Moments | None = None) -> Tensor:
+            assert moments is not None
+            return super().forward(codes, prior, Moments(*map(Wait.apply, moments)))
+
+    module = SlowKL()
+    timer = RegularizerTimer(module, torch.device("cpu"))
+    outputs = torch.ones(4, 6, requires_grad=True)
+    moments = Moments(*(2 * outputs).chunk(2, dim=1))
+    codes = moments.mean + moments.log_variance
+    with timer.step(FIRST):
+        penalty = module(codes, Gaussian(3), moments)
+        (penalty + Wait.apply(Wait.apply(codes)).sum()).backward()  # 40 ms of decoder, 40 ms of KL
+    assert timer.share == pytest.approx(0.5, abs=0.1)
+
+
 def test_timer_measures_forward_backward_and_update() -> None:
     class Slow(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -293,16 +396,6 @@ def test_timer_measures_forward_backward_and_update() -> None:
 
         def update(self, x: Tensor) -> None:
             time.sleep(0.02)
-
-    class Wait(torch.autograd.Function):
-        @staticmethod
-        def forward(context: Any, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(context: Any, gradient: Tensor) -> Tensor:
-            time.sleep(0.02)
-            return gradient
 
     module = Slow()
     timer = RegularizerTimer(module, torch.device("cpu"))
@@ -347,3 +440,15 @@ def test_warnings_reach_the_metrics(tmp_path: Path, data: Dataset) -> None:
     trainer(tmp_path / "run", recipe, data).fit()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum("saturated near 0" in line.get("warning", "") for line in lines) == 1
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [20, 25, 40, 50]), (30, [40]), (24, [25, 50]), (0, [])])
+def test_health_is_checked_where_figures_are_read(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch, every: int, steps: list[int]
+) -> None:
+    """No wait for the device but every 20 steps and at the end of an epoch of 25."""
+    checked: list[int] = []
+    made = trainer(tmp_path / "run", tiny(epochs=2, training__batch_size=2, training__health_every=every), data)
+    monkeypatch.setattr(made.health, "check", lambda batch, step: checked.append(step) or [])
+    made.fit()
+    assert checked == steps

@@ -1,4 +1,4 @@
-"""Batches drawn on the device, without a loader: every epoch is a fresh permutation of the rows."""
+"""Batches gathered on the device, without a loader: every epoch is a fresh permutation of the rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch import Tensor
 class Batches:
     """Endless passes over images [N, data_dim] in memory, resumable in the middle of one.
 
-    A last incomplete batch is left out: the permutation decides which images those are.
+    A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
+    the order is the same on every device and a run may go on on another one.
     """
 
     def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
         self.images = images
         self.batch_size = min(batch_size, len(images))
         self.position = 0  # batches done in this epoch
-        self._generator = torch.Generator(images.device).manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self._epoch_state = self._generator.get_state()
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class Batches:
     def epoch(self) -> Iterator[Tensor]:
         """The batches [batch_size, data_dim] that are left of this epoch."""
         self._epoch_state = self._generator.get_state()
-        order = torch.randperm(len(self.images), generator=self._generator, device=self.images.device)
+        order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
         while self.position < len(self):
             start = self.position * self.batch_size
             self.position += 1

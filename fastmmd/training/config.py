@@ -27,7 +27,9 @@ class Training:
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
-        health_every: steps between two looks at the codes and the kernel; 0: never.
+        health_every: steps between two looks at the codes and the kernel; 0: never. On a GPU a look waits for the
+            device, so it comes at the next step where the loop reads its figures anyway (every 20 steps and at the
+            end of an epoch).
     """
 
     epochs: int = 50
@@ -79,11 +81,27 @@ class Recipe:
     evaluation: Evaluation
 
     def build(self, data_dim: int) -> Any:
-        """The model of this recipe for images of `data_dim` pixels."""
+        """The model of this recipe for images of `data_dim` pixels.
+
+        Raises:
+            UserError: a setting that the model does not take.
+        """
         try:
             return _models()[self.kind](data_dim, **self.model)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:  # the model's own checks: they name the setting
             raise UserError(f"model: {error}") from error
+        except (TypeError, RuntimeError, ArithmeticError) as error:  # torch's: they know no settings
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"model: {reason} (not the defaults: {self._own_settings()})") from error
+
+    def _own_settings(self) -> str:
+        """The model's settings that are not its class's defaults."""
+        parameters = inspect.signature(_models()[self.kind].__init__).parameters
+        return ", ".join(
+            f"model.{name} = {_listed(value)!r}"
+            for name, value in self.model.items()
+            if name not in parameters or _listed(value) != _listed(parameters[name].default)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -141,7 +159,7 @@ def recipe_from_dict(
         raise UserError(f"model must be a table of a recipe, got {model!r}")
     model = dict(model)
     kind = model.pop("kind", None)
-    if kind not in _models():
+    if not isinstance(kind, str) or kind not in _models():
         raise unknown(f"model.kind in recipe {name}:", str(kind), _models())
     # What every table may hold, with the values that it starts from.
     allowed = {
@@ -206,6 +224,11 @@ def _without_none(value: T) -> T:
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}  # type: ignore
     return value
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as the lists that TOML has."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Errors that the user can mend: the programs print them as one line and exit with code 2."""
+"""How a program ends early: errors that the user can mend (one line, exit code 2), and requests to stop."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+INSTALL = 'pip install "fastmmd[train]" (from a checkout: pip install ".[train]")'
+
 
 class UserError(ValueError):
     """A mistake in what the user asked for; the message says what came and what is allowed."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal; the message says where it stands and how to go on."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def require(module: str) -> Any:
@@ -24,7 +34,7 @@ def require(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        raise UserError(f'the package "{package}" is missing: pip install "fastmmd[train]"') from error
+        raise UserError(f'the package "{package}" is missing: {INSTALL}') from error
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:

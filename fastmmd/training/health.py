@@ -15,7 +15,7 @@ class HealthMonitor:
     """Checks a batch of codes against draws from the prior.
 
     It draws from a generator of its own and leaves the model as it was, so a checked run takes the same steps
-    as an unchecked one. It waits for the device: call it every so many steps.
+    as an unchecked one. It waits for the device: call it where the loop waits anyway.
     """
 
     def __init__(self, model: Any, seed: int = 0) -> None:

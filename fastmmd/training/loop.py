@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import shlex
 import signal
 import threading
 import time
@@ -22,7 +23,7 @@ from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.training.batches import Batches
 from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training.data import Dataset
-from fastmmd.training.errors import UserError
+from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
@@ -30,16 +31,8 @@ from fastmmd.training.run import RunConfig, RunFolder
 from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device
+STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device; the end of an epoch reads them too
 TERMS = ("loss", "reconstruction", "regularizer")
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and its checkpoint is written."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.exit_code = 128 + signal_number
 
 
 class Trainer:
@@ -86,31 +79,18 @@ class Trainer:
         """Train up to the recipe's number of epochs.
 
         Raises:
-            Interrupted: by SIGINT or SIGTERM, after the step is finished and saved.
+            Interrupted: by SIGINT or SIGTERM, after the step or the epoch's evaluation is finished and saved.
             UserError: the loss is no longer finite.
         """
         training = self.config.recipe.training
         self.model.train()
         with _stop_requests() as requested, TrainingProgress(self.total_steps, quiet=self.quiet) as progress:
-            while self.epoch < training.epochs:
-                begin = time.perf_counter()
-                for batch in self.batches.epoch():
-                    self._train_step(batch, progress)
-                    if requested:
-                        self.seconds += time.perf_counter() - begin
-                        self.save()
-                        raise Interrupted(requested[0], self.step)
-                self.epoch += 1
-                record = self._close_epoch(time.perf_counter() - begin)
-                evaluated = self._is_time_to_evaluate()
-                if evaluated:
-                    record.update(self.evaluate())
-                self.folder.append(record)
-                self._last_record |= record
-                progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
-                since = time.monotonic() - self._last_save
-                if self.epoch == training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
-                    self.save()
+            while self.epoch < training.epochs and not requested:
+                self._train_epoch(progress, requested)
+        if requested:
+            self.save()
+            remedy = f"fastmmd train --resume {shlex.quote(str(self.folder.path))}"
+            raise Interrupted(f"stopped after step {self.step}; go on with: {remedy}", requested[0])
 
     def evaluate(self) -> dict[str, float]:
         """Parzen log-likelihood of the validation images that choose sigma; the test split is not touched."""
@@ -147,7 +127,7 @@ class Trainer:
         """Continue from the run folder's checkpoint.
 
         Raises:
-            UserError: it is missing, damaged or does not fit.
+            UserError: it is missing, damaged or does not fit, or nothing is left to do.
         """
         state = load_checkpoint(self.folder.checkpoint, self.device)
         try:
@@ -162,10 +142,35 @@ class Trainer:
             self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error
-        if self.epoch >= self.config.recipe.training.epochs:
-            raise UserError(f"{self.folder.path} is complete ({self.epoch} epochs); give more with --epochs")
+        # A run that was stopped in its final evaluation is not complete: fit() returns at once, the report is missing.
+        epochs = self.config.recipe.training.epochs
+        if self.epoch > epochs or (self.epoch == epochs and self.folder.is_evaluated()):
+            raise UserError(
+                f"{self.folder.path} is complete ({self.epoch} epochs): train on with --epochs N, N > {self.epoch}, "
+                f"or measure it again with fastmmd evaluate {shlex.quote(str(self.folder.path))}"
+            )
         self.folder.forget_after(self.step)
         set_random_states(state["random"], self.device)
+
+    def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
+        """What is left of an epoch, its evaluation and its record; after a request only the step under way."""
+        begin = time.perf_counter()
+        for batch in self.batches.epoch():
+            self._train_step(batch, progress)
+            if requested:
+                self.seconds += time.perf_counter() - begin
+                return
+        self.epoch += 1
+        record = self._close_epoch(time.perf_counter() - begin)
+        evaluated = self._is_time_to_evaluate()
+        if evaluated:
+            record.update(self.evaluate())
+        self.folder.append(record)
+        self._last_record |= record
+        progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
+        since = time.monotonic() - self._last_save
+        if self.epoch == self.config.recipe.training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
+            self.save()
 
     def _train_step(self, batch: Tensor, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
@@ -180,14 +185,17 @@ class Trainer:
             self.average.update_parameters(self.model)
         for name in TERMS:
             self._sums[name] += terms[name]
-        if training.health_every and self.step % training.health_every == 0:
-            for message in self.health.check(batch, self.step):
-                progress.line(f"warning: {message}")
-                self.folder.append({"step": self.step, "warning": message})
         figures = None
-        if self.step % STEPS_BETWEEN_FIGURES == 0:
+        position = self.batches.position
+        if self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches):
             self._require_finite(self._sums["loss"])
-            figures = _figures({**self._last_record, **self._means(self.batches.position)})
+            figures = _figures({**self._last_record, **self._means(position)})
+            # The device is waited for here, so here the codes are looked at, if that fell due since the last time.
+            last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
+            if (every := training.health_every) and self.step // every > last // every:
+                for message in self.health.check(batch, self.step):
+                    progress.line(f"warning: {message}")
+                    self.folder.append({"step": self.step, "warning": message})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
     def _set_learning_rates(self) -> None:
@@ -202,7 +210,6 @@ class Trainer:
         return {name: value.item() / batches for name, value in self._sums.items()}
 
     def _close_epoch(self, seconds: float) -> dict[str, Any]:
-        self._require_finite(self._sums["loss"])
         self.seconds += seconds
         record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self._means(len(self.batches))}
         record["seconds"] = self.seconds

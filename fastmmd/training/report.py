@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,9 @@ def evaluate_run(
     error = torch.stack(squared).sum().item() / test.numel()
     result = RunResult(parzen, code_statistics(codes, draws, more), error)
     _save_pictures(folder.path, config, dataset, model, sampler, codes, draws)
+    folder.report.write_text(_render(folder, config, dataset, result, folder.evaluations() + 1))
+    # Last, for the record says that the run is evaluated.
     folder.append({"kind": "evaluation", **asdict(parzen), "codes": asdict(result.codes)})
-    folder.report.write_text(_render(folder, config, dataset, result))
     return result
 
 
@@ -104,8 +106,9 @@ def dataset_name(config: RunConfig) -> str:
     return Path(config.data).name if os.sep in config.data else config.data
 
 
-def _render(folder: RunFolder, config: RunConfig, dataset: Dataset, result: RunResult) -> str:
+def _render(folder: RunFolder, config: RunConfig, dataset: Dataset, result: RunResult, evaluations: int) -> str:
     parzen = result.parzen
+    again = f" This is evaluation {evaluations} of the run on its test split; metrics.jsonl holds all of them."
     parts = [
         f"# {config.recipe.name} on {dataset_name(config)}",
         "## Parzen-window log-likelihood of the test split",
@@ -124,7 +127,7 @@ def _render(folder: RunFolder, config: RunConfig, dataset: Dataset, result: RunR
         ),
         f"Sigma was chosen on the validation split (mean there: {parzen.validation_mean:.1f}); the "
         "test split had no part in it. Mean squared error of the reconstructed pixels: "
-        f"{result.reconstruction_error:.5f}.",
+        f"{result.reconstruction_error:.5f}.{again if evaluations > 1 else ''}",
     ]
     if dataset.original and dataset.name == "mnist":
         epochs = config.recipe.training.epochs
@@ -198,16 +201,13 @@ def _training(folder: RunFolder, config: RunConfig) -> str:
 
 
 def _commands(folder: RunFolder, config: RunConfig) -> str:
-    data = f" --data-dir {config.data_dir}" if config.data_dir else ""
-    return "\n".join(
-        [
-            "```",
-            f"fastmmd train {folder.config} --data {config.data}{data} --seed {config.seed}",
-            f"fastmmd evaluate {folder.path}",
-            f"fastmmd sample {folder.path} --count 1000 --output samples.npy",
-            "```",
-        ]
-    )
+    data = ["--data-dir", config.data_dir] if config.data_dir else []
+    commands = [
+        ["train", folder.config, "--data", config.data, *data, "--seed", config.seed],
+        ["evaluate", folder.path],
+        ["sample", folder.path, "--count", 1000, "--output", "samples.npy"],
+    ]
+    return "\n".join(["```", *(shlex.join(["fastmmd", *map(str, words)]) for words in commands), "```"])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

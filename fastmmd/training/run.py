@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+import os
 import platform
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 import fastmmd
+from fastmmd.backends import native
 from fastmmd.training.checkpoint import load_checkpoint
-from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, write_toml
+from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
 from fastmmd.training.data import NAMES, Dataset, load_data
 from fastmmd.training.errors import UserError
 
@@ -85,7 +87,9 @@ class RunFolder:
         """
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                remedy = f"go on with --resume {path}" if (path / "config.toml").exists() else "clear it"
+                remedy = (
+                    f"go on with --resume {shlex.quote(str(path))}" if (path / "config.toml").exists() else "clear it"
+                )
                 raise UserError(f"{path} exists and is not empty: {remedy}, or choose another --run-dir")
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -105,27 +109,45 @@ class RunFolder:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self.metrics, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed run's last line: the new one must not continue it
+                    file.write(b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a resumed run will do again."""
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the line in which a killed run was writing
-                continue
-            if record.get("step", 0) <= step:
-                kept.append(line + "\n")
+        kept = [line + "\n" for line, record in self._lines() if record.get("step", 0) <= step]
         self.metrics.write_text("".join(kept))
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl, without one that a killed run left unfinished."""
+        return [record for _, record in self._lines()]
+
+    def evaluations(self) -> int:
+        """How often the run's test split was evaluated."""
+        return sum(map(_is_evaluation, self.records()))
+
+    def is_evaluated(self) -> bool:
+        """Whether an evaluation came after the last epoch."""
+        records = [record for record in self.records() if "epoch" in record or _is_evaluation(record)]
+        return bool(records) and _is_evaluation(records[-1])
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The whole lines of metrics.jsonl and what they say."""
         text = self.metrics.read_text() if self.metrics.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
+        for line in text.splitlines():
+            try:
+                yield line, json.loads(line)
+            except json.JSONDecodeError:  # the line in which a killed run was writing
+                continue
+
+
+def _is_evaluation(record: Mapping[str, Any]) -> bool:
+    return record.get("kind") == "evaluation"
 
 
 def default_run_dir(recipe: str, data: str) -> Path:
@@ -157,8 +179,14 @@ def choose_device(name: str) -> torch.device:
     """The device by name; "auto" is the GPU if there is one.
 
     Raises:
-        UserError: no such device, or it is not there.
+        UserError: no such device, it is not there, or its kernels refuse their environment.
     """
+    try:
+        native.capability()
+    except ImportError:  # the reference kernels serve in their place
+        pass
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -172,15 +200,26 @@ def choose_device(name: str) -> torch.device:
 
 def versions() -> dict[str, str]:
     """What the run's numbers depend on, down to the instruction set of the compiled kernels."""
-    native = {}
-    if fastmmd.available_backends()["native"]["cpu"].available:
-        module = importlib.import_module("fastmmd.backends.native")
-        native = {name: str(value) for name, value in module.capability().items()}
+    try:
+        compiled = {name: str(value) for name, value in native.capability().items()}
+    except (ImportError, ValueError):  # fastmmd.available_backends() says why
+        compiled = {}
     return {
         "fastmmd": fastmmd.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
-        **native,
+        **compiled,
     }
+
+
+def print_info() -> None:
+    """Versions, the native backend's build, which backends work here, the recipes. Needs no package of the extra."""
+    for name, version in versions().items():
+        print(f"{name:12} {version}")
+    print("backends")
+    for name, devices in fastmmd.available_backends().items():
+        for device, status in devices.items():
+            print(f"  {name:10} {device:5} {'available' if status.available else status.reason}")
+    print(f"recipes      {', '.join(recipe_names())}")

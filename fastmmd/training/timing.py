@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and then
 
@@ -17,6 +18,7 @@ class RegularizerTimer:
 
     A sampled step carries hooks around the regulariser's forward and backward pass and the update of its
     adversary. On a GPU it waits for the device at each of them, so as to time the work and not its launch.
+    The backward pass ends when the gradients of all inputs are there, the posterior's moments included.
     """
 
     def __init__(self, regularizer: Any, device: torch.device) -> None:
@@ -39,10 +41,8 @@ class RegularizerTimer:
             return
         module = self._regularizer
         hooks = [
-            module.register_forward_pre_hook(self._start),
-            module.register_forward_hook(self._stop),
-            module.register_full_backward_pre_hook(self._start),
-            module.register_full_backward_hook(self._stop),
+            module.register_forward_pre_hook(self._before_forward),
+            module.register_forward_hook(self._after_forward),
         ]
         module.update = self._timed(module.update)  # on the instance, over the class's method
         start = self._now()
@@ -54,6 +54,29 @@ class RegularizerTimer:
                 hook.remove()
         self._total += self._now() - start
         self._started = None
+
+    def _before_forward(self, _module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        arguments = tuple(map(self._watched, arguments))
+        self._start()
+        return arguments
+
+    def _after_forward(self, _module: Any, _arguments: Any, loss: Tensor) -> None:
+        self._stop()
+        if loss.requires_grad:
+            loss.register_hook(self._start)
+
+    def _watched(self, argument: Any) -> Any:
+        """Stop when the regulariser's gradient reaches a tensor, or each of a named tuple's (the moments).
+
+        The hook sits on a view: the tensor itself also collects gradients from elsewhere, and later.
+        """
+        if isinstance(argument, Tensor) and argument.requires_grad:
+            view = argument.view_as(argument)
+            view.register_hook(self._stop)
+            return view
+        if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+            return type(argument)(*map(self._watched, argument))
+        return argument
 
     def _timed(self, function: Callable[..., None]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
@@ -67,9 +90,11 @@ class RegularizerTimer:
         self._started = self._now()
 
     def _stop(self, *_: Any) -> None:
+        """Count the time since the last start or stop."""
         if self._started is not None:
-            self._inside += self._now() - self._started
-            self._started = None
+            now = self._now()
+            self._inside += now - self._started
+            self._started = now  # the backward pass stops once for every input
 
     def _now(self) -> float:
         if self._device.type == "cuda":
