@@ -50,6 +50,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe and report its Parzen log-likelihood."""
+    from fastmmd.nn.networks import resolve_precision
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.data import NAMES, load_data
     from fastmmd.training.loop import Trainer
@@ -78,12 +79,14 @@ def train(
         overrides += [] if epochs is None else [f"training.epochs={epochs}"]
         overrides += [] if batch_size is None else [f"training.batch_size={batch_size}"]
         resolved = load_recipe(recipe, data, overrides)
-        where = str(choose_device(device))
+        where = choose_device(device)
         dataset = load_data(data, data_dir, quiet=quiet)
         # The folder names every setting, defaults included.
-        resolved = replace(resolved, model=resolved.build(dataset.data_dim).settings())
+        settings = resolved.build(dataset.data_dim).settings()
+        settings["precision"] = resolve_precision(settings["precision"], where.type)
+        resolved = replace(resolved, model=settings)
         kept_data = data if data in NAMES else str(_absolute(data))
-        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, where, _absolute(data_dir))
+        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, str(where), _absolute(data_dir))
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
         trainer = Trainer(config, dataset, folder, quiet=quiet)
         RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
