@@ -452,3 +452,13 @@ def test_health_is_checked_where_figures_are_read(
     monkeypatch.setattr(made.health, "check", lambda batch, step: checked.append(step) or [])
     made.fit()
     assert checked == steps
+
+
+def test_threads_are_those_of_the_recipe_while_it_trains(tmp_path: Path, data: Dataset) -> None:
+    torch.set_num_threads(1)
+    made = trainer(tmp_path / "run", tiny(epochs=1, training__threads=2), data)
+    seen = []
+    take = made.model.training_step
+    made.model.training_step = lambda *arguments: seen.append(torch.get_num_threads()) or take(*arguments)
+    made.fit()
+    assert set(seen) == {2} and torch.get_num_threads() == 1

@@ -27,6 +27,8 @@ class Training:
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
+        threads: CPU threads of the training steps; 0: torch's choice. One is fastest for small networks: two that
+            wait for each other on a busy machine can be thirty times slower.
         health_every: steps between two looks at the codes and the kernel; 0: never. On a GPU a look waits for the
             device, so it comes at the next step where the loop reads its figures anyway (every 20 steps and at the
             end of an epoch).
@@ -38,9 +40,16 @@ class Training:
     average: float = 0.0
     evaluate_every: int = 5
     health_every: int = 200
+    threads: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("evaluate_every", 0), ("health_every", 0)):
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 2),
+            ("evaluate_every", 0),
+            ("health_every", 0),
+            ("threads", 0),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"training.{name} must be a whole number >= {least}, got {value!r}")

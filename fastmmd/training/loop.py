@@ -84,7 +84,11 @@ class Trainer:
         """
         training = self.config.recipe.training
         self.model.train()
-        with _stop_requests() as requested, TrainingProgress(self.total_steps, quiet=self.quiet) as progress:
+        with (
+            _threads(training.threads),
+            _stop_requests() as requested,
+            TrainingProgress(self.total_steps, quiet=self.quiet) as progress,
+        ):
             while self.epoch < training.epochs and not requested:
                 self._train_epoch(progress, requested)
         if requested:
@@ -248,6 +252,17 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch with so many CPU threads for the time being; 0: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
