@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+from record import hardware
+
 HERE = Path(__file__).parent
 SETTINGS = (("ds-aae", 20), ("mmd-ae", 20), ("aae", 20), ("ds-aae", 50), ("mmd-ae", 50))  # recipe, epochs
 
@@ -39,7 +41,8 @@ def main() -> None:
     record = {
         "command": f"python benchmarks/mnist_recipes.py --data-dir DIR --jobs {options.jobs} --seeds {options.seeds}",
         "date": date.today().isoformat(),
-        "versions": config["versions"],
+        "hardware": hardware(),
+        "versions": {name: config["versions"][name] for name in ("fastmmd", "python", "torch", "numpy")},
         "runs": [{key: value for key, value in result.items() if key != "folder"} for result in results],
     }
     (HERE / "results").mkdir(exist_ok=True)
@@ -47,11 +50,13 @@ def main() -> None:
     table = "\n".join(
         [
             "Test log-likelihood on MNIST in nats: Parzen windows on 10,000 samples decoded from the prior, sigma "
-            f"chosen on validation images, 10,000 test images, {options.seeds} seeds. Date: {record['date']}. "
+            f"chosen on validation images, 10,000 test images, {options.seeds} seeds. "
+            f"Hardware: {record['hardware']}, one thread a run. Date: {record['date']}. "
             f"Command: `{record['command']}`.",
             "",
-            "| recipe | epochs | minimum | mean | maximum | standard error of one | sigma | seconds per epoch |",
-            "|---|---|---|---|---|---|---|---|",
+            "| recipe | epochs | minimum | mean | maximum | standard error of one | sigma | std of the codes / prior | "
+            "99% norm of the codes / prior | MMD^2 to the prior (null) | seconds per epoch |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
             *rows,
         ]
     )
@@ -97,9 +102,14 @@ def row(recipe: str, epochs: int, results: list[dict]) -> str:
     error = max(result["standard_error"] for result in ours)
     sigmas = [result["sigma"] for result in ours]
     seconds = statistics.median(result["seconds"] / epochs for result in ours)
+    codes = [result["codes"] for result in ours]
+    ratios = [a / b for code in codes for a, b in zip(code["std"], code["prior_std"], strict=True)]
+    norms = [code["norm_quantiles"][-1] / code["prior_norm_quantiles"][-1] for code in codes]
+    mmd2, null = (statistics.median(code[name] for code in codes) for name in ("mmd2", "mmd2_null"))
     return (
         f"| `{recipe}` | {epochs} | {min(nats):.1f} | {statistics.mean(nats):.1f} | {max(nats):.1f} | {error:.1f} | "
-        f"{min(sigmas):.3f} to {max(sigmas):.3f} | {seconds:.1f} |"
+        f"{min(sigmas):.3f} to {max(sigmas):.3f} | {min(ratios):.2f} to {max(ratios):.2f} | "
+        f"{min(norms):.2f} to {max(norms):.2f} | {mmd2:.1e} ({null:.1e}) | {seconds:.1f} |"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import statistics
 import subprocess
@@ -41,21 +42,31 @@ def main() -> None:
     for run in found["benchmarks"]:
         name, stats = run["params"]["implementation"], run["stats"]
         groups[run["group"]].append({"name": name, "median_ms": 1e3 * stats["median"], "rounds": stats["rounds"]})
-    cpu = found["machine_info"]["cpu"]
     record = {
         "command": "python benchmarks/record.py " + " ".join(files),
         "date": found["datetime"][:10],
-        "hardware": {"cpu": cpu.get("brand_raw"), "cores": os.cpu_count()},
+        "hardware": hardware(),
         "versions": found["benchmarks"][0]["extra_info"] | {"python": found["machine_info"]["python_version"]},
         "groups": groups,
         "memory": memory(),
     }
     (HERE / "results").mkdir(exist_ok=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{cpu.get('brand_raw', 'cpu')} {os.cpu_count()} cores".lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware().lower()).strip("-")
     (HERE / "results" / f"{slug}.json").write_text(json.dumps(record, indent=1) + "\n")
     table = markdown(record)
     (HERE / "results" / f"{slug}.md").write_text(table)
     print(table)
+
+
+def hardware() -> str:
+    """The processor by name, its cores and the instruction set that our kernels use on it."""
+    from fastmmd.backends import native
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {native.capability()['capability']}"
 
 
 def memory() -> list[dict]:
@@ -73,8 +84,11 @@ def memory() -> list[dict]:
 
 def markdown(record: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    hardware = f"{record['hardware']['cpu']}, {record['hardware']['cores']} cores"
-    lines = [f"Hardware: {hardware}. Versions: {versions}. Date: {record['date']}. Command: `{record['command']}`.", ""]
+    lines = [
+        f"Hardware: {record['hardware']}. Versions: {versions}. Date: {record['date']}. "
+        f"Command: `{record['command']}`.",
+        "",
+    ]
     for group, rows in record["groups"].items():
         ours = next(row["median_ms"] for row in rows if row["name"] == "native")
         lines += [f"### {group}", "", "| implementation | median, ms | times fastmmd native |", "|---|---|---|"]
