@@ -97,6 +97,72 @@ def test_nan_propagates() -> None:
         assert sums.isnan().all()
 
 
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("dim", [3, 40])
+def test_infinities_become_nan(dim: int, bad: float) -> None:
+    """In the results they touch and in no others, although the kernels vanish far away."""
+    x, samples, w, g = points(9, dim, seed=1), points(50, dim), torch.ones(50), torch.ones(9)
+    spec = KernelSpec("gaussian", (1.0,), (1.0,))
+    broken_x, broken_samples = x.clone(), samples.clone()
+    broken_x[4, 2], broken_samples[11, 1] = bad, bad
+    for p, q, touched in ((broken_x, samples, [4]), (x, broken_samples, list(range(9)))):
+        expected = torch.zeros(9, dtype=torch.bool)
+        expected[touched] = True
+        minimum, sums = torch.full((9,), float("inf")), torch.zeros(1, 9, dtype=F64)
+        native.parzen_update(p, q, (1.0,), minimum, sums)
+        assert torch.equal(sums[0].isnan(), expected)
+        g_points, g_samples = native.parzen_backward(torch.ones(1, 9), p, q, (1.0,), minimum, sums, [True, True])
+        assert torch.equal(g_points.isnan().any(1), expected) and g_samples.isnan().any(1).all()
+        assert torch.equal(native.witness(p, q, w, spec).isnan(), expected)
+        assert native.witness_backward(g, p, q, w, spec, [False, False, True, False, False])[2].isnan().any()
+        assert native.mmd2(p[None], q[None], None, None, spec, False, [False] * 6)[0].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplacian", "imq", "rational_quadratic"])
+@pytest.mark.parametrize(("dtype", "smallest"), [(F32, 1e-44), (F64, 1e-320)])
+def test_tiny_bandwidths_make_no_nan(name: str, dtype: torch.dtype, smallest: float) -> None:
+    """Every pair but the identical ones is infinitely far."""
+    x, y = points(1, 20, 3, dtype=dtype), points(1, 30, 3, seed=1, dtype=dtype)
+    x[0, 1] = x[0, 0]
+    for s in (3e-20, 1e-20, 1e-30, 1e-38, smallest):
+        spec = KernelSpec(name, (s, 1.0), (1.0, 1.0))
+        outputs = native.mmd2(x, y, None, None, spec, False, [True] * 6)
+        for out in outputs:
+            assert not out.isnan().any(), s
+        one = native.mmd2(x, y, None, None, KernelSpec(name, (1.0,), (1.0,)), False, [False] * 6)[0]
+        assert_close(outputs[0] - one, torch.tensor([22 / 400 + 1 / 30], dtype=F64), rtol=1e-5)
+
+
+# --- sums of many equal terms, whose rounding does not average out
+
+
+@pytest.mark.parametrize("name", ["energy", "gaussian"])
+@pytest.mark.parametrize("dim", [784, 4096])
+def test_distances_in_many_equal_dimensions(name: str, dim: int) -> None:
+    spec = KernelSpec(name, (0.1 * dim**0.5 if name == "gaussian" else 1.0,), (1.0,))
+    x, y = torch.zeros(3, dim), torch.full((70, dim), 0.1)
+    actual, expected = (native.witness(x.to(t), y.to(t), torch.ones(70, dtype=t), spec) for t in (F32, F64))
+    assert_close(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [100, 3843, 50_000])
+def test_fourier_features_of_equal_points(n: int) -> None:
+    spec = FeatureSpec(torch.tensor([1, 0]), 64, (1.0,), (1.0,))
+    mean = native.fourier_sum(torch.zeros(1, n, 3), torch.full((1, n), 1 / n), spec)[0, :64]
+    assert_close(mean * 8, torch.ones(64), rtol=5e-7)
+
+
+def test_kernel_weight_gradients_are_summed_in_double() -> None:
+    """u of the energy kernel in one dimension is the distance, exactly."""
+    spec, grad = KernelSpec("energy", (1.0,), (1.0,)), torch.ones(100)
+    for distance in points(20, seed=3).abs():
+        y = torch.full((256, 1), float(distance))
+        found = native.witness_backward(
+            grad, torch.zeros(100, 1), y, torch.ones(256), spec, [False, False, False, False, True]
+        )[4]
+        assert_close(found, -25_600 * distance.to(F64)[None], rtol=1.5e-7)
+
+
 # --- Philox
 
 

@@ -4,10 +4,10 @@
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
-constexpr int most_strips = 32;
 constexpr int function_tile = 256;    // features whose frequencies fourier_function holds at a time
 constexpr int function_points = 128;  // points that use them
-constexpr int sum_points = 256;       // points summed in T before the sum goes to double
+constexpr int strip_points = 1024;    // points for which a strip of fourier_sum is worth its start
+constexpr int flush_points = 16;  // points added in T before the sum goes to double: equal ones round alike
 template <class T>
 constexpr int sum_tile = 4 * lanes<T>;  // features of one task of fourier_sum: four registers
 
@@ -19,8 +19,8 @@ void sum_features(const T* x,            // [n, dim]
                   int64_t first, int64_t last, int dim,
                   double* sums) {  // [2][sum_tile]: cosines, sines
     constexpr int width = sum_tile<T>;
-    for (int64_t begin = first; begin < last; begin += sum_points) {
-        const int64_t end = smaller<int64_t>(begin + sum_points, last);
+    for (int64_t begin = first; begin < last; begin += flush_points) {
+        const int64_t end = smaller<int64_t>(begin + flush_points, last);
         Vector<T> cosines[4] = {}, sines[4] = {};
         for (int64_t i = begin; i < end; ++i) {
             Vector<T> angles[4];
@@ -33,11 +33,10 @@ void sum_features(const T* x,            // [n, dim]
                 sines[v] += w * sine;
             }
         }
-        for (int v = 0; v < 4; ++v)
-            for (int lane = 0; lane < lanes<T>; ++lane) {
-                sums[v * lanes<T> + lane] += (double)cosines[v][lane];
-                sums[width + v * lanes<T> + lane] += (double)sines[v][lane];
-            }
+        for (int v = 0; v < 4; ++v) {
+            add_wide<T>(sums + v * lanes<T>, cosines[v]);
+            add_wide<T>(sums + width + v * lanes<T>, sines[v]);
+        }
     }
 }
 
@@ -48,8 +47,8 @@ template <class T> bool run(const FourierSum& task) {
     // Few features: share out strips of the batch too. Their number depends on the sizes alone.
     const int64_t strips = task.batch * tiles >= 64
                                ? 1
-                               : larger<int64_t>(1, smaller<int64_t>(most_strips, task.n / (4 * sum_points)));
-    const int64_t strip = round_up(blocks_of(task.n, strips), sum_points);
+                               : larger<int64_t>(1, smaller<int64_t>(most_strips, task.n / strip_points));
+    const int64_t strip = round_up(blocks_of(task.n, strips), flush_points);
     const int threads =
         useful_threads(task.threads, (double)task.batch * task.n * count * (dim + 20) / lanes<T>);
     const Buffer<T> frequencies((int64_t)threads * dim * width);
@@ -98,20 +97,21 @@ void add_features(const T* x,  // [dim]
                   const FunctionScratch<T>& tile, int used, int dim,
                   double* value,   // [1]
                   double* grad) {  // [dim] or null
-    Vector<T> total = {};
+    Wide<T> total = {};
     for (int k = 0; k < used; k += sum_tile<T>) {
-        Vector<T> angles[4];
+        Vector<T> angles[4], sum = {};
         project(x, tile.frequencies + k, dim, function_tile, angles);
         for (int v = 0; v < 4; ++v) {
             Vector<T> sine, cosine;
             sincos_of<T>(angles[v], sine, cosine);
             const int place = k + v * lanes<T>;
             const Vector<T> a = load(tile.cosine + place), b = load(tile.sine + place);
-            total += a * cosine + b * sine;
+            sum += a * cosine + b * sine;
             store(tile.derivative + place, b * cosine - a * sine);
         }
+        total += widen<T>(sum);
     }
-    *value += sum_lanes<T>(total);
+    *value += sum_halves<lanes<T>>(total);
     if (!grad) return;
     for (int d = 0; d < dim; ++d) {
         const T* w = tile.frequencies + (int64_t)d * function_tile;
@@ -127,6 +127,7 @@ template <class T> bool run(const FourierFunction& task) {
     const int64_t count = task.features.count, blocks = blocks_of(task.n, function_points),
                   tasks = task.batch * blocks;
     const int64_t tiles = blocks_of(count, function_tile);
+    if (tasks == 0) return true;
     // Few points: share out strips of the features too. Their number depends on the sizes alone.
     const int64_t strips = larger<int64_t>(1, smaller<int64_t>(most_strips / tasks, tiles / 4));
     const int64_t strip = blocks_of(tiles, strips);

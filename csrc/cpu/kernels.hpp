@@ -2,9 +2,10 @@
 //
 // k(r) = sum_s weights_s kappa(r; s). The kernels give u = kappa(r) - kappa(0) and the slope kappa'(r), the
 // latter in units of a constant `steepness` per bandwidth (kappa'(0) where the kernel is smooth), as it is
-// and minus its value at r = 0. Whichever of the two is smaller for typical pairs keeps more digits, so every
-// rung says which one it adds; what the shifted ones leave out is linear in the points and is added in closed
-// form (`shift` below).
+// and minus its value at r = 0. Whichever of the two is smaller keeps more digits, so every rung says which
+// one it adds; what the shifted ones leave out is linear in the points and is added in closed form (`shift`
+// below). The farthest pair decides: there the closed form cancels against the sum, which would leave an
+// outlier nothing but rounding, however close the other pairs are.
 #pragma once
 #include "../common/ladder.hpp"
 #include "math.hpp"
@@ -79,18 +80,18 @@ template <class T> struct InverseMultiquadric {  // c / (c + r), rate = c = s^2
     FASTMMD_INLINE V shifted() const { return u * (k + T(1)); }
 };
 
-template <class T> struct RationalQuadratic {  // (1 + t)^-alpha, t = rate r, rate = 1 / (2 alpha s^2)
+template <class T> struct RationalQuadratic {  // (1 + q)^-alpha, q = rate r, rate = 1 / (2 alpha s^2)
     typedef Vector<T> V;
-    V r, t, u, k, inverse;
+    V r, q, u, k, inverse;
     FASTMMD_INLINE void begin(V distances) { r = at_most<T>(distances, far_away<T>); }
     FASTMMD_INLINE void next(const Rung<T>& rung) {
-        t = at_most<T>(r * rung.rate, far_away<T>);
-        const Exponential<T> e = exponential<T>(log1p_of<T>(t) * -rung.alpha);
+        q = at_most<T>(r * rung.rate, far_away<T>);
+        const Exponential<T> e = exponential<T>(log1p_of<T>(q) * -rung.alpha);
         u = e.expm1, k = e.exp;
-        inverse = T(1) / (t + T(1));
+        inverse = T(1) / (q + T(1));
     }
     FASTMMD_INLINE V slope() const { return k * inverse; }
-    FASTMMD_INLINE V shifted() const { return (u - t) * inverse; }
+    FASTMMD_INLINE V shifted() const { return (u - q) * inverse; }
 };
 
 template <class T> struct Energy {  // -sqrt(r); slope in units of -1/2
@@ -115,33 +116,41 @@ double evaluate(const Rung<T>* rungs, int count,
                 int used,
                 T* r,  // [used]: squared distances in, coefficients out
                 double factor,
-                T* partial,      // scratch [2 * count][lanes]
-                double* sums) {  // [2 * count]
+                T* chunk,         // scratch [2 * count][lanes]
+                double* partial,  // scratch [2 * count][lanes]
+                double* sums) {   // [2 * count]
+    constexpr int step = PerRung ? chunk_vectors * lanes<T> : tile_columns;
     Wide<T> total = {};  // in double from the start: what is left of mmd2 is a small difference of these sums
-    if constexpr (PerRung) memset(partial, 0, 2 * count * sizeof(Vector<T>));
-    for (int j = 0; j < used; j += lanes<T>) {
-        const Vector<T> distances = load(r + j), weight = load(mass + j);
-        Kappa<T> kappa;
-        kappa.begin(distances);
-        Vector<T> u = {}, slope = {};
-        for (int s = 0; s < count; ++s) {
-            const Rung<T>& rung = rungs[s];
-            kappa.next(rung);
-            u += kappa.u * rung.weight;
-            slope += (rung.shifted ? kappa.shifted() : kappa.slope()) * rung.steepness;
-            if constexpr (PerRung) {
-                T* by_slope = partial + s * lanes<T>;
-                T* by_u = partial + (count + s) * lanes<T>;
-                const Vector<T> finite = at_most<T>(distances, far_away<T>);
-                store(by_slope, load(by_slope) + weight * (finite * kappa.slope()));
-                store(by_u, load(by_u) + weight * kappa.u);
+    if constexpr (PerRung) memset(partial, 0, 2 * count * sizeof(Wide<T>));
+    for (int first = 0; first < used; first += step) {
+        if constexpr (PerRung) memset(chunk, 0, 2 * count * sizeof(Vector<T>));
+        for (int j = first; j < smaller(first + step, used); j += lanes<T>) {
+            const Vector<T> distances = load(r + j), weight = load(mass + j);
+            Kappa<T> kappa;
+            kappa.begin(distances);
+            Vector<T> u = {}, slope = {};
+            for (int s = 0; s < count; ++s) {
+                const Rung<T>& rung = rungs[s];
+                kappa.next(rung);
+                u += kappa.u * rung.weight;
+                slope += (rung.shifted ? kappa.shifted() : kappa.slope()) * rung.steepness;
+                if constexpr (PerRung) {
+                    T* by_slope = chunk + s * lanes<T>;
+                    T* by_u = chunk + (count + s) * lanes<T>;
+                    const Vector<T> finite = at_most<T>(distances, far_away<T>);
+                    store(by_slope, load(by_slope) + weight * (finite * kappa.slope()));
+                    store(by_u, load(by_u) + weight * kappa.u);
+                }
             }
+            total += widen<T>(weight * u);
+            store(r + j, weight * slope);
         }
-        total += widen<T>(weight * u);
-        store(r + j, weight * slope);
+        if constexpr (PerRung)
+            for (int s = 0; s < 2 * count; ++s)
+                add_wide<T>(partial + s * lanes<T>, load(chunk + s * lanes<T>));
     }
     if constexpr (PerRung)
-        for (int s = 0; s < 2 * count; ++s) sums[s] += factor * sum_lanes<T>(load(partial + s * lanes<T>));
+        for (int s = 0; s < 2 * count; ++s) sums[s] += factor * sum_wide<T>(partial + s * lanes<T>);
     return sum_halves<lanes<T>>(total);
 }
 
@@ -150,8 +159,8 @@ template <class T> struct Plan {
     Rung<T>* rungs;  // [S]
     double shift;    // sum over shifted rungs of weight * kappa'(0)
     PairLoops<T> loops;
-    double (*evaluate)(const Rung<T>*, int, const T*, int, T*, double, T*, double*);
-    double (*evaluate_per_rung)(const Rung<T>*, int, const T*, int, T*, double, T*, double*);
+    double (*evaluate)(const Rung<T>*, int, const T*, int, T*, double, T*, double*, double*);
+    double (*evaluate_per_rung)(const Rung<T>*, int, const T*, int, T*, double, T*, double*, double*);
 };
 
 template <class T, template <class> class Kappa> void set_kernel(Plan<T>& plan) {
@@ -161,18 +170,28 @@ template <class T, template <class> class Kappa> void set_kernel(Plan<T>& plan) 
 
 // kappa'(r) / kappa'(0) of a smooth kernel; 0 for the others, whose slopes are never shifted.
 inline double relative_slope(const Kernel& kernel, double s, double r) {
-    const double t = r / (s * s);
+    const double q = r / (s * s);
     switch (kernel.name) {
-        case KernelName::gaussian: return exp(-0.5 * t);
-        case KernelName::imq: return 1 / ((1 + t) * (1 + t));
-        case KernelName::rational_quadratic: return pow(1 + 0.5 * t / kernel.alpha, -kernel.alpha - 1);
+        case KernelName::gaussian: return exp(-0.5 * q);
+        case KernelName::imq: return 1 / ((1 + q) * (1 + q));
+        case KernelName::rational_quadratic: return pow(1 + 0.5 * q / kernel.alpha, -kernel.alpha - 1);
         default: return 0;
     }
 }
 
-// Fills `plan.rungs` [S] for pairs whose squared distance is typically `typical_r`.
+// |value| at most limit; NaN stays NaN.
+inline double bounded(double value, double limit) {
+    return value > limit ? limit : value < -limit ? -limit : value;
+}
+
+// Bandwidths that are tiny in T get the largest numbers that still give 0 at r = 0: inf would give NaN. The
+// slopes leave room for masses.
+template <class T> constexpr double steepest = (double)Format<T>::largest * 0x1p-20;
+template <class T> constexpr double narrowest = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
+
+// Fills `plan.rungs` [S] for samples whose squared distances are at most `farthest_r`.
 template <class T>
-void make_plan(const Kernel& kernel, int dim, double typical_r, Rung<T>* rungs,
+void make_plan(const Kernel& kernel, int dim, double farthest_r, Rung<T>* rungs,
                int* order,     // scratch [S]
                bool* follows,  // scratch [S]
                Plan<T>& plan) {
@@ -194,17 +213,22 @@ void make_plan(const Kernel& kernel, int dim, double typical_r, Rung<T>* rungs,
         switch (kernel.name) {
             case KernelName::gaussian: rate = steepness = -0.5 / (s * s); break;
             case KernelName::laplacian: rate = -1 / s, steepness = -0.5 / s; break;
-            case KernelName::imq: rate = s * s, steepness = -1 / (s * s); break;
+            case KernelName::imq:
+                rate = s * s < narrowest<T> ? narrowest<T> : s * s, steepness = -1 / (s * s);
+                break;
             case KernelName::rational_quadratic:
                 rate = 0.5 / (kernel.alpha * s * s), steepness = -0.5 / (s * s);
                 break;
             case KernelName::energy: steepness = -0.5; break;
         }
-        const bool shifted = relative_slope(kernel, s, typical_r) > 0.5;
-        const double by_bandwidth = kernel.name == KernelName::energy ? 0 : -2 / s * w * steepness;
-        rungs[i] = {(T)rate, (T)w,  (T)(w * steepness), (T)kernel.alpha, follows[i] ? squarings : 0,
+        rate = bounded(rate, (double)Format<T>::largest);
+        steepness = bounded(w * steepness, steepest<T>);
+        const bool shifted = relative_slope(kernel, s, farthest_r) > 0.5;
+        const double by_bandwidth =
+            kernel.name == KernelName::energy ? 0 : bounded(-2 / s * steepness, steepest<double>);
+        rungs[i] = {(T)rate, (T)w,  (T)steepness, (T)kernel.alpha, follows[i] ? squarings : 0,
                     shifted, index, by_bandwidth};
-        if (shifted) plan.shift += w * steepness;
+        if (shifted) plan.shift += steepness;
     }
 }
 

@@ -36,13 +36,14 @@ template <class T> class Mmd2Run {
           staged_{staged_size<T>(task.n, 1), task.y ? staged_size<T>(task.m, 1) : 0},
           blocks_{blocks_of(sizes_[0], rows_), blocks_of(sizes_[1], rows_)},
           per_rung_(task.grad_bandwidths || task.grad_kernel_weights),
+          strips_(per_rung_ ? smaller<int64_t>(blocks(), most_strips) : blocks()),
           threads_(choose_threads()),
           scratch_(threads_, 2, dim_, count_),
           coordinates_(task.batch * (staged_[0] + staged_[1]) * dim_),
           mass_(task.batch * (staged_[0] + staged_[1])),
           row_sums_(task.batch * 2 * (sizes_[0] + sizes_[1])),
           moments_(task.batch * 4 * dim_),
-          rung_sums_(per_rung_ ? task.batch * tasks() * 2 * count_ : 0),
+          rung_sums_(per_rung_ ? task.batch * strips_ * 2 * count_ : 0),
           samples_(task.batch * 2),
           plans_(task.batch),
           rungs_(task.batch * count_),
@@ -54,13 +55,13 @@ template <class T> class Mmd2Run {
             !plans_ || !rungs_ || !order_ || !follows_)
             return false;
         parallel_for(task_.batch, threads_, [&](int64_t b, int) { prepare(b); });
-        parallel_for(task_.batch * tasks(), threads_, [&](int64_t at, int thread) { run_block(at, thread); });
+        parallel_for(task_.batch * strips_, threads_, [&](int64_t at, int thread) { run_strip(at, thread); });
         parallel_for(task_.batch, threads_, [&](int64_t b, int) { finish(b); });
         return true;
     }
 
   private:
-    int64_t tasks() const { return blocks_[0] + blocks_[1]; }
+    int64_t blocks() const { return blocks_[0] + blocks_[1]; }
 
     int choose_threads() const {
         const double points = (double)(sizes_[0] + sizes_[1]);
@@ -98,14 +99,23 @@ template <class T> class Mmd2Run {
             for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
             own.a = task_.unbiased ? 1 / (1 - squares) : 1;
         }
-        const double typical = typical_distance(sample(b, 0).moments, sample(b, sides_ - 1).moments, dim_);
-        make_plan<T>(task_.kernel, dim_, typical, rungs_.get() + b * count_, order_.get() + b * count_,
+        const double farthest_r =
+            farthest_distance(sample(b, 0).moments, sample(b, sides_ - 1).moments, dim_);
+        make_plan<T>(task_.kernel, dim_, farthest_r, rungs_.get() + b * count_, order_.get() + b * count_,
                      follows_.get() + b * count_, plans_.get()[b]);
     }
 
+    // Every strips_-th block of member b, one after the other: they share their sums per rung.
+    void run_strip(int64_t at, int thread) {
+        const int64_t b = at / strips_;
+        double* rung_sums = per_rung_ ? rung_sums_.get() + at * 2 * count_ : nullptr;
+        if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
+        for (int64_t block = at % strips_; block < blocks(); block += strips_)
+            run_block(b, block, rung_sums, thread);
+    }
+
     // The rows of one block against both samples.
-    void run_block(int64_t at, int thread) {
-        const int64_t b = at / tasks(), block = at % tasks();
+    void run_block(int64_t b, int64_t block, double* rung_sums, int thread) {
         const int side = block < blocks_[0] ? 0 : 1;
         const Sample<T>& own = sample(b, side);
         const Sample<T>* other = sides_ == 2 ? &sample(b, 1 - side) : nullptr;
@@ -115,8 +125,6 @@ template <class T> class Mmd2Run {
         const T* block_points = own.points + first * dim_;
         const bool gradient = grad_points(side);
         const RowSums<T> self = scratch_.of(thread, 0), cross = scratch_.of(thread, 1);
-        double* rung_sums = per_rung_ ? rung_sums_.get() + at * 2 * count_ : nullptr;
-        if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
         double factors[most_rows] = {};
 
         for (int i = 0; i < rows; ++i) factors[i] = own.a * own.weight(first + i) * own.scale;
@@ -176,9 +184,9 @@ template <class T> class Mmd2Run {
         }
         ((T*)task_.value)[b] = (T)value;
         if (!per_rung_) return;
-        double* sums = rung_sums_.get() + b * tasks() * 2 * count_;
-        for (int64_t block = 1; block < tasks(); ++block)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[block * 2 * count_ + s];
+        double* sums = rung_sums_.get() + b * strips_ * 2 * count_;
+        for (int64_t strip = 1; strip < strips_; ++strip)
+            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
         rung_gradients(plans_.get()[b], sums,
                        task_.grad_bandwidths ? (T*)task_.grad_bandwidths + b * count_ : nullptr,
                        task_.grad_kernel_weights ? (T*)task_.grad_kernel_weights + b * count_ : nullptr);
@@ -188,6 +196,7 @@ template <class T> class Mmd2Run {
     const int dim_, count_, sides_, rows_;
     const int64_t sizes_[2], staged_[2], blocks_[2];  // of x and of y
     const bool per_rung_;
+    const int64_t strips_;  // tasks for each member of the batch
     const int threads_;
     const RowMemory<T> scratch_;
     const Buffer<T> coordinates_, mass_;

@@ -22,6 +22,9 @@ template <class Body> void parallel_for(int64_t tasks, int threads, const Body& 
 // Threads worth their start for this many elementary steps; below about ten microseconds one is faster.
 inline int useful_threads(int threads, double steps) { return steps < 2e4 ? 1 : threads; }
 
+// Partial results of an ordered reduction: at most so many strips, whose number depends on the sizes alone.
+constexpr int most_strips = 32;
+
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }

@@ -103,17 +103,17 @@ template <class T> class DirectRun {
           threads_(choose_threads()),
           samples_(staged_size<T>(task.n, dim_)),
           points_(task.grad_samples ? staged_size<T>(task.m, dim_) : 0),
-          masses_(larger(staged_size<T>(task.n, 1), staged_size<T>(task.m, 1))),
           minima_(task.grad_samples ? staged_size<T>(task.m, 1) : 0),
           shares_(task.grad_samples ? staged_size<T>(task.m, 1) * task.count : 0),
+          point_((int64_t)threads_ * dim_),
           r_((int64_t)threads_ * tile_columns),
           sums_((int64_t)threads_ * dim_) {}
 
     bool run() {
-        if (!samples_ || !points_ || !masses_ || !minima_ || !shares_ || !r_ || !sums_) return false;
+        if (!samples_ || !points_ || !minima_ || !shares_ || !point_ || !r_ || !sums_) return false;
         if (!task_.grad || task_.grad_points) {
             const Columns<T> samples =
-                stage<T>((const T*)task_.samples, nullptr, task_.n, dim_, samples_.get(), masses_.get());
+                stage<T>((const T*)task_.samples, nullptr, task_.n, dim_, samples_.get(), nullptr);
             parallel_for(blocks_of(task_.m, block), threads_, [&](int64_t at, int thread) {
                 for (int64_t i = at * block; i < smaller<int64_t>((at + 1) * block, task_.m); ++i)
                     run_point(samples, i, thread);
@@ -122,7 +122,7 @@ template <class T> class DirectRun {
         if (!task_.grad_samples) return true;
         stage_shares();
         const Columns<T> points =
-            stage<T>((const T*)task_.points, nullptr, task_.m, dim_, points_.get(), masses_.get());
+            stage<T>((const T*)task_.points, nullptr, task_.m, dim_, points_.get(), nullptr);
         parallel_for(blocks_of(task_.n, block), threads_, [&](int64_t at, int thread) {
             for (int64_t i = at * block; i < smaller<int64_t>((at + 1) * block, task_.n); ++i)
                 run_sample(points, i, thread);
@@ -148,8 +148,15 @@ template <class T> class DirectRun {
         return used;
     }
 
+    // Row i without infinities, in memory of this thread.
+    const T* row(const void* rows, int64_t i, int thread) const {
+        T* point = point_.get() + (int64_t)thread * dim_;
+        for (int d = 0; d < dim_; ++d) point[d] = finite_or_nan(((const T*)rows)[i * dim_ + d]);
+        return point;
+    }
+
     void run_point(const Columns<T>& samples, int64_t i, int thread) const {
-        const T* point = (const T*)task_.points + i * dim_;
+        const T* point = row(task_.points, i, thread);
         T* r = r_.get() + (int64_t)thread * tile_columns;
         double* sum = sums_.get() + (int64_t)thread * dim_;
         T* minimum = (T*)task_.minimum + i;
@@ -184,7 +191,7 @@ template <class T> class DirectRun {
 
     void run_sample(const Columns<T>& points, int64_t i, int thread) const {
         const int64_t size = staged_size<T>(task_.m, 1);
-        const T* sample = (const T*)task_.samples + i * dim_;
+        const T* sample = row(task_.samples, i, thread);
         T* r = r_.get() + (int64_t)thread * tile_columns;
         double* sum = sums_.get() + (int64_t)thread * dim_;
         for (int d = 0; d < dim_; ++d) sum[d] = 0;
@@ -208,7 +215,7 @@ template <class T> class DirectRun {
     const int dim_;
     const PairLoops<T> loops_;
     const int threads_;
-    const Buffer<T> samples_, points_, masses_, minima_, shares_, r_;
+    const Buffer<T> samples_, points_, minima_, shares_, point_, r_;
     const Buffer<double> sums_;
 };
 

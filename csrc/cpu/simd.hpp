@@ -5,6 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __FAST_MATH__
+#error "fastmmd relies on NaN, infinities and the order of operations: compile without -ffast-math, -Ofast"
+#endif
+
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
@@ -82,6 +86,28 @@ template <class T> using Wide = Vector<double, lanes<T>>;
 
 template <class T> FASTMMD_INLINE Wide<T> widen(Vector<T> value) {
     return __builtin_convertvector(value, Wide<T>);
+}
+
+// target[lane] += value[lane], a vector of T into sums in double.
+template <class T>
+FASTMMD_INLINE void add_wide(double* target,  // [lanes]
+                             Vector<T> value) {
+    constexpr int parts = (int)(sizeof(double) / sizeof(T)),
+                  count = lanes<T> / parts;  // as wide as the registers
+    Vector<T, count> terms[parts];
+    memcpy(terms, &value, sizeof value);
+    for (int i = 0; i < parts; ++i) {
+        Vector<double, count> sum;
+        memcpy(&sum, target + i * count, sizeof sum);
+        sum += __builtin_convertvector(terms[i], Vector<double, count>);
+        memcpy(target + i * count, &sum, sizeof sum);
+    }
+}
+
+template <class T> FASTMMD_INLINE double sum_wide(const double* sums) {  // [lanes]
+    Wide<T> value;
+    memcpy(&value, sums, sizeof value);
+    return sum_halves<lanes<T>>(value);
 }
 
 template <class T> FASTMMD_INLINE double sum_lanes(Vector<T> value) {

@@ -1,12 +1,21 @@
-// Pairs of points, tile by tile. The grammar of all kernel files:
+// Pairs of points, tile by tile. The names of all kernel files:
 //
-//   row i      a point that receives sums; rows are read as they come, [rows, dim]
-//   column j   a point that is summed over; columns are staged in tiles of `width`, coordinate-major:
-//   [dim][width] d          a dimension, s or rung a bandwidth, b a member of the batch, t a tile r squared
-//   distances of one row to a tile's columns, [width] mass       weight of a column, [width]; 0 in the
-//   padding, which repeats the last column c          coefficients: mass times slope, [width]
+//   row i     a point that receives sums; rows are read as they come, [rows, dim]
+//   column j  a point that is summed over; staged in tiles, coordinate-major: [dim][width]
+//   used      columns of a tile that are read, a multiple of the lanes
+//   d         a dimension
+//   s, rung   a bandwidth
+//   b         a member of the batch
+//   t         a tile
+//   v         a vector of several that are held at once
+//   r         squared distances of one row to the columns of one tile, [width]
+//   q         squared distance over squared bandwidth
+//   mass      weight of a column, [width]; 0 in the padding, which repeats the last column
+//   u, k      a kernel minus its value at r = 0, and the kernel; elsewhere k is a random feature
+//   c         coefficients, mass times slope, [width]
 //
-// Sums run in T over the lanes of one tile and in double across tiles, in a fixed order.
+// Sums run in T over the lanes of one tile and in double across tiles, in a fixed order. What would round
+// too often in T runs in chunks: of `chunk_vectors`, whose sums go to double, or of `chunk_dims`.
 #pragma once
 #include "parallel.hpp"
 
@@ -14,6 +23,8 @@ namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 constexpr int tile_columns = 256;
+constexpr int chunk_vectors = 8;
+constexpr int chunk_dims = 32;
 
 template <class T> struct Columns {
     int64_t count;
@@ -27,8 +38,11 @@ template <class T> struct Columns {
 };
 
 template <class T> constexpr int tile_width(int64_t count) {
-    return (int)smaller<int64_t>(tile_columns, round_up(count, lanes<T>));
+    return (int)smaller<int64_t>(tile_columns, round_up(larger<int64_t>(count, 1), lanes<T>));
 }
+
+// NaN in place of infinities, which kernels that vanish far away would hide.
+template <class T> constexpr T finite_or_nan(T value) { return value + (value - value); }
 
 // Elements of `coordinates` and `mass` that staging `count` columns takes.
 template <class T> constexpr int64_t staged_size(int64_t count, int64_t dim) {
@@ -40,18 +54,39 @@ Columns<T> stage(const T* points,   // [count, dim]
                  const T* weights,  // [count] or null: ones
                  int64_t count, int dim,
                  T* coordinates,  // [staged_size(count, dim)]
-                 T* mass) {       // [staged_size(count, 1)]
+                 T* mass) {       // [staged_size(count, 1)] or null: not needed
     const Columns<T> columns = {count, dim, tile_width<T>(count), coordinates, mass};
     const int width = columns.width;
     for (int64_t t = 0; t < columns.tiles(); ++t) {
         T* tile = coordinates + t * dim * width;
         for (int64_t j = 0; j < width; ++j) {
             const int64_t source = smaller(t * width + j, count - 1);
-            for (int64_t d = 0; d < dim; ++d) tile[d * width + j] = points[source * dim + d];
-            mass[t * width + j] = t * width + j >= count ? T(0) : weights ? weights[source] : T(1);
+            for (int64_t d = 0; d < dim; ++d) tile[d * width + j] = finite_or_nan(points[source * dim + d]);
+            if (mass) mass[t * width + j] = t * width + j >= count ? T(0) : weights ? weights[source] : T(1);
         }
     }
     return columns;
+}
+
+// r[j] = |point - column j|^2 for `Vectors` vectors of columns and any number of dimensions.
+template <class T, int Vectors>
+FASTMMD_INLINE void sum_squares(const T* point,    // [dim]
+                                const T* columns,  // [dim][width], from the first of the columns
+                                int dim, int width,
+                                T* r) {  // [Vectors * lanes]
+    Vector<T> total[Vectors] = {};
+    for (int first = 0; first < dim; first += chunk_dims) {
+        Vector<T> sum[Vectors] = {};
+        for (int d = first; d < smaller(first + chunk_dims, dim); ++d) {
+            const Vector<T> p = broadcast(point[d]);
+            for (int v = 0; v < Vectors; ++v) {
+                const Vector<T> difference = p - load(columns + (int64_t)d * width + v * lanes<T>);
+                sum[v] += difference * difference;
+            }
+        }
+        for (int v = 0; v < Vectors; ++v) total[v] += sum[v];
+    }
+    for (int v = 0; v < Vectors; ++v) store(r + v * lanes<T>, total[v]);
 }
 
 // r[j] = |point - column j|^2 by differences. Dim = 0: any number of dimensions.
@@ -72,27 +107,10 @@ void squared_distances(const T* point,  // [dim]
             store(r + j, sum);
         }
     } else {
-        constexpr int block = 4 * lanes<T>;  // four independent sums hide the latency of the additions
         int j = 0;
-        for (; j + block <= used; j += block) {
-            Vector<T> sum[4] = {};
-            for (int d = 0; d < dim; ++d) {
-                const Vector<T> p = broadcast(point[d]);
-                for (int v = 0; v < 4; ++v) {
-                    const Vector<T> difference = p - load(tile + (int64_t)d * width + j + v * lanes<T>);
-                    sum[v] += difference * difference;
-                }
-            }
-            for (int v = 0; v < 4; ++v) store(r + j + v * lanes<T>, sum[v]);
-        }
-        for (; j < used; j += lanes<T>) {
-            Vector<T> sum = {};
-            for (int d = 0; d < dim; ++d) {
-                const Vector<T> difference = broadcast(point[d]) - load(tile + (int64_t)d * width + j);
-                sum += difference * difference;
-            }
-            store(r + j, sum);
-        }
+        for (; j + 4 * lanes<T> <= used; j += 4 * lanes<T>)  // four sums hide the latency of the additions
+            sum_squares<T, 4>(point, tile + j, dim, width, r + j);
+        for (; j < used; j += lanes<T>) sum_squares<T, 1>(point, tile + j, dim, width, r + j);
     }
 }
 
@@ -103,21 +121,31 @@ void add_differences(const T* point,  // [dim]
                      const T* c,      // [width]
                      int dim, int width, int used,
                      double* gradient) {  // [dim]
+    constexpr int step = chunk_vectors * lanes<T>;
     if constexpr (Dim > 0) {
-        Vector<T> sum[Dim] = {};
-        for (int j = 0; j < used; j += lanes<T>) {
-            const Vector<T> coefficient = load(c + j);
-            for (int d = 0; d < Dim; ++d)
-                sum[d] += coefficient * (broadcast(point[d]) - load(tile + d * width + j));
+        double total[Dim][lanes<T>] = {};
+        for (int first = 0; first < used; first += step) {
+            Vector<T> sum[Dim] = {};
+            for (int j = first; j < smaller(first + step, used); j += lanes<T>) {
+                const Vector<T> coefficient = load(c + j);
+                for (int d = 0; d < Dim; ++d)
+                    sum[d] += coefficient * (broadcast(point[d]) - load(tile + d * width + j));
+            }
+            for (int d = 0; d < Dim; ++d) add_wide<T>(total[d], sum[d]);
         }
-        for (int d = 0; d < Dim; ++d) gradient[d] += sum_lanes<T>(sum[d]);
+        for (int d = 0; d < Dim; ++d) gradient[d] += sum_wide<T>(total[d]);
     } else {
         for (int d = 0; d < dim; ++d) {
             const Vector<T> p = broadcast(point[d]);
             const T* coordinate = tile + (int64_t)d * width;
-            Vector<T> sum = {};
-            for (int j = 0; j < used; j += lanes<T>) sum += load(c + j) * (p - load(coordinate + j));
-            gradient[d] += sum_lanes<T>(sum);
+            double total[lanes<T>] = {};
+            for (int first = 0; first < used; first += step) {
+                Vector<T> sum = {};
+                for (int j = first; j < smaller(first + step, used); j += lanes<T>)
+                    sum += load(c + j) * (p - load(coordinate + j));
+                add_wide<T>(total, sum);
+            }
+            gradient[d] += sum_wide<T>(total);
         }
     }
 }

@@ -14,12 +14,14 @@ template <class T> class WitnessRun {
           sizes_{task.p, task.n},
           blocks_{blocks_of(task.p, rows_), blocks_of(task.n, rows_)},
           per_rung_(task.grad_bandwidths || task.grad_kernel_weights),
+          mirrored_(task.grad_samples || task.grad_weights),
+          strips_(per_rung_ ? smaller<int64_t>(blocks_[0], most_strips) : blocks_[0]),
           threads_(choose_threads()),
           scratch_(threads_, 1, dim_, count_),
           coordinates_((staged(0) + staged(1)) * dim_),
           mass_(staged(0) + staged(1)),
           moments_(4 * dim_),
-          rung_sums_(per_rung_ ? blocks_[0] * 2 * count_ : 0),
+          rung_sums_(per_rung_ ? strips_ * 2 * count_ : 0),
           rungs_(count_),
           order_(count_),
           follows_(count_) {}
@@ -30,15 +32,14 @@ template <class T> class WitnessRun {
             return false;
         prepare();
         if (task_.value || grad_points(0) || per_rung_)
-            parallel_for(blocks_[0], threads_,
-                         [&](int64_t block, int thread) { run_block(0, block, thread); });
-        if (grad_points(1) || task_.grad_weights)
+            parallel_for(strips_, threads_, [&](int64_t strip, int thread) { run_strip(strip, thread); });
+        if (mirrored_)
             parallel_for(blocks_[1], threads_,
-                         [&](int64_t block, int thread) { run_block(1, block, thread); });
+                         [&](int64_t block, int thread) { run_block(1, block, nullptr, thread); });
         if (!per_rung_) return true;
         double* sums = rung_sums_.get();
-        for (int64_t block = 1; block < blocks_[0]; ++block)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[block * 2 * count_ + s];
+        for (int64_t strip = 1; strip < strips_; ++strip)
+            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
         rung_gradients(plan_, sums, (T*)task_.grad_bandwidths, (T*)task_.grad_kernel_weights);
         return true;
     }
@@ -48,7 +49,8 @@ template <class T> class WitnessRun {
     const T* points(int side) const { return (const T*)(side ? task_.samples : task_.points); }
     const T* weights(int side) const { return (const T*)(side ? task_.weights : task_.grad); }
     T* grad_points(int side) const { return (T*)(side ? task_.grad_samples : task_.grad_points); }
-    int64_t staged(int side) const { return staged_size<T>(sizes_[side], 1); }
+    // Rows of one side meet the other side's columns; without the mirror image the points are rows alone.
+    int64_t staged(int side) const { return side || mirrored_ ? staged_size<T>(sizes_[side], 1) : 0; }
 
     int choose_threads() const {
         return useful_threads(task_.threads, (double)sizes_[0] * sizes_[1] * (dim_ + 4 * count_) / lanes<T>);
@@ -57,24 +59,31 @@ template <class T> class WitnessRun {
     void prepare() {
         for (int side = 0; side < 2; ++side) {
             const int64_t place = side * staged(0);
-            columns_[side] = stage<T>(points(side), weights(side), sizes_[side], dim_,
-                                      coordinates_.get() + place * dim_, mass_.get() + place);
+            if (staged(side))
+                columns_[side] = stage<T>(points(side), weights(side), sizes_[side], dim_,
+                                          coordinates_.get() + place * dim_, mass_.get() + place);
             parts_[side].mean = moments_.get() + 2 * side * dim_;
             parts_[side].moment = parts_[side].mean + dim_;
             find_moments(points(side), weights(side), 1.0, sizes_[side], dim_,
                          side ? parts_[0].mean : nullptr, parts_[side]);
         }
-        make_plan<T>(task_.kernel, dim_, typical_distance(parts_[0], parts_[1], dim_), rungs_.get(),
+        make_plan<T>(task_.kernel, dim_, farthest_distance(parts_[0], parts_[1], dim_), rungs_.get(),
                      order_.get(), follows_.get(), plan_);
     }
 
-    void run_block(int side, int64_t block, int thread) {
+    // Every strips_-th block of points, one after the other: they share their sums per rung.
+    void run_strip(int64_t strip, int thread) {
+        double* rung_sums = per_rung_ ? rung_sums_.get() + strip * 2 * count_ : nullptr;
+        if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
+        for (int64_t block = strip; block < blocks_[0]; block += strips_)
+            run_block(0, block, rung_sums, thread);
+    }
+
+    void run_block(int side, int64_t block, double* rung_sums, int thread) {
         const int64_t first = block * rows_;
         const int rows = (int)smaller<int64_t>(rows_, sizes_[side] - first);
         const RowSums<T> sums = scratch_.of(thread, 0);
         T* grad = grad_points(side);
-        double* rung_sums = per_rung_ && side == 0 ? rung_sums_.get() + block * 2 * count_ : nullptr;
-        if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
         double factors[most_rows] = {};
         for (int i = 0; i < rows; ++i) factors[i] = weights(side) ? (double)weights(side)[first + i] : 1;
         sum_rows(plan_, points(side) + first * dim_, rows, columns_[1 - side], grad != nullptr, factors,
@@ -99,7 +108,8 @@ template <class T> class WitnessRun {
     const Witness& task_;
     const int dim_, count_, rows_;
     const int64_t sizes_[2], blocks_[2];
-    const bool per_rung_;
+    const bool per_rung_, mirrored_;
+    const int64_t strips_;
     const int threads_;
     const RowMemory<T> scratch_;
     const Buffer<T> coordinates_, mass_;
