@@ -1,6 +1,6 @@
 // The Python module fastmmd._native: converts arguments and dispatches, nothing else. Tensors come as
 // addresses (0: absent or not needed) whose owner keeps them alive during the call; the GIL is released
-// meanwhile.
+// meanwhile. Flags are py::bool_, which takes nothing but a bool: a number out of place is an error.
 #include <omp.h>
 #include <pthread.h>
 #include <pybind11/pybind11.h>
@@ -34,7 +34,13 @@ const Operations& operations() {
 // libgomp's threads do not exist in a forked child, and entering it there waits for them for ever.
 std::atomic<bool> forked{false};
 
-int usable_threads(int threads) { return forked ? 1 : threads; }
+int usable_threads(int threads) { return forked || threads < 1 ? 1 : threads; }
+
+void check(bool valid, const char* message) {
+    if (!valid) throw std::invalid_argument(message);
+}
+
+void check_dim(int dim) { check(dim > 0, "dim: expected at least 1"); }
 
 template <class Task> void call(bool (*operation)(const Task&), const Task& task) {
     bool done;
@@ -53,20 +59,25 @@ Kernel kernel_of(const std::string& name, const Numbers& bandwidths, const Numbe
     };
     const auto found = names.find(name);
     if (found == names.end()) throw std::invalid_argument("kernel: got \"" + name + "\"");
-    if (bandwidths.size() != weights.size())
-        throw std::invalid_argument("kernel: bandwidths and weights differ in length");
+    check(bandwidths.size() == weights.size(), "kernel: bandwidths and weights differ in length");
     return {found->second, (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
 }
 
 Features features_of(Address key, int64_t count, const Numbers& bandwidths, const Numbers& weights) {
+    check(!bandwidths.empty() && bandwidths.size() == weights.size(),
+          "features: bandwidths and weights differ in length or are empty");
+    check(count > 0 && count % (int64_t)bandwidths.size() == 0,
+          "count: expected a positive multiple of the number of bandwidths");
     return {at<const int64_t>(key), count, (int)bandwidths.size(), bandwidths.data(), weights.data()};
 }
 
-void mmd2(bool is_double, int threads, int64_t batch, int64_t n, int64_t m, int dim, Address x, Address y,
-          Address x_weights, Address y_weights, const std::string& kernel, const Numbers& bandwidths,
-          const Numbers& weights, double alpha, bool unbiased, Address value, Address grad_x, Address grad_y,
-          Address grad_x_weights, Address grad_y_weights, Address grad_bandwidths,
-          Address grad_kernel_weights) {
+void mmd2(py::bool_ is_double, int threads, int64_t batch, int64_t n, int64_t m, int dim, Address x,
+          Address y, Address x_weights, Address y_weights, const std::string& kernel,
+          const Numbers& bandwidths, const Numbers& weights, double alpha, py::bool_ unbiased, Address value,
+          Address grad_x, Address grad_y, Address grad_x_weights, Address grad_y_weights,
+          Address grad_bandwidths, Address grad_kernel_weights) {
+    check_dim(dim);
+    check(n > 0 && (y == 0) == (batch == 0 || m == 0), "n, m: expected at least one point");
     call<Mmd2>(
         operations().mmd2,
         {is_double, usable_threads(threads), batch, n, m, dim, at(x), at(y), at(x_weights), at(y_weights),
@@ -74,61 +85,74 @@ void mmd2(bool is_double, int threads, int64_t batch, int64_t n, int64_t m, int 
          at(grad_x_weights), at(grad_y_weights), at(grad_bandwidths), at(grad_kernel_weights)});
 }
 
-void witness(bool is_double, int threads, int64_t p, int64_t n, int dim, Address points, Address samples,
+void witness(py::bool_ is_double, int threads, int64_t p, int64_t n, int dim, Address points, Address samples,
              Address sample_weights, const std::string& kernel, const Numbers& bandwidths,
              const Numbers& weights, double alpha, Address value, Address grad, Address grad_points,
              Address grad_samples, Address grad_weights, Address grad_bandwidths,
              Address grad_kernel_weights) {
+    check_dim(dim);
+    check(p > 0 && n > 0, "p, n: expected at least one point");
     call<Witness>(operations().witness,
                   {is_double, usable_threads(threads), p, n, dim, at(points), at(samples), at(sample_weights),
                    kernel_of(kernel, bandwidths, weights, alpha), at(value), at(grad), at(grad_points),
                    at(grad_samples), at(grad_weights), at(grad_bandwidths), at(grad_kernel_weights)});
 }
 
-void fourier_sum(bool is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
+void fourier_sum(py::bool_ is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
                  Address sample_weights, Address key, int64_t count, const Numbers& bandwidths,
                  const Numbers& weights, Address out) {
+    check_dim(dim);
     call<FourierSum>(operations().fourier_sum,
                      {is_double, usable_threads(threads), batch, n, dim, at(x), at(sample_weights),
                       features_of(key, count, bandwidths, weights), at(out)});
 }
 
-void fourier_function(bool is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
+void fourier_function(py::bool_ is_double, int threads, int64_t batch, int64_t n, int dim, Address x,
                       Address coefficients, Address key, int64_t count, const Numbers& bandwidths,
                       const Numbers& weights, Address value, Address grad) {
+    check_dim(dim);
     call<FourierFunction>(operations().fourier_function,
                           {is_double, usable_threads(threads), batch, n, dim, at(x), at(coefficients),
                            features_of(key, count, bandwidths, weights), at(value), at(grad)});
 }
 
-void fourier_frequencies(bool is_double, int threads, int dim, Address key, int64_t count,
+void fourier_frequencies(py::bool_ is_double, int threads, int dim, Address key, int64_t count,
                          const Numbers& bandwidths, const Numbers& weights, Address out) {
+    check_dim(dim);
     call<FourierFrequencies>(
         operations().fourier_frequencies,
         {is_double, usable_threads(threads), dim, features_of(key, count, bandwidths, weights), at(out)});
 }
 
-void parzen_tile(bool is_double, int threads, int64_t rows, int64_t columns, int64_t stride, Address products,
-                 Address row_norms, Address column_norms, const Numbers& sigmas, int64_t points,
-                 Address minimum, Address sums, Address grad) {
+void parzen_tile(py::bool_ is_double, int threads, int64_t rows, int64_t columns, int64_t stride,
+                 Address products, Address row_norms, Address column_norms, const Numbers& sigmas,
+                 int64_t points, Address minimum, Address sums, Address grad) {
+    check(stride % 16 == 0 && columns <= stride,
+          "stride: expected a multiple of 16, the most lanes of a vector");
     call<ParzenTile>(operations().parzen_tile,
                      {is_double, usable_threads(threads), rows, columns, stride, at(products), at(row_norms),
                       at(column_norms), (int)sigmas.size(), sigmas.data(), points, at(minimum),
                       at<double>(sums), at(grad)});
 }
 
-void parzen_direct(bool is_double, int threads, int64_t m, int64_t n, int dim, Address points,
+void parzen_direct(py::bool_ is_double, int threads, int64_t m, int64_t n, int dim, Address points,
                    Address samples, const Numbers& sigmas, Address minimum, Address sums, Address grad,
                    Address grad_points, Address grad_samples) {
+    check_dim(dim);
     call<ParzenDirect>(
         operations().parzen_direct,
         {is_double, usable_threads(threads), m, n, dim, at(points), at(samples), (int)sigmas.size(),
          sigmas.data(), at(minimum), at<double>(sums), at(grad), at(grad_points), at(grad_samples)});
 }
 
-void elementwise(const std::string& name, bool is_double, int64_t count, Address in, Address out) {
-    if (!operations().elementwise({is_double, name.c_str(), count, at(in), at(out)}))
-        throw std::invalid_argument("name: got \"" + name + "\"");
+void elementwise(const std::string& name, py::bool_ is_double, int64_t count, Address in, Address out) {
+    const Elementwise task = {is_double, name.c_str(), count, at(in), at(out)};
+    bool known;
+    {
+        py::gil_scoped_release release;
+        known = operations().elementwise(task);
+    }
+    if (!known) throw std::invalid_argument("name: got \"" + name + "\"");
 }
 
 }  // namespace

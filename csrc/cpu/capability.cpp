@@ -29,11 +29,11 @@ const Operations compiled[] = {
 
 bool runs_here(const std::string& capability) {
 #ifdef FASTMMD_X86
-    if (capability == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (capability == "avx2") return avx2;
     if (capability == "avx512")
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("fma");
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #endif
     return capability == "baseline";
 }
@@ -51,11 +51,10 @@ const Operations& choose_operations() {
     const char* variable = std::getenv("FASTMMD_CPU_CAPABILITY");
     const std::vector<std::string> usable = usable_capabilities();
     const std::string choice = variable && *variable ? variable : usable.back();
+    for (const Operations& operations : compiled)
+        if (operations.capability == choice && runs_here(choice)) return operations;
     std::string names;
-    for (size_t i = 0; i < usable.size(); ++i) {
-        if (usable[i] == choice) return compiled[i];  // an instruction set includes those before it
-        names += (i ? ", " : "") + usable[i];
-    }
+    for (const std::string& name : usable) names += (names.empty() ? "" : ", ") + name;
     throw std::invalid_argument("FASTMMD_CPU_CAPABILITY: got \"" + choice +
                                 "\"; this build on this processor runs " + names);
 }

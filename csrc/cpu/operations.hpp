@@ -1,6 +1,7 @@
 // What the bindings hand to the kernels: plain pointers and sizes. Arrays are contiguous and of one type,
 // float or double (`is_double`), unless said otherwise; null means "absent" for an input and "not needed" for
-// an output. Every function is compiled once per instruction set and returns false when memory ran out.
+// an output. Every function is compiled once per instruction set and returns false when memory ran out
+// (elementwise: when it knows no such name).
 #pragma once
 #include <stdint.h>
 
@@ -100,10 +101,10 @@ struct ParzenTile {
     bool is_double;
     int threads;
     int64_t rows, columns;     // what is used of the tile
-    int64_t stride;            // elements from one row of the tile to the next
+    int64_t stride;            // elements from one row of the tile to the next, a multiple of 16
     void* products;            // [rows, stride]: p.q; the backward pass leaves its coefficients here
-    const void* row_norms;     // [rows]: |p|^2
-    const void* column_norms;  // [columns]: |q|^2
+    const void* row_norms;     // [rows]: |p|^2; NaN for a point with an infinity
+    const void* column_norms;  // [stride]: |q|^2, alike; what lies beyond `columns` is read and ignored
     int count;                 // S
     const double* sigmas;      // [S]
     int64_t points;            // M, the stride of sums and grad; pointers below stand at the tile's first row
