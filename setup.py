@@ -3,7 +3,7 @@
 FASTMMD_NATIVE=off  builds the pure-Python package on purpose (the default on Windows, macOS); `on` insists.
 FASTMMD_CUDA=off    this version has no CUDA kernels: `auto`, the default, means the same; `on` is an error.
 CXX                 the C++ compiler.
-CMAKE_ARGS          further arguments for CMake.
+CMAKE_ARGS          further arguments for CMake; those below win.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent.resolve()
 REMEDY = """\
 fastmmd: the native code could not be built; the messages above say why. What helps:
-  - a C++17 compiler with OpenMP, GCC 11 or Clang 14 or newer (Debian, Ubuntu: apt install g++)
+  - a C++17 compiler with OpenMP, GCC 11 or Clang 14 or newer, and Python's headers
+    (Debian, Ubuntu: apt install g++ python3-dev)
   - CXX=/path/to/compiler pip install ...      another compiler
   - FASTMMD_NATIVE=off pip install ...         the package without native code (slower: plain torch)"""
 
@@ -70,18 +71,21 @@ class CMakeBuild(build_ext):
         cmake = tool("cmake")
         configure = [
             cmake, "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
             "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_INSTALL_PREFIX={target}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DPYBIND11_FINDPYTHON=ON",
-            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         try:
             subprocess.run(configure, check=True)
             subprocess.run([cmake, "--build", str(build), "--target", "install"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"{error}\n{REMEDY}") from None
+        module = Path(self.get_ext_fullpath(ext.name))
+        if not module.exists():  # a wheel without native code is never made by accident
+            raise SystemExit(f"CMake ended without an error and left no {module}\n{REMEDY}")
 
 
 class BinaryDistribution(Distribution):

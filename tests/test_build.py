@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) 
     done = run([sys.executable, "setup.py", "build_ext"], source, CXX=compiler)
     assert done.returncode != 0
     assert compiler in done.stdout, "the compiler's part of the message"
-    for remedy in ("apt install g++", "CXX=", "FASTMMD_NATIVE=off"):
+    for remedy in ("apt install g++ python3-dev", "CXX=", "FASTMMD_NATIVE=off"):
         assert remedy in done.stdout
     assert not list(source.rglob("*.so"))
 
@@ -105,6 +106,80 @@ def test_failing_compilation_is_an_error(source: Path) -> None:
     assert done.returncode != 0
     assert "a line of no use" in done.stdout
     assert "FASTMMD_NATIVE=off" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
+def test_build_that_leaves_no_module_is_an_error(source: Path, tmp_path: Path) -> None:
+    """A CMake that does nothing, successfully; what it is asked for ends with our own settings."""
+    (tmp_path / "bin").mkdir()
+    cmake = tmp_path / "bin" / "cmake"
+    cmake.write_text('#!/bin/sh\necho "asked: $*"\n')
+    cmake.chmod(0o755)
+    done = run(
+        [sys.executable, "setup.py", "build_ext"], source,
+        PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", CMAKE_ARGS="-DCMAKE_INSTALL_PREFIX=/elsewhere",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "left no" in done.stdout and "FASTMMD_NATIVE=off" in done.stdout
+    (asked,) = (line for line in done.stdout.splitlines() if "asked:" in line and "-S" in line)
+    assert asked.index("=/elsewhere") < asked.rindex("-DCMAKE_INSTALL_PREFIX=")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="looks at the instruction sets of x86-64")
+def test_flags_of_the_user_do_not_reach_the_kernels(tmp_path: Path) -> None:
+    """-ffast-math would drop NaN, and -march=native would put AVX into the baseline."""
+    pybind11 = pytest.importorskip("pybind11")
+    command = [
+        "cmake", "-S", str(ROOT / "csrc"), "-B", str(tmp_path), "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}",
+        "-DPYBIND11_FINDPYTHON=ON",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = run(command, tmp_path, PATH=path, CXXFLAGS="-Ofast -ffast-math -mavx512f -march=native")
+    assert done.returncode == 0, done.stdout
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    kernels = [entry["command"].split() for entry in commands if entry["file"].endswith("elementwise.cpp")]
+    assert len(kernels) == 3
+    macros = {}
+    for words in kernels:
+        (isa,) = (word.split("=")[1] for word in words if word.startswith("-DFASTMMD_ISA="))
+        macros[isa] = run([*words[: words.index("-o")], "-dM", "-E", words[-1]], tmp_path).stdout
+        assert "FASTMMD_ISA" in macros[isa] and "__FAST_MATH__" not in macros[isa]
+    assert {isa: ("__AVX__" in found, "__AVX512F__" in found) for isa, found in macros.items()} == {
+        "baseline": (False, False),
+        "avx2": (True, False),
+        "avx512": (True, True),
+    }
+
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no compiler")
+def test_fast_math_is_refused() -> None:
+    command = [
+        str(COMPILER), "-std=c++17", "-fsyntax-only", "-w", "-ffast-math", "-DFASTMMD_ISA=baseline",
+        "csrc/cpu/elementwise.cpp",
+    ]  # fmt: skip
+    done = run(command, ROOT)
+    assert done.returncode != 0 and "-ffast-math" in done.stdout
+    command.remove("-ffast-math")
+    assert run(command, ROOT).returncode == 0
+
+
+@pytest.mark.skipif(COMPILER is None or shutil.which("nm") is None, reason="no compiler or no nm")
+def test_kernels_leave_no_weak_symbols(tmp_path: Path) -> None:
+    """One function shared between instruction sets, and the linker may keep AVX-512 code for the baseline."""
+    for name in ("mmd", "witness", "fourier", "parzen", "elementwise"):
+        command = [
+            str(COMPILER), "-std=c++17", "-O0", "-w", "-c", "-fopenmp", "-DFASTMMD_ISA=baseline",
+            str(ROOT / "csrc" / "cpu" / f"{name}.cpp"), "-o", str(tmp_path / "kernels.o"),
+        ]  # fmt: skip
+        assert run(command, tmp_path).returncode == 0
+        symbols = run(["nm", "-C", "--defined-only", str(tmp_path / "kernels.o")], tmp_path).stdout.splitlines()
+        assert [line for line in symbols if f"baseline::{name}" in line or " T " in line]
+        weak = [line for line in symbols if line.split()[1] in "WVu" and "DW.ref." not in line]  # data of exceptions
+        assert not weak
 
 
 @pytest.mark.parametrize(
