@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import oracle
@@ -66,8 +67,10 @@ def check_against_formulas() -> None:
                 )
                 check_mmd2(x.to(dtype).to(F64), y.to(dtype).to(F64), name, bandwidths, dtype)
         check_fourier(dtype)
+        check_batches_of_nothing(dtype)
         for dim in (2, 40):
             check_parzen(points(70, dim, seed=3, dtype=dtype), points(1300, dim, seed=4, dtype=dtype))
+    check_outliers()
 
 
 def check_mmd2(x: Tensor, y: Tensor, name: str, bandwidths: tuple[float, ...], dtype: torch.dtype) -> None:
@@ -113,6 +116,41 @@ def check_parzen(x: Tensor, samples: Tensor) -> None:
     rates = 0.5 / torch.tensor(SIGMAS, dtype=F64)[:, None].square()
     expected = torch.logsumexp(-r * rates[:, :, None], 2)
     assert_close(sums.log() - minimum.to(F64) * rates, expected, atol={F32: 5e-4, F64: 1e-11}[x.dtype])
+
+
+def check_batches_of_nothing(dtype: torch.dtype) -> None:
+    x, spec = points(0, 5, 3, dtype=dtype), KernelSpec("gaussian", (1.0,), (1.0,))
+    assert native.mmd2(x, x, None, None, spec, False, [True] * 6)[1].shape == x.shape
+    assert native.fourier_sum(x, points(0, 5, dtype=dtype), features()).shape == (0, 600)
+    value, gradient = native.fourier_function(x, points(0, 600, dtype=dtype), features(), True, True)
+    assert value.shape == (0, 5) and gradient.shape == x.shape
+    nobody = points(2, 0, 3, dtype=dtype)
+    assert (native.fourier_sum(nobody, points(2, 0, dtype=dtype), features()) == 0).all()
+    assert native.fourier_function(nobody, points(2, 600, dtype=dtype), features(), True, True)[0].shape == (2, 0)
+    for dim in (3, 40):
+        minimum, sums = torch.full((4,), float("inf"), dtype=dtype), torch.zeros(3, 4, dtype=F64)
+        native.parzen_update(points(4, dim, dtype=dtype), points(0, dim, dtype=dtype), SIGMAS, minimum, sums)
+        assert minimum.isinf().all() and (sums == 0).all()
+
+
+def check_outliers() -> None:
+    """One far point must not cost the gradients their digits; float32 against float64, which is tested above."""
+    for bandwidths in ((80.0,), KERNELS["gaussian"]):
+        spec = KernelSpec("gaussian", bandwidths, (1.0,) * len(bandwidths))
+        for far in (50.0, 1e2, 1e3, 1e4):
+            x, y, w, g = points(1, 2000, 6), points(1, 2000, 6, seed=1, shift=0.1), points(2000), points(2000, seed=2)
+            x[0, 0] = far
+            actual, expected = (
+                (
+                    *native.mmd2(x.to(t), y.to(t), None, None, spec, False, [True, True, False, False, False, False]),
+                    *native.witness_backward(
+                        g.to(t), x[0].to(t), y[0].to(t), w.to(t), spec, [True, True, False, False, False]
+                    ),
+                )
+                for t in (F32, F64)
+            )
+            for i in (1, 2, 7, 8):
+                assert_close(actual[i], expected[i], rows=True)
 
 
 @pytest.mark.parametrize("capability", _native.capabilities())
@@ -193,11 +231,18 @@ def test_the_gil_is_released() -> None:
     assert any(begin + 0.2 * length < t < begin + 0.8 * length for t in ticks)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch carries a libgomp of another name")
 def test_one_openmp_runtime() -> None:
-    native.mmd2(points(1, 9, 2), None, None, None, KernelSpec("imq", (1.0,), (1.0,)), False, [False] * 6)
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    runtimes = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
-    assert len(runtimes) == 1, runtimes
+    """In a process of its own: scikit-learn, which other tests use, loads one more."""
+    code = """
+import torch, fastmmd
+fastmmd.mmd2(torch.randn(9, 2), torch.randn(9, 2))
+maps = open("/proc/self/maps").read().splitlines()
+runtimes = {line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}
+assert len(runtimes) == 1, runtimes
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
 
 
 FORK = """
@@ -205,8 +250,18 @@ import os, signal, torch
 import fastmmd
 torch.set_num_threads(2)
 x, y = torch.randn(700, 4), torch.randn(700, 4)
-torch.mm(torch.randn(500, 500), torch.randn(500, 500)).sum()  # torch's threads are running
-use = lambda: fastmmd.mmd2(x, y).item()
+wide, features = torch.randn(600, 40), fastmmd.FourierFeatures(4, 256)
+large = torch.randn(60_000, 4).bfloat16()  # torch's conversions are parallel as well
+def use():
+    torch.mm(torch.randn(500, 500), torch.randn(500, 500)).sum()  # torch's threads are running
+    return [
+        fastmmd.mmd2(x, y).sum().item(),
+        fastmmd.parzen_log_likelihood(x, y, (0.5, 1.0)).sum(1).tolist(),
+        fastmmd.parzen_log_likelihood(wide, wide + 1, (0.5, 1.0)).shape,
+        fastmmd.fourier_mean(large, features).sum().item(),
+        fastmmd.witness(x[:9], x, y).sum().item(),
+    ]
+torch.mm(torch.randn(500, 500), torch.randn(500, 500)).sum()
 before = {before}
 child = os.fork()
 if child == 0:
@@ -246,8 +301,30 @@ def test_reasons_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CPU tensors" in str(native.unavailable("cuda"))
     assert native.unsupported("mmd", torch.float32, "cpu") is None
     assert "float64" in str(native.unsupported("mmd", torch.bfloat16, "cpu"))
+    for error, remedy in (("libgomp.so.1: no such file", "apt install libgomp1"), ("bad ELF", "pip install")):
+        monkeypatch.setattr(native, "_library", Mock(side_effect=ImportError(error)))
+        assert remedy in str(native.unavailable("cpu")) and error in str(native.unavailable("cpu"))
     monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
-    assert "pip install" in str(native.unavailable("cpu"))
+    for remedy in ("g++", "python3-dev", "pip install --force-reinstall --no-deps .", "--no-binary fastmmd"):
+        assert remedy in str(native.unavailable("cpu"))
+
+
+def test_arguments_that_would_leave_memory_are_errors() -> None:
+    """What the operators rule out; whoever calls a backend directly gets an error, not a crash."""
+    x, w = points(1, 5, 3), points(1, 5)
+    with pytest.raises(ValueError, match="point"):
+        native.mmd2(points(1, 0, 3), x, None, None, KernelSpec("imq", (1.0,), (1.0,)), False, [True] * 6)
+    with pytest.raises(ValueError, match="point"):
+        native.witness(x[0], points(0, 3), w[0, :0], KernelSpec("imq", (1.0,), (1.0,)))
+    for count, bandwidths in ((7, (1.0, 2.0)), (0, (1.0,)), (8, ()), (1, (1.0, 2.0))):
+        with pytest.raises(ValueError, match="count|features"):
+            native.fourier_sum(x, w, FeatureSpec(torch.tensor([0, 0]), count, bandwidths, (1.0,) * len(bandwidths)))
+    with pytest.raises(ValueError, match="dim"):
+        native.fourier_sum(points(1, 5, 0), w, features())
+    with pytest.raises(ValueError, match="stride"):
+        _native.parzen_tile(False, 1, 4, 4, 8, 0, 0, 0, (1.0,), 4, 0, 0, 0)
+    with pytest.raises(TypeError):  # a number where the flag belongs
+        _native.parzen_tile(4, 1, 4, 4, 16, 0, 0, 0, (1.0,), 4, 0, 0, 0)
 
 
 def test_capability_for_info() -> None:

@@ -2,7 +2,14 @@
 
 torch is imported before the module, so that the module finds torch's OpenMP runtime loaded and shares it.
 Matrix products are torch's; csrc holds what is fused around them.
+
+A forked process has none of OpenMP's threads and waits for ever on entering it, so from the import of this module on
+a forked child computes on one thread, torch's own operations included (torch.set_num_threads(1), as in the workers of
+a DataLoader).
 """
+
+# Wheels of torch before about 2.10 carry libgomp under a name of their own (libgomp-<hash>.so.1). There the module
+# loads the system's libgomp.so.1 beside it: two pools of threads, which take turns, and two to keep out of a fork.
 
 from __future__ import annotations
 
@@ -23,20 +30,24 @@ from .specs import FeatureSpec, KernelSpec
 PARZEN_DIRECT_DIMS = 16  # up to here distances by differences cost less than a matrix product
 PARZEN_ROWS, PARZEN_COLUMNS = 1024, 1024  # products large enough for BLAS, small enough for the cache
 REINSTALL = (
-    "install a C++17 compiler with OpenMP (Debian, Ubuntu: apt install g++) and reinstall: "
+    "install a C++17 compiler with OpenMP and Python's headers (Debian, Ubuntu: apt install g++ python3-dev) and "
+    "reinstall: pip install --force-reinstall --no-deps . in a checkout, else "
     "pip install --force-reinstall --no-deps --no-binary fastmmd fastmmd"
 )
+LIBGOMP = "install GCC's OpenMP runtime (Debian, Ubuntu: apt install libgomp1; others: libgomp)"
 
 _forked = False
 
 
 def _after_fork() -> None:
+    """Keep the child out of OpenMP: our loops, and the torch operations around them, which would hang as well."""
     global _forked
     _forked = True
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)  # OpenMP's threads are not there in the child: run serial
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache
@@ -61,7 +72,8 @@ def unavailable(device_type: str) -> str | None:
     try:
         _library()
     except ImportError as error:
-        return f"its native code cannot be loaded ({error}); {REINSTALL}"
+        remedy = LIBGOMP if "libgomp" in str(error) else REINSTALL
+        return f"its native code cannot be loaded ({error}); {remedy}"
     return None
 
 
@@ -271,7 +283,7 @@ def _parzen_tiles(
 
 
 def _tile_size(count: int, most: int) -> int:
-    return min(most, -(-count // 16) * 16)
+    return min(most, max(16, -(-count // 16) * 16))
 
 
 def _blocks(points: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
@@ -285,8 +297,9 @@ def _blocks(points: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _squared_norms(points: Tensor) -> Tensor:
+    """[N]; NaN for a point with an infinity, which would be far from everything and so disappear."""
     norms: Tensor = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
-    return norms.square_().to(points.dtype)
+    return norms.square_().to(points.dtype).masked_fill_(~points.isfinite().all(1), torch.nan)
 
 
 # torch 2.9 and later have a setting of their own for CPU products; earlier ones have one for every device.
