@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,3 +81,20 @@ def value_and_gradients(
     wanted = [tensor for tensor in leaves if tensor is not None]
     found = iter(torch.autograd.grad(out, wanted, cotangent))
     return out, [None if tensor is None else next(found) for tensor in leaves]
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """The same, bit for bit, through dictionaries and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_same(left, right, f"{where}[{number}]")
+    else:
+        assert a == b, where

@@ -1,11 +1,9 @@
-"""Batches, checkpoints, the loop: what is saved is enough, what is resumed is the same."""
+"""The training loop: what is resumed is the same, what is warned about is worth it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import pickle
 import signal
 import time
 from contextlib import nullcontext
@@ -14,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_same
 from torch import Tensor
 
 from fastmmd.nn import KL
 from fastmmd.nn.regularizers import Moments
 from fastmmd.priors import Gaussian
 from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe
-from fastmmd.training.batches import Batches
-from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.errors import Interrupted
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.loop import Trainer
@@ -86,23 +84,6 @@ def interrupt_after(made: Trainer, step: int) -> None:
     made.model.training_step = training_step
 
 
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    """The same, bit for bit, through dictionaries and lists."""
-    assert type(a) is type(b), where
-    if isinstance(a, Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for number, (left, right) in enumerate(zip(a, b, strict=True)):
-            assert_same(left, right, f"{where}[{number}]")
-    else:
-        assert a == b, where
-
-
 def state_of(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path / "checkpoint.pt")
     del state["seconds"]
@@ -112,94 +93,6 @@ def state_of(path: Path) -> dict[str, Any]:
 def metrics_of(path: Path) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second", "regularizer_share")
     return [{k: v for k, v in r.items() if k not in times} for r in RunFolder(path).records()]
-
-
-# --- batches ---
-
-
-def test_batches_are_permutations() -> None:
-    batches = Batches(torch.arange(10.0)[:, None], 3, seed=0)
-    first, second = list(batches.epoch()), list(batches.epoch())
-    assert len(batches) == 3 and all(batch.shape == (3, 1) for batch in first)
-    assert len(set(torch.cat(first).flatten().tolist())) == 9
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-    assert len(Batches(torch.zeros(10, 1), 100, seed=0)) == 1  # a batch is never larger than the data
-
-
-def test_batches_resume_in_the_middle() -> None:
-    images = torch.arange(10.0)[:, None]
-    batches = Batches(images, 3, seed=0)
-    expected = [*batches.epoch(), *batches.epoch()]
-    batches = Batches(images, 3, seed=0)
-    running = batches.epoch()
-    got = [next(running), next(running)]
-    again = Batches(images, 3, seed=99)
-    again.load_state_dict(batches.state_dict())
-    assert_same([*got, *again.epoch(), *again.epoch()], expected)
-
-
-def test_batches_are_the_same_on_every_device() -> None:
-    """The order is drawn on the CPU, wherever the images are ("meta" stands for any other device)."""
-    images = torch.arange(10.0)[:, None]
-    order = torch.randperm(10, generator=torch.Generator().manual_seed(7))
-    batches = Batches(images, 5, seed=7)
-    assert torch.equal(torch.cat(list(batches.epoch())), images[order])
-    elsewhere = Batches(images.to("meta"), 5, seed=7)
-    assert [batch.device.type for batch in elsewhere.epoch()] == ["meta", "meta"]
-    assert_same(elsewhere.state_dict(), batches.state_dict())
-    elsewhere.load_state_dict(batches.state_dict())
-
-
-# --- checkpoints ---
-
-
-def test_checkpoint_survives_a_failing_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"model": {"a": torch.ones(3)}, "step": 1})
-
-    def fail(state: Any, file: Any) -> None:
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, {"model": {}, "step": 2})
-    monkeypatch.undo()
-    assert load_checkpoint(path)["step"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(UserError, match="no checkpoint"):
-        load_checkpoint(path)
-    save_checkpoint(path, {"model": {"a": torch.ones(1000)}})
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="not a usable checkpoint"):
-        load_checkpoint(path)
-    torch.save([1, 2], path)
-    with pytest.raises(UserError, match="not a checkpoint of fastmmd"):
-        load_checkpoint(path)
-
-
-def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
-    class Payload:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "executed"),)
-
-    torch.save({"model": Payload()}, tmp_path / "checkpoint.pt", pickle_module=pickle)
-    with pytest.raises(UserError, match="not a usable checkpoint"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
-    assert not (tmp_path / "executed").exists()
-
-
-def test_random_states_of_another_device_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = random_states(torch.device("cpu"))
-    expected = torch.rand(3)
-    set_random_states(states, torch.device("cuda"))  # saved on the CPU, goes on on a GPU
-    assert torch.equal(torch.rand(3), expected)
-    set_random_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, torch.device("cpu"))  # and back
-    assert torch.equal(torch.rand(3), expected)
 
 
 # --- the loop ---
