@@ -78,6 +78,9 @@ def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a usable checkpoint"):
         load_checkpoint(path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="not a usable checkpoint"):
+        load_checkpoint(path)
     torch.save([1, 2], path)
     with pytest.raises(UserError, match="not a checkpoint of fastmmd"):
         load_checkpoint(path)

@@ -308,6 +308,21 @@ def test_arrays_of_the_wrong_content_are_refused(tmp_path: Path, array: np.ndarr
         load_data(str(tmp_path / "images.npy"))
 
 
+def test_parameters_lose_their_gradient(tmp_path: Path) -> None:
+    torch.save(torch.nn.Parameter(torch.rand(40, 4)), tmp_path / "images.pt")
+    assert not load_data(str(tmp_path / "images.pt")).train.images.requires_grad
+
+
+def test_arrays_of_the_other_byte_order(tmp_path: Path) -> None:
+    images, labels = np.random.default_rng(4).random((40, 4), np.float32), np.arange(40)
+    np.savez(tmp_path / "here.npz", images=images, labels=labels)
+    images, labels = (part.astype(part.dtype.newbyteorder("S")) for part in (images, labels))
+    np.savez(tmp_path / "other.npz", images=images, labels=labels)
+    here, other = (load_data(str(tmp_path / f"{name}.npz")).train for name in ("here", "other"))
+    assert torch.equal(here.images, other.images) and here.labels is not None and other.labels is not None
+    assert torch.equal(here.labels, other.labels)
+
+
 def test_files_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
     for name in ("text.npy", "text.npz", "text.pt", "text.csv"):
         (tmp_path / name).write_text("nothing of the kind")
@@ -339,6 +354,29 @@ def test_image_folder(tmp_path: Path) -> None:
         load_data(str(tmp_path))
     (tmp_path / "b" / "99.png").write_text("no image")
     with pytest.raises(UserError, match="cannot be read as an image"):
+        load_data(str(tmp_path))
+
+
+def test_sixteen_bit_images_keep_their_range(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(3).integers(0, 65536, (40, 6, 7), dtype=np.uint16)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    Image.fromarray(BYTES[0]).save(tmp_path / "40.png")  # among them one of 8 bits
+    data = load_data(str(tmp_path))
+    images = torch.cat([data.train.images, data.validation.images, data.test.images])
+    expected = [pixels.reshape(40, -1) / np.float32(65535), BYTES[:1].reshape(1, -1) / np.float32(255)]
+    ours, theirs = (np.sort(rows, axis=0) for rows in (images.numpy(), np.concatenate(expected)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_images_of_unknown_range_are_refused(tmp_path: Path, dtype: type) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.ones((3, 3), dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="a.tif: the range of its pixels .* is unknown: save it with 8 bits"):
         load_data(str(tmp_path))
 
 

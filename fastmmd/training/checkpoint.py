@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmmd.training.errors import UserError
+from fastmmd.training.errors import UserError, first_line
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint in {path.parent}: start a new run with another --run-dir") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise UserError(f"{path} is not a usable checkpoint ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path} is not a usable checkpoint ({first_line(error)})") from error
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{path} is not a checkpoint of fastmmd")
     return state

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastmmd.training.errors import UserError, require, unknown
+from fastmmd.training.errors import UserError, first_line, require, unknown
 
 SCHEDULES = ("constant", "cosine")
 
@@ -100,8 +100,7 @@ class Recipe:
         except ValueError as error:  # the model's own checks: they name the setting
             raise UserError(f"model: {error}") from error
         except (TypeError, RuntimeError, ArithmeticError) as error:  # torch's: they know no settings
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"model: {reason} (not the defaults: {self._own_settings()})") from error
+            raise UserError(f"model: {first_line(error)} (not the defaults: {self._own_settings()})") from error
 
     def _own_settings(self) -> str:
         """The model's settings that are not its class's defaults."""

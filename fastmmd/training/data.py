@@ -9,13 +9,14 @@ import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastmmd.training.download import DownloadError, download, md5_of_content, open_maybe_gzip
-from fastmmd.training.errors import UserError, require
+from fastmmd.training.errors import UserError, first_line, require
 
 #: Name -> (mirrors, {file: MD5 of the decompressed file}).
 IDX_SOURCES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -256,7 +257,7 @@ def _read_array(path: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
     except UserError:
         raise
     except Exception as error:  # the readers raise whatever the broken content leads them to
-        raise UserError(f"{path}: cannot be read as {suffix} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: cannot be read as {suffix} ({first_line(error)})") from error
     labels = None
     if isinstance(content, dict):
         labels = content.get("labels")
@@ -268,16 +269,23 @@ def _read_array(path: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
         raise UserError(f"{path}: an array [N, ...] expected, got {type(content).__name__}")
     if isinstance(content, np.ndarray) and content.dtype.kind not in "buif":
         raise UserError(f"{path}: uint8 in 0..255 or float in 0..1 expected, got {content.dtype}")
-    images = torch.as_tensor(content)
+    images = _tensor(content)
     if images.ndim < 2 or images.numel() == 0:
         raise UserError(f"{path}: an array [N, ...] of images expected, got shape {tuple(images.shape)}")
     if labels is not None:
-        labels = torch.as_tensor(labels)
+        labels = _tensor(labels)
         if labels.shape != images.shape[:1] or labels.is_floating_point():
             came = f"{labels.dtype} {tuple(labels.shape)}"
             raise UserError(f"{path}: labels must be integers of shape [{images.shape[0]}], got {came}")
         labels = labels.long()
     return _scaled(images, str(path)), labels, _image_shape(tuple(images.shape[1:]))
+
+
+def _tensor(array: Any) -> Tensor:
+    """A tensor of its own: no gradient, and the byte order of this machine, the only one that torch takes."""
+    if isinstance(array, np.ndarray):
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.as_tensor(array).detach()
 
 
 def _read_image_folder(folder: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
@@ -289,7 +297,7 @@ def _read_image_folder(folder: Path) -> tuple[Tensor, Tensor | None, tuple[int, 
     for path in paths:
         try:
             with pillow.open(path) as picture:
-                image = np.asarray(picture.convert("L"))
+                image = _grayscale(picture, path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read as an image ({error})") from error
         if images and image.shape != images[0].shape:
@@ -301,6 +309,16 @@ def _read_image_folder(folder: Path) -> tuple[Tensor, Tensor | None, tuple[int, 
     if len(classes) > 1 and folder not in classes:
         labels = torch.tensor([classes.index(path.parent) for path in paths])
     return _scaled(torch.from_numpy(np.stack(images)), str(folder)), labels, images[0].shape
+
+
+def _grayscale(picture: Any, path: Path) -> np.ndarray:
+    """[H, W] float32 in [0, 1] of an opened image."""
+    if picture.mode.startswith("I;16"):  # convert("L") would cut its values off at 255
+        return np.asarray(picture).astype(np.float32) / np.float32(65535)
+    if picture.mode in ("I", "F"):
+        remedy = "save it with 8 bits, as a 16-bit PNG, or all images as an .npy of floats in 0..1"
+        raise UserError(f"{path}: the range of its pixels (mode {picture.mode}) is unknown: {remedy}")
+    return np.asarray(picture.convert("L")) / np.float32(255)
 
 
 def _scaled(images: Tensor, name: str) -> Tensor:

@@ -37,6 +37,11 @@ def require(module: str) -> Any:
         raise UserError(f'the package "{package}" is missing: {INSTALL}') from error
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest ones that do."""
     allowed = sorted(allowed)

@@ -20,7 +20,7 @@ from fastmmd.backends import native
 from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
 from fastmmd.training.data import NAMES, Dataset, load_data
-from fastmmd.training.errors import UserError
+from fastmmd.training.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except Exception as error:  # torch raises RuntimeError, AssertionError and others here
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used: {reason} (allowed: auto, cpu, cuda:N)") from error
+        raise UserError(f"device {name!r} cannot be used: {first_line(error)} (allowed: auto, cpu, cuda:N)") from error
     return device
 
 
