@@ -347,6 +347,11 @@ def test_health_is_checked_where_figures_are_read(
     assert checked == steps
 
 
+def test_more_threads_than_a_machine_bears_are_refused(tmp_path: Path, data: Dataset) -> None:
+    with pytest.raises(UserError, match=r"training.threads must be at most \d+ on this machine, got 100000"):
+        trainer(tmp_path / "run", tiny(**{"training.threads": 100_000}), data)
+
+
 def test_threads_are_those_of_the_recipe_while_it_trains(tmp_path: Path, data: Dataset) -> None:
     torch.set_num_threads(1)
     made = trainer(tmp_path / "run", tiny(epochs=1, training__threads=2), data)

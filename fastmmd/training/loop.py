@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import shlex
 import signal
@@ -31,6 +32,7 @@ from fastmmd.training.run import RunConfig, RunFolder
 from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+THREADS_PER_CPU = 4  # some thousands of threads crash the process
 STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device; the end of an epoch reads them too
 TERMS = ("loss", "reconstruction", "regularizer")
 
@@ -49,6 +51,9 @@ class Trainer:
         self.device = torch.device(config.device)
         self.dataset = dataset.to(self.device)
         training = config.recipe.training
+        # Here and not in the recipe: a run of a larger machine can be evaluated on a smaller one.
+        if training.threads > (most := THREADS_PER_CPU * (os.cpu_count() or 1)):
+            raise UserError(f"training.threads must be at most {most} on this machine, got {training.threads}")
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
