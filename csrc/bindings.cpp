@@ -81,7 +81,7 @@ void mmd2(py::bool_ is_double, int threads, int64_t batch, int64_t n, int64_t m,
     call<Mmd2>(
         operations().mmd2,
         {is_double, usable_threads(threads), batch, n, m, dim, at(x), at(y), at(x_weights), at(y_weights),
-         kernel_of(kernel, bandwidths, weights, alpha), unbiased, at(value), at(grad_x), at(grad_y),
+         kernel_of(kernel, bandwidths, weights, alpha), unbiased, at<double>(value), at(grad_x), at(grad_y),
          at(grad_x_weights), at(grad_y_weights), at(grad_bandwidths), at(grad_kernel_weights)});
 }
 

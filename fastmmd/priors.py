@@ -160,6 +160,8 @@ class GaussianMixture(MixturePrior):
         mu, covariance = torch.as_tensor(means, dtype=F64), torch.as_tensor(covariances, dtype=F64)
         if mu.ndim != 2 or mu.numel() == 0:
             raise ValueError(f"means: got shape {list(mu.shape)}, expected [K, D]")
+        if not bool(mu.isfinite().all()):
+            raise ValueError(f"means: got {mu.tolist()}, expected finite numbers")
         count, dim = mu.shape
         if covariance.shape != (count, dim, dim):
             raise ValueError(f"covariances: got shape {list(covariance.shape)}, expected {[count, dim, dim]}")
@@ -181,7 +183,10 @@ class Uniform(Prior):
         self.low, self.high = _vector("low", low, dim), _vector("high", high, dim)
         if not bool((self.low < self.high).all()):
             raise ValueError(f"low: got {self.low.tolist()}, expected less than high, {self.high.tolist()}")
-        self._bounds = DeviceCache(lambda device: (self.low.to(device), self.high.to(device)))
+        self._bounds = DeviceCache(self._make_bounds)
+
+    def _make_bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return self.low.to(device), self.high.to(device)
 
     def bounds(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """low and high, [D] each in float64, on the CPU by default."""
@@ -259,8 +264,10 @@ def _positive(name: str, vector: Tensor) -> Tensor:
 
 def _eigen(name: str, covariance: Sequence[Sequence[float]] | Tensor, dim: int) -> tuple[Tensor, Tensor]:
     matrix = torch.as_tensor(covariance, dtype=F64, device="cpu").detach()
-    if matrix.shape != (dim, dim) or not torch.allclose(matrix, matrix.T):
-        raise ValueError(f"{name}: got shape {list(matrix.shape)}, expected a symmetric matrix of shape {[dim, dim]}")
+    if matrix.shape != (dim, dim):
+        raise ValueError(f"{name}: got shape {list(matrix.shape)}, expected {[dim, dim]}")
+    if not bool(matrix.isfinite().all()) or not torch.allclose(matrix, matrix.T):
+        raise ValueError(f"{name}: got {matrix.tolist()}, expected a finite symmetric matrix")
     values, vectors = torch.linalg.eigh(matrix)
     if not bool((values > 0).all()):
         raise ValueError(f"{name}: got eigenvalues {values.tolist()}, expected a positive definite matrix")

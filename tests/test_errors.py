@@ -128,6 +128,7 @@ def test_points(function: str, index: int) -> None:
         (lambda: fastmmd.nn.DSAAE(64, hidden=[-5]), ValueError, "hidden: got -5, expected a positive int"),
         (lambda: fastmmd.nn.DSAAE(64, hidden=64), TypeError, "hidden: got 64"),
         (lambda: fastmmd.nn.DSAAE(64, features=101), ValueError, "features: got 101, expected a multiple of the 5"),
+        (lambda: fastmmd.nn.MMDAE(64, closed_form="false"), TypeError, "closed_form: got .false."),
         (lambda: fastmmd.nn.DSAAE(64, blocks=2.5), ValueError, "blocks: got 2.5"),
         (lambda: fastmmd.nn.MMDAE(64, learning_rate="abc"), ValueError, "learning_rate: got 'abc'"),
         (lambda: fastmmd.nn.MMDAE(64, bandwidths=()), ValueError, "bandwidths: got an empty sequence"),

@@ -252,3 +252,17 @@ def test_autoencoder_errors(arguments: dict[str, Any], message: str) -> None:
         Autoencoder(nn.Linear(4, 2), nn.Linear(2, 4), Gaussian(2), KL(), **arguments)
     with pytest.raises(ValueError, match="precision: got 'half'"):
         small("vae", precision="half")
+
+
+def test_a_model_works_in_double() -> None:
+    model = MMDAE(12, hidden=(8,), precision="float32").double()
+    terms = model.training_step(torch.rand(6, 12, dtype=torch.float64), model.configure_optimizers())
+    assert {value.dtype for value in terms.values()} == {torch.float64}
+    assert model.sample(3).dtype == torch.float64
+
+
+def test_tensor_bandwidths_belong_to_the_module() -> None:
+    bandwidths = torch.tensor([1.0, 2.0])
+    assert "bandwidths" in MMD(bandwidths).state_dict()
+    model = Autoencoder(nn.Linear(4, 2), nn.Linear(2, 4), Gaussian(2), MMD(nn.Parameter(bandwidths)))
+    assert set(model.configure_optimizers()) == {"autoencoder"}  # nothing would step an adversary's optimiser

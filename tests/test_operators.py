@@ -14,6 +14,8 @@ import torch._inductor.config
 from helpers import F32, F64, assert_close, leaf, points, positive, value_and_gradients
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import fastmmd
 
@@ -327,3 +329,28 @@ def test_an_empty_batch_has_empty_gradients(backend: str) -> None:
         assert value.shape == (0,)
         (gradient,) = torch.autograd.grad(value.sum(), x)
         assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["mmd2", "mmd2_to_prior", "witness", "fourier_mean", "fourier_function", "parzen"])
+def test_forward_mode_raises(name: str) -> None:
+    x, y, features = points(6, 3), points(5, 3, seed=1), fastmmd.FourierFeatures(3, 4)
+    function = {
+        "mmd2": lambda a: fastmmd.mmd2(a, y),
+        "mmd2_to_prior": lambda a: fastmmd.mmd2_to_prior(a, fastmmd.priors.Gaussian(3)),
+        "witness": lambda a: fastmmd.witness(y, y, a),
+        "fourier_mean": lambda a: fastmmd.fourier_mean(a, features),
+        "fourier_function": lambda a: fastmmd.fourier_function(a, torch.ones(8), features),
+        "parzen": lambda a: fastmmd.parzen_log_likelihood(y, a, 1.0),
+    }[name]
+    with pytest.raises(RuntimeError, match="reverse mode only"):
+        torch.func.jvp(function, (x,), (torch.ones_like(x),))
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="reverse mode only"):
+        function(forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def test_activation_checkpointing(backend: str) -> None:
+    x, y = points(6, 3).requires_grad_(), points(5, 3, seed=1)
+    for function in (lambda a: fastmmd.mmd2(a, y), lambda a: fastmmd.mmd2_to_prior(a, fastmmd.priors.Gaussian(3))):
+        (plain,) = torch.autograd.grad(function(x), x)
+        (again,) = torch.autograd.grad(checkpoint(function, x, use_reentrant=False), x)
+        assert torch.equal(plain, again)

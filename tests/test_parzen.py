@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -200,3 +201,23 @@ def test_one_bad_point_leaves_the_others_alone(backend: str, dim: int, bad: floa
     ):
         assert (found.double() - expected)[others].abs().max() <= 0.005
         assert found[7].isnan() or found[7] < -1e7
+
+
+def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
+    """|x|^2 + |s|^2 - 2 x . s cancels where the nearest sample is near and both are far from the centre."""
+    x, y = (torch.rand(40, 100, generator=torch.Generator().manual_seed(seed), dtype=F64) for seed in (0, 1))
+    x[20:] += 30
+    y[20:] += 30
+    exact = fastmmd.parzen_log_likelihood(x.float().double(), y.float().double(), (0.1, 0.3))
+    found = fastmmd.parzen_log_likelihood(x.float(), y.float(), (0.1, 0.3))
+    assert (found.double() - exact).abs().max() <= 0.005
+    streamed = fastmmd.ParzenEstimator(x.float(), (0.1, 0.3)).update(y[:10].float()).update(y[10:].float())
+    assert (streamed.log_likelihood().double() - exact).abs().max() <= 0.005
+
+
+def test_sigma_may_be_a_numpy_number() -> None:
+    x = points(5, 3)
+    assert fastmmd.parzen_log_likelihood(x, x, np.float32(0.2)).shape == (5,)
+    assert fastmmd.ParzenEstimator(x, np.int64(1)).update(x).log_likelihood().shape == (5,)
+    with pytest.raises(TypeError, match="sigma: got tensor"):
+        fastmmd.parzen_log_likelihood(x, x, torch.tensor(1.0))

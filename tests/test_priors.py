@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -137,3 +139,10 @@ def test_errors(make: object, message: str) -> None:
 def test_subclasses_must_sample() -> None:
     with pytest.raises(NotImplementedError, match="must implement sample"):
         type("Custom", (Prior,), {})(2).sample(1)
+
+
+@pytest.mark.parametrize("prior", [Gaussian(2), GaussianMixture(), Uniform(2), SwissRoll()])
+def test_pickled_priors_draw_the_same(prior: Prior) -> None:
+    again = pickle.loads(pickle.dumps(prior))
+    draws = [p.sample(5, generator=torch.Generator().manual_seed(0)) for p in (prior, again, copy.deepcopy(prior))]
+    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])

@@ -182,7 +182,7 @@ template <class T> class Mmd2Run {
             T* grad = grad_weights(side) + b * own.count;
             for (int64_t i = 0; i < own.count; ++i) grad[i] = (T)((own.self[i] - mean) * own.scale);
         }
-        ((T*)task_.value)[b] = (T)value;
+        task_.value[b] = value;
         if (!per_rung_) return;
         double* sums = rung_sums_.get() + b * strips_ * 2 * count_;
         for (int64_t strip = 1; strip < strips_; ++strip)

@@ -28,7 +28,7 @@ struct Mmd2 {
     const void* y_weights;  // [batch, m] or null: 1 / m
     Kernel kernel;
     bool unbiased;
-    void* value;                // [batch]
+    double* value;              // [batch]
     void* grad_x;               // [batch, n, dim]
     void* grad_y;               // [batch, m, dim]
     void* grad_x_weights;       // [batch, n]

@@ -53,7 +53,7 @@ class Backend(Protocol):
         unbiased: bool,
         needs: Sequence[bool],  # gradients in x, y, x_weights, y_weights, bandwidths, kernel_weights
     ) -> tuple[Tensor, ...]:
-        """a_x E_xx + a_y E_yy - 2 E_xy [B] and its six gradients, the last two [B, S].
+        """a_x E_xx + a_y E_yy - 2 E_xy [B], always float64, and its six gradients, the last two [B, S].
 
         E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalised weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
         The weights' gradients are in the weights as given, through a_x and the normalisation.

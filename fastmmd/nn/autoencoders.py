@@ -95,8 +95,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1]."""
-        device = next(self.decoder.parameters()).device
-        return self.decode(self.prior.sample(count, generator=generator, device=device))
+        like = next(self.parameters(), torch.empty(0))
+        return self.decode(self.prior.sample(count, generator=generator, device=like.device, dtype=like.dtype))
 
     def reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
         """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy")."""
@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
         if self.generator_learning_rate is not None:
             optimizers["generator"] = _adam(list(self.encoder.parameters()), self.generator_learning_rate)
         adversary = list(self.regularizer.parameters())
-        if adversary:
+        if adversary and type(self.regularizer).update is not Regularizer.update:
             optimizers["adversary"] = _adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
 

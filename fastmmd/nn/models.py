@@ -241,6 +241,8 @@ def _keywords(arguments: dict[str, Any]) -> dict[str, Any]:
             settings[name] = positive_floats(name, value)
         elif name in ("prior_std", "adversary_rate"):
             check_number(name, value)
+        elif name == "closed_form" and not isinstance(value, bool):
+            raise TypeError(f"closed_form: got {value!r}, expected true or false")
     count = len(settings.get("bandwidths", ()))
     if "features" in settings and settings["features"] % count:
         raise ValueError(f"features: got {settings['features']}, expected a multiple of the {count} bandwidths")

@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class MLP(nn.Module):
-    """Fully connected layers with ReLU between them: [B, inputs] -> [B, outputs], float32.
+    """Fully connected layers with ReLU between them: [B, inputs] -> [B, outputs] in the dtype of its weights.
 
     Args:
         inputs, outputs: widths of the two ends. hidden: widths in between.
@@ -47,14 +47,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
-        x = self.input_dropout(x)
+        x = self.input_dropout(x.to(self.output.weight.dtype))
         low = self.training and resolve_precision(self.precision, x.device.type) == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             h = self.hidden(x)
             if not self.last_in_float32:
-                return self.output(h).float()  # type: ignore[no-any-return]
+                return self.output(h).to(self.output.weight.dtype)  # type: ignore[no-any-return]
         with torch.autocast(x.device.type, enabled=False):
-            return self.output(h.float())  # type: ignore[no-any-return]
+            return self.output(h.to(self.output.weight.dtype))  # type: ignore[no-any-return]
 
 
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backends.specs import KernelSpec
-from ..ops.arguments import DEFAULT_BANDWIDTHS, Floats, check_int, check_number, compute_dtype, kernel_arguments
+from ..ops.arguments import (
+    DEFAULT_BANDWIDTHS,
+    Floats,
+    check_int,
+    check_number,
+    compute_dtype,
+    kernel_arguments,
+    positive_floats,
+)
 from ..ops.closed_form import mmd2_to_prior
 from ..ops.fourier import FourierFeatures, fourier_mean
 from ..ops.mmd import check_estimator, mmd2
@@ -49,6 +57,9 @@ class MMD(Regularizer):
     Args: those of `fastmmd.mmd2`.
     """
 
+    bandwidths: Floats
+    kernel_weights: Floats | None
+
     def __init__(
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
@@ -61,8 +72,9 @@ class MMD(Regularizer):
         super().__init__()
         check_estimator(estimator)
         kernel_arguments(bandwidths, kernel, kernel_weights, alpha, torch.empty(0))
-        self.bandwidths = bandwidths if isinstance(bandwidths, Tensor) else tuple(bandwidths)
-        self.kernel, self.estimator, self.kernel_weights, self.alpha = kernel, estimator, kernel_weights, alpha
+        _keep(self, "bandwidths", bandwidths)
+        _keep(self, "kernel_weights", kernel_weights)
+        self.kernel, self.estimator, self.alpha = kernel, estimator, alpha
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
@@ -86,6 +98,9 @@ class ClosedFormMMD(Regularizer):
     Args: those of `fastmmd.mmd2_to_prior`.
     """
 
+    bandwidths: Floats
+    kernel_weights: Floats | None
+
     def __init__(
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
@@ -96,8 +111,9 @@ class ClosedFormMMD(Regularizer):
         super().__init__()
         check_estimator(estimator)
         kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, torch.empty(0))
-        self.bandwidths = bandwidths if isinstance(bandwidths, Tensor) else tuple(bandwidths)
-        self.estimator, self.kernel_weights = estimator, kernel_weights
+        _keep(self, "bandwidths", bandwidths)
+        _keep(self, "kernel_weights", kernel_weights)
+        self.estimator = estimator
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
@@ -158,6 +174,7 @@ class FourierAdversary(Regularizer):
             raise ValueError(f"shrinkage: got {shrinkage}, expected learning_rate * shrinkage in [0, 1)")
         if mode == "first_order" and learning_rate > 1:
             raise ValueError(f'learning_rate: got {learning_rate}, expected at most 1 for mode="first_order"')
+        bandwidths = positive_floats("bandwidths", bandwidths)
         weights = [1.0 / len(bandwidths)] * len(bandwidths)
         self.features = FourierFeatures(code_size, count, bandwidths=bandwidths, weights=weights, seed=seed)
         self.mode, self.learning_rate, self.shrinkage, self.blocks = mode, learning_rate, shrinkage, blocks
@@ -219,7 +236,7 @@ class Adversarial(Regularizer):
 
     def __init__(self, discriminator: nn.Module, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.discriminator, self.scale = discriminator, scale
+        self.discriminator, self.scale = discriminator, check_number("scale", scale)
 
     @classmethod
     def mlp(
@@ -273,6 +290,14 @@ class KL(Regularizer):
         ratio = moments.log_variance.exp() / std.square()
         shift = ((moments.mean - mean) / std).square()
         return 0.5 * (ratio + shift - 1 - moments.log_variance + 2 * std.log()).sum(1).mean()
+
+
+def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
+    """Numbers as an attribute; a tensor as a buffer, which moves and is saved with the module; a Parameter as it is."""
+    if isinstance(values, Tensor) and not isinstance(values, nn.Parameter):
+        module.register_buffer(name, values)
+    else:
+        setattr(module, name, values if values is None or isinstance(values, Tensor) else tuple(values))
 
 
 def _draws(prior: Prior, codes: Tensor) -> Tensor:

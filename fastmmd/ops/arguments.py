@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .registration import reject_forward_mode
+
 KERNELS = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")
 DEFAULT_BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -22,6 +24,7 @@ def check_points(rank: int | None = None, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+        reject_forward_mode(name, tensor)
         if tensor.dtype not in FLOATS:
             raise TypeError(
                 f"{name}: got dtype {tensor.dtype}, expected float16, bfloat16, float32 or float64; "
@@ -81,6 +84,7 @@ def sample_weights(
         raise ValueError(
             f"{name}: got shape {list(shape)}, expected {[*batch, n]}, a weight for each point of {points_name}"
         )
+    reject_forward_mode(name, weights)
     check_same(**{points_name: points, name: weights})
     return weights.to(compute_dtype(points)).expand(*batch, n)
 
@@ -163,12 +167,13 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, l
             )
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
+        reject_forward_mode(name, values)
         return values.to(compute_dtype(points)), []
     return None, _float_list(name, values)
 
 
 def _float_list(name: str, values: object) -> list[float]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Tensor)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
     floats = [_float(name, value) for value in values]
     if not floats:

@@ -81,7 +81,7 @@ def mmd2_to_prior(
         else:
             cross, prior_term = _mixture_terms(xb, prior, members)
         mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
-        mmd: Tensor = self_term.to(F64) - 2 * mean + prior_term
+        mmd: Tensor = self_term - 2 * mean + prior_term
         return mmd.to(xb.dtype).reshape(batch)
 
 

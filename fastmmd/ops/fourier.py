@@ -23,7 +23,7 @@ from .arguments import (
     sample_weights,
 )
 from .device_cache import DeviceCache
-from .registration import define
+from .registration import define, reject_forward_mode
 
 INT64_MAX = 2**63 - 1
 
@@ -164,6 +164,7 @@ def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures)
     if not coefficients.is_floating_point():
         raise TypeError(f"coefficients: got dtype {coefficients.dtype}, expected a floating one")
     check_same(x=x, coefficients=coefficients)
+    reject_forward_mode("coefficients", coefficients)
     dtype = compute_dtype(x)
     return torch.ops.fastmmd.fourier_function(  # type: ignore[no-any-return]
         x.to(dtype)[None],

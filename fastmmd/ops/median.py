@@ -56,7 +56,7 @@ def _median_squared_distance(points: Tensor) -> Tensor:
                 histogram.scatter_add_(0, digit.flatten(), inside.to(torch.int64).flatten())
             cumulative = histogram.cumsum(0)
             digit = torch.searchsorted(cumulative, remaining, right=True)
-            remaining = remaining - (cumulative.take(digit) - histogram.take(digit))  # indexing would read the digit
+            remaining = remaining - (_at(cumulative, digit) - _at(histogram, digit))
             prefix = (prefix << 16) | digit.to(integer)
         middle.append(prefix.view(points.dtype))
     return torch.stack(middle).mean()
@@ -71,3 +71,8 @@ def _upper_triangle(points: Tensor) -> Iterator[Tensor]:
         block = points[first : first + rows]
         r = torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist").square_()
         yield r.masked_fill_(column <= column[first : first + rows, None], float("nan"))
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """values[index] for a 0-d index, which indexing itself would read on the host."""
+    return values.gather(0, index[None])[0]

@@ -83,7 +83,7 @@ def mmd2(
     out = torch.ops.fastmmd.mmd2(
         xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, current()
     )
-    return out[0].reshape(batch)  # type: ignore[no-any-return]
+    return out[0].to(xb.dtype).reshape(batch)  # type: ignore[no-any-return]
 
 
 def witness(
@@ -176,7 +176,7 @@ def _mmd2_fake(
     per_kernel = torch.Size([x.shape[0], len(s_floats) if s is None else s.shape[0]])
     shapes = (x.shape, other.shape, x.shape[:2], other.shape[:2], per_kernel, per_kernel)
     gradients = [x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)]
-    return (x.new_empty(x.shape[0]), *gradients)
+    return (x.new_empty(x.shape[0], dtype=torch.float64), *gradients)
 
 
 def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -185,7 +185,8 @@ def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 
 def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    inputs, gradients = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+    saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
+    inputs, gradients = saved[:6], saved[6:]
     variables = [tensor for tensor in inputs if tensor is not None]
     found = [
         apply_gradient(grad, gradient, variables, shared=index >= 4) if need else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
         sigma: a positive number, or a sequence of S of them.
 
     Returns:
-        [M] for a number, [S, M] for a sequence; differentiable once in points and samples. The error at D = 784 and
-        sigma from 0.1 to 1 is at most 0.005 nats per point in float32.
+        [M] for a number, [S, M] for a sequence; differentiable once in points and samples. The error of float32 data
+        in [0, 1] at D = 784 and sigma from 0.1 to 1 is at most 0.005 nats per point. In general float32 resolves the
+        squared distance to the nearest sample, so nats to about 1e-7 of that over 2 sigma^2.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -38,7 +40,7 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
     center = _center(x)
     log_sums, _, _ = torch.ops.fastmmd.parzen_log_sums(x - center, y - center, sigmas, current())
     out = _normalised(log_sums, samples.shape[0], points.shape[1], sigmas)
-    return out[0] if isinstance(sigma, (int, float)) else out
+    return out[0] if isinstance(sigma, Real) else out
 
 
 class ParzenEstimator:
@@ -61,7 +63,7 @@ class ParzenEstimator:
         self.sigmas = positive_floats("sigmas", sigmas)
         check_points(2, points=points)
         self.count = 0
-        self._scalar = isinstance(sigmas, (int, float))
+        self._scalar = isinstance(sigmas, Real)
         points = points.detach().to(compute_dtype(points))
         self._center = _center(points)
         self._points = points - self._center
@@ -111,9 +113,11 @@ class ParzenEstimator:
 
 
 def _center(points: Tensor) -> Tensor:
-    """Where distances are computed from, [D]: a median, which no outlier or NaN among the points can move far."""
-    center = points.detach()[:256].nanmedian(0).values
-    return torch.where(center.isfinite(), center, 0.0)
+    """Where distances are computed from, [D]: the mean, which keeps them small, of points that are no outliers."""
+    some = points.detach()[:1024]
+    r = (some - some.nanmedian(0).values).square().sum(1)
+    near = r <= 9 * r.nanmedian()  # False for NaN
+    return torch.where(near[:, None], some, 0.0).sum(0) / near.sum().clamp(min=1)
 
 
 def _log_sums(minimum: Tensor, sums: Tensor, sigmas: Sequence[float]) -> Tensor:

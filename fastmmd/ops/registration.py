@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 library = torch.library.Library("fastmmd", "DEF")
 
@@ -40,6 +41,21 @@ def needs_grad(*tensors: Tensor | None) -> list[bool]:
     return [enabled and tensor is not None and tensor.requires_grad for tensor in tensors]
 
 
+def reject_forward_mode(name: str, tensor: Tensor) -> None:
+    """Forward-mode derivatives would be dropped below autograd, without a word: refuse them here.
+
+    Raises:
+        RuntimeError: the tensor carries a tangent.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if forward_ad.unpack_dual(tensor).tangent is not None:
+        raise RuntimeError(
+            f"{name}: carries a forward-mode tangent, and the operators of fastmmd differentiate in reverse mode only: "
+            "use backward(), torch.autograd.grad or torch.autograd.functional.vjp"
+        )
+
+
 def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
     """grad [B] times the gradient [B, ...] in one input, which the forward pass made.
 
@@ -59,7 +75,7 @@ def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shar
 
 def _apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
     product = grad.reshape(-1, *[1] * (gradient.ndim - 1)) * gradient
-    return product.sum(0) if shared else product
+    return (product.sum(0) if shared else product).to(gradient.dtype)
 
 
 def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:

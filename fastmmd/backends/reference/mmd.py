@@ -90,7 +90,7 @@ def mmd2(
     unbiased: bool,
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """Value [B] and gradients; see the backend contract in `fastmmd/ops/mmd.py`."""
+    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
     spec = needs[4] or needs[5]
     sx = _measure(x, x_weights, unbiased)
     xx = rows(x, x, sx.factor * sx.weights, kernel, needs[0], spec, sx.weights)
@@ -110,8 +110,8 @@ def mmd2(
         sum(getattr(part, name) for part in parts) if need else x.new_empty(0)
         for name, need in (("bandwidths", needs[4]), ("kernel_weights", needs[5]))
     ]
-    out = (torch.stack(totals).sum(0), own[0], others[0], own[1], others[1], *per_kernel)
-    return tuple(tensor.to(x.dtype) for tensor in out)
+    gradients = (own[0], others[0], own[1], others[1], *per_kernel)
+    return (torch.stack(totals).sum(0), *[gradient.to(x.dtype) for gradient in gradients])
 
 
 def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
