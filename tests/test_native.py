@@ -81,7 +81,7 @@ def check_mmd2(x: Tensor, y: Tensor, name: str, bandwidths: tuple[float, ...], d
     spec = KernelSpec(name, bandwidths, (1.0,) * len(bandwidths))
     needs = [True, True, False, False, True, False]
     value, g_x, g_y, _, _, g_s, _ = native.mmd2(x[None].to(dtype), y[None].to(dtype), None, None, spec, False, needs)
-    assert_close(value[0].to(x.dtype), expected)
+    assert_close(value[0].to(dtype), expected)
     assert_close(g_x[0], gradients[0], rows=True)
     assert_close(g_y[0], gradients[1], rows=True)
     if gradients[2] is not None:  # energy has no bandwidth
