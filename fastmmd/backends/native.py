@@ -250,7 +250,8 @@ def _cancels(points: Tensor, samples: Tensor, sigmas: Sequence[float]) -> bool:
     """Whether |x|^2 + |s|^2 - 2 x . s in float32 would lose more than about 0.002 nats: then it takes float64."""
     if points.dtype != torch.float32 or points.shape[1] <= PARZEN_DIRECT_DIMS:
         return False
-    largest = max(torch.linalg.vector_norm(part, dim=1).max().item() for part in (points, samples))
+    norms = [torch.linalg.vector_norm(part, dim=1).max().item() for part in (points, samples) if len(part)]
+    largest = max(norms, default=0.0)
     return bool(largest**2 / (2 * min(sigmas) ** 2) > PARZEN_LARGEST_EXPONENT)
 
 
