@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import fastmmd
 from fastmmd.evaluation import Sampler, parzen_evaluation
-from fastmmd.training import load_data
+from fastmmd.training import UserError, load_data
 
 CODE_SIZE = 8
 PRIOR_STD = 5.0
@@ -39,7 +39,10 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = load_data(options.data, options.data_dir).to(device)
+    try:
+        data = load_data(options.data, options.data_dir).to(device)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     images = data.train.images  # [N, D] in [0, 1]
     weight = data.data_dim / 78  # of the generator's loss, against a cross-entropy summed over D pixels
     hidden = (1000, 1000) if data.data_dim > 100 else (256, 256)

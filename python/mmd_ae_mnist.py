@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import fastmmd
 from fastmmd.evaluation import Sampler, parzen_evaluation
-from fastmmd.training import load_data
+from fastmmd.training import UserError, load_data
 
 CODE_SIZE = 4
 BANDWIDTHS = (0.5, 1.0, 2.0, 4.0)  # in units of the prior's standard deviation, 1
@@ -38,7 +38,10 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = load_data(options.data, options.data_dir).to(device)
+    try:
+        data = load_data(options.data, options.data_dir).to(device)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     images = data.train.images  # [N, D] in [0, 1]
     weight = 1.3 * data.data_dim  # of the regulariser, against a cross-entropy summed over D pixels
     hidden = (1024, 512, 216) if data.data_dim > 100 else (256, 128)

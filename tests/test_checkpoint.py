@@ -14,6 +14,7 @@ from helpers import assert_same
 from fastmmd.training import UserError
 from fastmmd.training.batches import Batches
 from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.training.run import RunFolder
 
 # --- batches ---
 
@@ -104,3 +105,11 @@ def test_random_states_of_another_device_are_optional(monkeypatch: pytest.Monkey
     assert torch.equal(torch.rand(3), expected)
     set_random_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, torch.device("cpu"))  # and back
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_read_only_run_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"cannot write into the run folder \(Permission denied"):
+        RunFolder(tmp_path).require_writable()
+    tmp_path.chmod(0o700)

@@ -6,6 +6,7 @@ import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ from fastmmd.evaluation import (
     save_reconstructions,
     save_samples,
 )
+from fastmmd.evaluation.sampling import images_file
+from fastmmd.training.errors import UserError
 
 DIM = 3
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -208,3 +211,35 @@ def test_latent_figure(tmp_path: Path, dim: int, classes: int) -> None:
 def test_sampler_is_public() -> None:
     sampler = Sampler("ones", lambda count, generator: torch.ones(count, DIM), torch.device("cpu"))
     assert [len(chunk) for chunk in sampler.stream(5, chunk=2)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "message"),
+    [
+        ("missing/x.npy", 3, "No such file"),
+        ("folder.npy", 3, "Is a directory"),
+        ("x.npy", 10**15, "GB are free"),
+        ("x.npy", 10**30, "GB are free"),
+    ],
+)
+def test_images_file_is_refused_at_once(tmp_path: Path, name: str, count: int, message: str) -> None:
+    (tmp_path / "folder.npy").mkdir()
+    with (
+        pytest.raises(UserError, match=f"cannot write .*{name}: .*{message}"),
+        images_file(tmp_path / name, (count, 4)),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npy"]
+
+
+def test_images_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    path.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt), images_file(path, (2, 4)) as images:
+        images[0] = 1
+        raise KeyboardInterrupt
+    assert path.read_text() == "earlier"
+    with images_file(path, (2, 4)) as images:
+        images[:] = 1
+    assert np.array_equal(np.load(path), np.ones((2, 4), np.float32))
+    assert list(tmp_path.iterdir()) == [path]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastmmd.nn import MODELS
 from fastmmd.training import UserError, load_recipe, recipe_names
 from fastmmd.training.run import RunConfig
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*.py"))
 
 
 def listed(value: Any) -> Any:
@@ -131,3 +136,38 @@ def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:
     config.write(tmp_path / "config.toml")
     assert RunConfig.read(tmp_path / "config.toml") == config
     assert load_recipe(str(tmp_path / "config.toml")) == recipe
+
+
+def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.zeros((40, 5)))
+    config = RunConfig(load_recipe("vae"), str(tmp_path / "mine.npy"), data_dim=4)
+    with pytest.raises(UserError, match="has 5 pixels per image, the run 4"):
+        config.load_data()
+
+
+# --- the scripts in python/ ---
+
+
+def test_there_is_a_script_for_every_experiment() -> None:
+    assert [path.name for path in SCRIPTS] == ["aae_mnist.py", "ds_aae_mnist.py", "mmd_ae_mnist.py"]
+    for path in SCRIPTS:
+        assert len(path.read_text().splitlines()) <= 100
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "--epochs", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    out = capsys.readouterr().out
+    last = out.splitlines()[-1]  # by the protocol of `fastmmd evaluate`, and in its words
+    assert "epoch 1" in out and last.startswith("test log-likelihood: ")
+    assert last.endswith("10,000 samples from the prior, 269 test images)")
+    assert -200 < float(last.split()[2]) < 40
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_end_in_one_line(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "--data", "nix"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert str(stop.value).startswith("error: data: no such file or folder: nix") and "\n" not in str(stop.value)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fastmmd.training.errors import UserError
 
 CHUNK = 2_000  # images decoded at once
 
@@ -93,6 +102,32 @@ def interpolate(model: Any, first: Tensor, second: Tensor, count: int) -> Tensor
         raise ValueError(f"count must be at least 2, got {count}")
     ends = model.encode(torch.stack([first, second]))
     return model.decode(torch.lerp(ends[0], ends[1], _weights(count, ends)))  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def images_file(path: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """A float32 array of `shape` on the disk that becomes the .npy file `path` when all of it is written.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the disk has no room for the array.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    size = 4 * math.prod(shape)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # Or a mapped file on a full disk would end the process with a signal.
+        if size > (free := shutil.disk_usage(path.parent).free):
+            raise UserError(f"cannot write {path}: it takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+        images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        yield images
+        images.flush()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _weights(count: int, like: Tensor) -> Tensor:

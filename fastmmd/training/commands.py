@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastmmd.training.data import IDX_SOURCES, NAMES, load_data
 from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.run import print_info
 
@@ -52,7 +54,6 @@ def train(
     """Train a model by a recipe and report its Parzen log-likelihood."""
     from fastmmd.nn.networks import resolve_precision
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
-    from fastmmd.training.data import NAMES, load_data
     from fastmmd.training.loop import Trainer
     from fastmmd.training.report import evaluate_run
     from fastmmd.training.run import RunConfig, RunFolder, choose_device, default_run_dir
@@ -61,6 +62,7 @@ def train(
         if set_ or any(option is not None for option in (recipe, data, batch_size, seed, run_dir)):
             raise UserError("--resume keeps the run's settings; only --epochs, --device, --data-dir change")
         folder = RunFolder.existing(resume)
+        folder.require_writable()
         config = RunConfig.read(folder.config)
         config = replace(
             config,
@@ -86,7 +88,8 @@ def train(
         settings["precision"] = resolve_precision(settings["precision"], where.type)
         resolved = replace(resolved, model=settings)
         kept_data = data if data in NAMES else str(_absolute(data))
-        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, str(where), _absolute(data_dir))
+        kept_data_dir = _kept_data_dir(data, data_dir)
+        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, str(where), kept_data_dir)
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
         trainer = Trainer(config, dataset, folder, quiet=quiet)
         RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
@@ -121,6 +124,7 @@ def evaluate(
     from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
 
     folder = RunFolder.existing(run)
+    folder.require_writable()
     config = RunConfig.read(folder.config)
     config = replace(config, data_dir=_absolute(data_dir) or config.data_dir)
     where = choose_device(device)
@@ -140,9 +144,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw images from a trained run."""
-    import numpy as np
-
-    from fastmmd.evaluation.sampling import markov_chain
+    from fastmmd.evaluation.sampling import images_file, markov_chain
     from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
 
     if output.suffix != ".npy":
@@ -150,15 +152,11 @@ def sample(
     folder = RunFolder.existing(run)
     config = RunConfig.read(folder.config)
     model = load_model(folder, config, choose_device(device))
-    images = np.empty((count, config.data_dim), np.float32)
-    done = 0
-    for chunk in markov_chain(model, chain_steps).stream(count, seed):
-        images[done : done + len(chunk)] = chunk.cpu().numpy()
-        done += len(chunk)
-    try:
-        np.save(output, images)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    with images_file(output, (count, config.data_dim)) as images:
+        done = 0
+        for chunk in markov_chain(model, chain_steps).stream(count, seed):
+            images[done : done + len(chunk)] = chunk.cpu().numpy()
+            done += len(chunk)
     print(f"{count:,} images of {config.data_dim} pixels: {output}")
 
 
@@ -170,6 +168,11 @@ def info() -> None:
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def _kept_data_dir(data: str, data_dir: str | None) -> str | None:
+    """What the run folder says of the data's place: it must be found again without the variable too."""
+    return _absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
 
 
 def _print_result(parzen: Any, folder: Any) -> None:

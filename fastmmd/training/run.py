@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,6 +107,22 @@ class RunFolder:
         if not (path / "config.toml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.toml")
         return cls(path)
+
+    def require_writable(self) -> None:
+        """Find out now, not after hours of work.
+
+        Raises:
+            UserError: no file can be made in the folder, or one that is rewritten is read-only.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            for path in (self.config, self.metrics, self.report, *self.path.glob("*.png")):
+                if path.exists():
+                    path.open("ab").close()
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename or self.path}"
+            raise UserError(f"cannot write into the run folder ({reason}): make it writable or copy it") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
