@@ -1,6 +1,6 @@
 """The reference backend: plain torch, row-chunked, analytic gradients; the fallback everywhere.
 
-It computes in float64 whatever the dtype: slower, but exact, and no matmul setting can degrade it.
+Distances, products and sums are float64 whatever the dtype: slower, but no matmul setting can degrade them.
 """
 
 from __future__ import annotations

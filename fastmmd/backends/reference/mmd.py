@@ -157,14 +157,15 @@ def rows(
     p [B, N, D]; q [B, M, D]; v [B, M] and row_weights [B, N] float64 (the latter for the sums per kernel).
     """
     (batch, n, dim), members = p.shape, _members(kernel)
+    p, q = p.to(F64), q.to(F64)
     out = Rows(
-        p.new_zeros((batch, n), dtype=F64),
-        p.new_zeros((batch, n, dim) if gradient else (batch, 0, dim), dtype=F64),
-        p.new_zeros((batch, len(members)), dtype=F64),
-        p.new_zeros((batch, len(members)), dtype=F64),
+        p.new_zeros((batch, n)),
+        p.new_zeros((batch, n, dim) if gradient else (batch, 0, dim)),
+        p.new_zeros((batch, len(members))),
+        p.new_zeros((batch, len(members))),
     )
     for b, i in row_tiles(batch, n, q.shape[1]):
-        r = _squared_distances(p[b, i].to(F64), q[b].to(F64))
+        r = _squared_distances(p[b, i], q[b])
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
         for index, (s, w) in enumerate(members):
@@ -178,10 +179,10 @@ def rows(
         out.value[b, i] = torch.einsum("bij,bj->bi", total, v[b])
         if gradient:
             c = steep * v[b, None]
-            out.gradient[b, i] = p[b, i].to(F64) * c.sum(-1, keepdim=True) - c @ q[b].to(F64)
+            out.gradient[b, i] = p[b, i] * c.sum(-1, keepdim=True) - c @ q[b]
     if gradient:
-        mass, moment = v.sum(-1)[:, None, None], torch.einsum("bj,bjd->bd", v, q.to(F64))[:, None]
-        out.gradient += slope_at_origin(kernel) * (mass * p.to(F64) - moment)
+        mass, moment = v.sum(-1)[:, None, None], torch.einsum("bj,bjd->bd", v, q)[:, None]
+        out.gradient += slope_at_origin(kernel) * (mass * p - moment)
     return out
 
 
