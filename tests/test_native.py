@@ -302,9 +302,9 @@ def test_reasons_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.unsupported("mmd", torch.float32, "cpu") is None
     assert "float64" in str(native.unsupported("mmd", torch.bfloat16, "cpu"))
     for error, remedy in (("libgomp.so.1: no such file", "apt install libgomp1"), ("bad ELF", "pip install")):
-        monkeypatch.setattr(native, "_library", Mock(side_effect=ImportError(error)))
+        monkeypatch.setattr(native.library, "load", Mock(side_effect=ImportError(error)))
         assert remedy in str(native.unavailable("cpu")) and error in str(native.unavailable("cpu"))
-    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(native.library.importlib.util, "find_spec", lambda name: None)
     for remedy in ("g++", "python3-dev", "pip install --force-reinstall --no-deps .", "--no-binary fastmmd"):
         assert remedy in str(native.unavailable("cpu"))
 
@@ -361,19 +361,23 @@ def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
 
 def test_precision_is_pinned_inside_and_restored_after_an_error() -> None:
     def current() -> str:
-        return native._exchange_precision("ieee") if native._MATMUL is None else native._MATMUL.fp32_precision
+        return (
+            native.products._exchange_precision("ieee")
+            if native.products._MATMUL is None
+            else native.products._MATMUL.fp32_precision
+        )
 
-    if native._MATMUL is None:
+    if native.products._MATMUL is None:
         pytest.skip("this torch has one setting for every device, tested above")
     before = current()
-    native._MATMUL.fp32_precision = "bf16"
+    native.products._MATMUL.fp32_precision = "bf16"
     try:
-        with pytest.raises(KeyError), native._full_precision(), native._full_precision():
+        with pytest.raises(KeyError), native.products.full_precision(), native.products.full_precision():
             assert current() == "ieee"
             raise KeyError
         assert current() == "bf16"
     finally:
-        native._MATMUL.fp32_precision = before
+        native.products._MATMUL.fp32_precision = before
 
 
 def test_parzen_accuracy_at_784_dimensions() -> None:

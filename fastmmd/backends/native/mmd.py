@@ -1,0 +1,83 @@
+"""mmd2 and witness through the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..specs import KernelSpec
+from .library import address, is_double, load, numbers, threads
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    kernel: KernelSpec,
+    unbiased: bool,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
+    batch, n, dim = x.shape
+    m = 0 if y is None else y.shape[1]
+    count = len(kernel.bandwidths)
+    has_y = y is not None
+    value = x.new_empty(batch, dtype=torch.float64)
+    grads = (
+        x.new_empty((batch, n, dim) if needs[0] else 0),
+        x.new_empty((batch, m, dim) if needs[1] and has_y else 0),
+        x.new_empty((batch, n) if needs[2] else 0),
+        x.new_empty((batch, m) if needs[3] and has_y else 0),
+        x.new_empty((batch, count) if needs[4] else 0),
+        x.new_empty((batch, count) if needs[5] else 0),
+    )
+    load().mmd2(
+        is_double(x), threads(), batch, n, m, dim, x.data_ptr(), address(y), address(x_weights),
+        address(y_weights), *_kernel(kernel), unbiased, value.data_ptr(), *map(address, grads),
+    )  # fmt: skip
+    return (value, *grads)
+
+
+def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
+    """sum_j weights_j u(points_i, samples_j): [P]."""
+    value = points.new_empty(len(points))
+    _witness(points, samples, weights, kernel, value.data_ptr(), 0, (0, 0, 0, 0, 0))
+    return value
+
+
+def witness_backward(
+    grad: Tensor,
+    points: Tensor,
+    samples: Tensor,
+    weights: Tensor,
+    kernel: KernelSpec,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Gradients of grad . witness in points, samples, weights, bandwidths and kernel weights."""
+    count = len(kernel.bandwidths)
+    shapes = (points.shape, samples.shape, weights.shape, (count,), (count,))
+    grads = tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+    _witness(points, samples, weights, kernel, 0, grad.data_ptr(), tuple(map(address, grads)))
+    return grads
+
+
+def _witness(
+    points: Tensor,
+    samples: Tensor,
+    weights: Tensor,
+    kernel: KernelSpec,
+    value: int,
+    grad: int,
+    grads: tuple[int, ...],
+) -> None:
+    load().witness(
+        is_double(points), threads(), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(),
+        weights.data_ptr(), *_kernel(kernel), value, grad, *grads,
+    )  # fmt: skip
+
+
+def _kernel(kernel: KernelSpec) -> tuple[str, Sequence[float], Sequence[float], float]:
+    return kernel.name, numbers(kernel.bandwidths), numbers(kernel.weights), kernel.alpha

@@ -1,0 +1,70 @@
+"""Matrix products tile by tile, in full precision: what the operators that go through BLAS share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def tile_size(count: int, most: int) -> int:
+    return min(most, max(16, -(-count // 16) * 16))
+
+
+def blocks_of(points: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Consecutive blocks of `size` rows; the last one is filled up with zeros."""
+    for first in range(0, len(points), size):
+        rows = slice(first, min(first + size, len(points)))
+        block = points[rows]
+        if len(block) < size:
+            block = torch.cat([block, block.new_zeros((size - len(block), block.shape[1]))])
+        yield rows, block
+
+
+def squared_norms(points: Tensor) -> Tensor:
+    """[N]; NaN for a point with an infinity, which would be far from everything and so disappear."""
+    norms: Tensor = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
+    return norms.square_().to(points.dtype).masked_fill_(~points.isfinite().all(1), torch.nan)
+
+
+# torch 2.9 and later have a setting of their own for CPU products; earlier ones have one for every device.
+_MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
+_precision_lock = threading.Lock()
+_precision_users = 0
+_precision_saved = ""
+
+
+def _exchange_precision(precision: str | None) -> str:
+    """Set the process's precision of float32 products (None: full) and return the one before."""
+    if _MATMUL is None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision or "highest")
+        return before
+    before = str(_MATMUL.fp32_precision)
+    _MATMUL.fp32_precision = precision or "ieee"
+    return before
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """float32 products in IEEE float32, whatever autocast and the user's matmul precision say.
+
+    The first thread to enter saves the user's choice and the last to leave restores it.
+    """
+    global _precision_users, _precision_saved
+    with _precision_lock:
+        if _precision_users == 0:
+            _precision_saved = _exchange_precision(None)
+        _precision_users += 1
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        with _precision_lock:
+            _precision_users -= 1
+            if _precision_users == 0:
+                _exchange_precision(_precision_saved)
