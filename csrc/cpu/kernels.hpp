@@ -6,8 +6,12 @@
 // one it adds; what the shifted ones leave out is linear in the points and is added in closed form (`shift`
 // below). The farthest pair decides: there the closed form cancels against the sum, which would leave an
 // outlier nothing but rounding, however close the other pairs are.
+//
+// The wide bandwidths of a Gaussian are folded into two polynomials (common/series.hpp), the others climb the
+// ladder (common/ladder.hpp); sums per bandwidth take the ladder for all.
 #pragma once
 #include "../common/ladder.hpp"
+#include "../common/series.hpp"
 #include "math.hpp"
 #include "operations.hpp"
 #include "tiles.hpp"
@@ -17,10 +21,12 @@ namespace {
 
 template <class T> struct Rung {
     T rate;       // what multiplies or offsets r, see the kernels below
+    T rate2;      // rate log2(e)
     T weight;     // of u
     T steepness;  // of the slope; the kernel's weight is in it
     T alpha;
     int squarings;        // 0: evaluate; else square the rung before so many times
+    bool near;            // no argument of the exponential is out of the range of exponential2()
     bool shifted;         // adds the slope minus its value at r = 0
     int index;            // of its bandwidth in the caller's list
     double by_bandwidth;  // d kappa / d bandwidth = by_bandwidth * r * slope, weight included
@@ -34,7 +40,8 @@ template <class T> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
     FASTMMD_INLINE void begin(V distances) { r = distances; }
     FASTMMD_INLINE void next(const Rung<T>& rung) {
         if (rung.squarings == 0) {
-            const Exponential<T> e = exponential<T>(r * rung.rate);
+            const Exponential<T> e =
+                rung.near ? exponential2<T>(r, rung.rate2) : exponential<T>(r * rung.rate);
             u = e.expm1, k = e.exp;
         }
         for (int i = 0; i < rung.squarings; ++i) {
@@ -107,65 +114,121 @@ template <class T> struct Energy {  // -sqrt(r); slope in units of -1/2
     FASTMMD_INLINE V shifted() const { return inverse; }
 };
 
-// One row against one tile: replaces the distances r by the coefficients c = mass * slope and returns
-// sum_j mass_j u_j. With PerRung, rung s adds factor * sum_j mass_j r_j slope_j to sums[s] and factor * sum_j
-// mass_j u_j to sums[S + s].
-template <class T, template <class> class Kappa, bool PerRung>
-double evaluate(const Rung<T>* rungs, int count,
+template <class T> struct Plan {
+    int count;         // S
+    int used;          // rungs that are not folded
+    Rung<T>* rungs;    // [used]
+    Series<T> series;  // the folded ones
+    double shift;      // sum over shifted rungs of weight * kappa'(0)
+    PairLoops<T> loops;
+    double (*evaluate)(const Plan&, const T*, int, T*);        // leaves slopes
+    double (*evaluate_value)(const Plan&, const T*, int, T*);  // leaves the distances
+    double (*evaluate_per_rung)(const Plan&, const T*, int, T*, double, T*, double*, double*);
+};
+
+// sum_j mass_j u_j over a few vectors of squared distances r, which are replaced by the slopes.
+template <class T, template <class> class Kappa, bool Slopes, int Vectors>
+FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T* r) {
+    Vector<T> distances[Vectors], u[Vectors] = {}, slope[Vectors] = {};
+    for (int v = 0; v < Vectors; ++v) distances[v] = load(r + v * lanes<T>);
+    if (plan.series.terms) {
+        Vector<T> t[Vectors];
+        const int last = plan.series.terms - 1;
+        for (int v = 0; v < Vectors; ++v) {
+            t[v] = distances[v] * plan.series.scale - T(1);
+            u[v] = broadcast(plan.series.p[last]);
+            slope[v] = broadcast(plan.series.q[last]);
+        }
+        for (int i = last - 1; i >= 0; --i)
+            for (int v = 0; v < Vectors; ++v) {
+                u[v] = u[v] * t[v] + plan.series.p[i];
+                if constexpr (Slopes) slope[v] = slope[v] * t[v] + plan.series.q[i];
+            }
+        for (int v = 0; v < Vectors; ++v) {
+            u[v] *= distances[v];
+            slope[v] = slope[v] * distances[v] + plan.series.constant;
+        }
+    }
+    Kappa<T> kappa[Vectors];
+    for (int v = 0; v < Vectors; ++v) kappa[v].begin(distances[v]);
+    for (int s = 0; s < plan.used; ++s) {
+        const Rung<T>& rung = plan.rungs[s];
+        for (int v = 0; v < Vectors; ++v) {
+            kappa[v].next(rung);
+            u[v] += kappa[v].u * rung.weight;
+            if constexpr (Slopes)
+                slope[v] += (rung.shifted ? kappa[v].shifted() : kappa[v].slope()) * rung.steepness;
+        }
+    }
+    Vector<T> sum = {};
+    for (int v = 0; v < Vectors; ++v) {
+        sum += load(mass + v * lanes<T>) * u[v];
+        if constexpr (Slopes) store(r + v * lanes<T>, slope[v]);
+    }
+    return sum;
+}
+
+// One row against one tile: returns sum_j mass_j u_j and replaces the distances r by the slopes.
+template <class T, template <class> class Kappa, bool Slopes>
+double evaluate(const Plan<T>& plan,
                 const T* mass,  // [used]
                 int used,
-                T* r,  // [used]: squared distances in, coefficients out
-                double factor,
-                T* chunk,         // scratch [2 * count][lanes]
-                double* partial,  // scratch [2 * count][lanes]
-                double* sums) {   // [2 * count]
-    constexpr int step = PerRung ? chunk_vectors * lanes<T> : tile_columns;
-    Wide<T> total = {};  // in double from the start: what is left of mmd2 is a small difference of these sums
-    if constexpr (PerRung) memset(partial, 0, 2 * count * sizeof(Wide<T>));
+                T* r) {  // [used]
+    Wide<T> total = {};  // in double early: what is left of mmd2 is a small difference of these sums
+    int j = 0;
+    for (; j + 4 * lanes<T> <= used; j += 4 * lanes<T>)
+        total += widen<T>(evaluate_vectors<T, Kappa, Slopes, 4>(plan, mass + j, r + j));
+    for (; j < used; j += lanes<T>)
+        total += widen<T>(evaluate_vectors<T, Kappa, Slopes, 1>(plan, mass + j, r + j));
+    return sum_halves<lanes<T>>(total);
+}
+
+// The same, and rung s adds factor * sum_j mass_j r_j slope_j to sums[s] and factor * sum_j mass_j u_j to
+// sums[S + s]. Nothing may be folded.
+template <class T, template <class> class Kappa>
+double evaluate_per_rung(const Plan<T>& plan,
+                         const T* mass,  // [used]
+                         int used,
+                         T* r,  // [used]
+                         double factor,
+                         T* chunk,         // scratch [2 * S][lanes]
+                         double* partial,  // scratch [2 * S][lanes]
+                         double* sums) {   // [2 * S]
+    constexpr int step = chunk_vectors * lanes<T>;
+    const int count = plan.count;
+    Wide<T> total = {};
+    memset(partial, 0, 2 * count * sizeof(Wide<T>));
     for (int first = 0; first < used; first += step) {
-        if constexpr (PerRung) memset(chunk, 0, 2 * count * sizeof(Vector<T>));
+        memset(chunk, 0, 2 * count * sizeof(Vector<T>));
         for (int j = first; j < smaller(first + step, used); j += lanes<T>) {
             const Vector<T> distances = load(r + j), weight = load(mass + j);
+            const Vector<T> finite = at_most<T>(distances, far_away<T>);
             Kappa<T> kappa;
             kappa.begin(distances);
             Vector<T> u = {}, slope = {};
             for (int s = 0; s < count; ++s) {
-                const Rung<T>& rung = rungs[s];
+                const Rung<T>& rung = plan.rungs[s];
                 kappa.next(rung);
                 u += kappa.u * rung.weight;
                 slope += (rung.shifted ? kappa.shifted() : kappa.slope()) * rung.steepness;
-                if constexpr (PerRung) {
-                    T* by_slope = chunk + s * lanes<T>;
-                    T* by_u = chunk + (count + s) * lanes<T>;
-                    const Vector<T> finite = at_most<T>(distances, far_away<T>);
-                    store(by_slope, load(by_slope) + weight * (finite * kappa.slope()));
-                    store(by_u, load(by_u) + weight * kappa.u);
-                }
+                T* by_slope = chunk + s * lanes<T>;
+                T* by_u = chunk + (count + s) * lanes<T>;
+                store(by_slope, load(by_slope) + weight * (finite * kappa.slope()));
+                store(by_u, load(by_u) + weight * kappa.u);
             }
             total += widen<T>(weight * u);
-            store(r + j, weight * slope);
+            store(r + j, slope);
         }
-        if constexpr (PerRung)
-            for (int s = 0; s < 2 * count; ++s)
-                add_wide<T>(partial + s * lanes<T>, load(chunk + s * lanes<T>));
+        for (int s = 0; s < 2 * count; ++s) add_wide<T>(partial + s * lanes<T>, load(chunk + s * lanes<T>));
     }
-    if constexpr (PerRung)
-        for (int s = 0; s < 2 * count; ++s) sums[s] += factor * sum_wide<T>(partial + s * lanes<T>);
+    for (int s = 0; s < 2 * count; ++s) sums[s] += factor * sum_wide<T>(partial + s * lanes<T>);
     return sum_halves<lanes<T>>(total);
 }
 
-template <class T> struct Plan {
-    int count;       // S
-    Rung<T>* rungs;  // [S]
-    double shift;    // sum over shifted rungs of weight * kappa'(0)
-    PairLoops<T> loops;
-    double (*evaluate)(const Rung<T>*, int, const T*, int, T*, double, T*, double*, double*);
-    double (*evaluate_per_rung)(const Rung<T>*, int, const T*, int, T*, double, T*, double*, double*);
-};
-
 template <class T, template <class> class Kappa> void set_kernel(Plan<T>& plan) {
-    plan.evaluate = evaluate<T, Kappa, false>;
-    plan.evaluate_per_rung = evaluate<T, Kappa, true>;
+    plan.evaluate = evaluate<T, Kappa, true>;
+    plan.evaluate_value = evaluate<T, Kappa, false>;
+    plan.evaluate_per_rung = evaluate_per_rung<T, Kappa>;
 }
 
 // kappa'(r) / kappa'(0) of a smooth kernel; 0 for the others, whose slopes are never shifted.
@@ -189,13 +252,44 @@ inline double bounded(double value, double limit) {
 template <class T> constexpr double steepest = (double)Format<T>::largest * 0x1p-20;
 template <class T> constexpr double narrowest = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
 
-// Fills `plan.rungs` [S] for samples whose squared distances are at most `farthest_r`.
+// Scratch for make_plan, [S] each.
+struct PlanScratch {
+    int* order;
+    bool *follows, *shifted;
+    double *bandwidths, *weights, *steepness;
+};
+
+// Folds the bandwidths of a Gaussian that are wide for squared distances up to `reach` into `plan.series`;
+// returns the narrowest one that is, or infinity.
 template <class T>
-void make_plan(const Kernel& kernel, int dim, double farthest_r, Rung<T>* rungs,
-               int* order,     // scratch [S]
-               bool* follows,  // scratch [S]
-               Plan<T>& plan) {
-    plan = {kernel.count, rungs, 0, pair_loops<T>(dim), nullptr, nullptr};
+double fold_wide(const Kernel& kernel, double reach, const PlanScratch& scratch, Plan<T>& plan) {
+    const double narrowest_wide = sqrt(0.5 * reach / widest_reach);
+    int count = 0;
+    for (int i = 0; i < kernel.count; ++i) {
+        const double s = kernel.bandwidths[i];
+        if (!(s >= narrowest_wide)) continue;
+        scratch.bandwidths[count] = s;
+        scratch.weights[count] = kernel.weights[i];
+        scratch.steepness[count] = -0.5 * kernel.weights[i] / (s * s);
+        scratch.shifted[count] = relative_slope(kernel, s, reach) > 0.5;
+        if (scratch.shifted[count]) plan.shift += scratch.steepness[count];
+        ++count;
+    }
+    // An exponential takes about 16 operations, a rung of the ladder 12.
+    const bool folded = count && fold_series<T>(scratch.bandwidths, scratch.weights, scratch.steepness,
+                                                scratch.shifted, count, reach, 4 + 12 * count, plan.series);
+    if (!folded) plan.shift = 0;
+    return folded ? narrowest_wide : INFINITY;
+}
+
+// Fills `plan.rungs` [S] for samples whose squared distances are at most `farthest_r`; what may be is folded.
+template <class T>
+void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, Rung<T>* rungs,
+               const PlanScratch& scratch, Plan<T>& plan) {
+    plan = Plan<T>();
+    plan.count = kernel.count;
+    plan.rungs = rungs;
+    plan.loops = pair_loops<T>(dim);
     int squarings = 0;
     switch (kernel.name) {
         case KernelName::gaussian: set_kernel<T, Gaussian>(plan), squarings = 2; break;
@@ -204,15 +298,24 @@ void make_plan(const Kernel& kernel, int dim, double farthest_r, Rung<T>* rungs,
         case KernelName::rational_quadratic: set_kernel<T, RationalQuadratic>(plan); break;
         case KernelName::energy: set_kernel<T, Energy>(plan); break;
     }
-    plan_ladder(kernel.bandwidths, kernel.count, order, follows);
+    const double reach = farthest_r * (1 + 1e-5);  // distances as they are rounded
+    double folded_from = INFINITY;
+    if (may_fold && kernel.name == KernelName::gaussian && reach > 1e-30 && reach < 1e30)
+        folded_from = fold_wide(kernel, reach, scratch, plan);
+    plan_ladder(kernel.bandwidths, kernel.count, scratch.order, scratch.follows);
+    bool after_folded = false;
     for (int i = 0; i < kernel.count; ++i) {
-        const int index = order[i];
+        const int index = scratch.order[i];
         const double s = kernel.bandwidths[index] > 0 ? kernel.bandwidths[index] : NAN,
                      w = kernel.weights[index];
-        double rate = 0, steepness = 0;
+        if (s >= folded_from) {
+            after_folded = true;
+            continue;
+        }
+        double rate = 0, steepness = 0, argument = reach;
         switch (kernel.name) {
             case KernelName::gaussian: rate = steepness = -0.5 / (s * s); break;
-            case KernelName::laplacian: rate = -1 / s, steepness = -0.5 / s; break;
+            case KernelName::laplacian: rate = -1 / s, steepness = -0.5 / s, argument = sqrt(reach); break;
             case KernelName::imq:
                 rate = s * s < narrowest<T> ? narrowest<T> : s * s, steepness = -1 / (s * s);
                 break;
@@ -223,12 +326,20 @@ void make_plan(const Kernel& kernel, int dim, double farthest_r, Rung<T>* rungs,
         }
         rate = bounded(rate, (double)Format<T>::largest);
         steepness = bounded(w * steepness, steepest<T>);
-        const bool shifted = relative_slope(kernel, s, farthest_r) > 0.5;
-        const double by_bandwidth =
+        Rung<T>& rung = rungs[plan.used++];
+        rung.rate = (T)rate;
+        rung.rate2 = (T)(rate * 1.4426950408889634);
+        rung.weight = (T)w;
+        rung.steepness = (T)steepness;
+        rung.alpha = (T)kernel.alpha;
+        rung.squarings = scratch.follows[i] && !after_folded ? squarings : 0;
+        rung.near = rate * argument > (double)Format<T>::exp_smallest;
+        rung.shifted = relative_slope(kernel, s, farthest_r) > 0.5;
+        rung.index = index;
+        rung.by_bandwidth =
             kernel.name == KernelName::energy ? 0 : bounded(-2 / s * steepness, steepest<double>);
-        rungs[i] = {(T)rate, (T)w,  (T)steepness, (T)kernel.alpha, follows[i] ? squarings : 0,
-                    shifted, index, by_bandwidth};
-        if (shifted) plan.shift += steepness;
+        if (rung.shifted) plan.shift += steepness;
+        after_folded = false;
     }
 }
 

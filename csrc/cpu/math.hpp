@@ -46,6 +46,16 @@ template <class T> FASTMMD_INLINE Exponential<T> exponential(Vector<T> x) {
     return {scale * p + (scale - T(1)), x < broadcast<T>(F::exp_smallest) ? Vector<T>{} : exp};
 }
 
+// 2^(x rate) and the same minus 1, without guards: |x rate| must stay below 126 (float) or 1022 (double).
+template <class T> FASTMMD_INLINE Exponential<T> exponential2(Vector<T> x, T rate) {
+    typedef Format<T> F;
+    const Vector<T> shifted = x * rate + F::rounder;
+    const Vector<T> n = shifted - F::rounder;
+    const Vector<T> p = exp2m1_polynomial<T>(x * rate - n);  // one rounding: contracted
+    const Vector<T> scale = (Vector<T>)(((Bits<T>)shifted + F::bias) << F::mantissa);
+    return {scale * p + (scale - T(1)), scale * p + scale};
+}
+
 template <class T> FASTMMD_INLINE Vector<T> exp_of(Vector<T> x) { return exponential<T>(x).exp; }
 template <class T> FASTMMD_INLINE Vector<T> expm1_of(Vector<T> x) { return exponential<T>(x).expm1; }
 

@@ -24,6 +24,7 @@ namespace {
 
 constexpr int tile_columns = 256;
 constexpr int chunk_vectors = 8;
+constexpr int group = 4;  // terms added in T, and groups of them, before the sum goes to double
 constexpr int chunk_dims = 32;
 
 template <class T> struct Columns {
@@ -150,10 +151,94 @@ void add_differences(const T* point,  // [dim]
     }
 }
 
-// The two loops above for one number of dimensions: unrolled up to 16, looped beyond.
+// gradient[d] += sum_j mass[j] slope[j] (point[d] - column j [d]), lane by lane.
+template <class T, int Dim>
+void add_row(const T* point,  // [dim]
+             const T* tile,   // [dim][width]
+             const T* mass,   // [used]
+             const T* slope,  // [used]
+             int dim, int width, int used,
+             double* gradient) {  // [dim][lanes]
+    constexpr int step = group * lanes<T>, flush = group * step;
+    for (int first = 0; first < used; first += flush) {
+        const int last = smaller(first + flush, used);
+        if constexpr (Dim > 0) {
+            Vector<T> total[Dim] = {};
+            for (int begin = first; begin < last; begin += step) {
+                Vector<T> sum[Dim] = {};
+                for (int j = begin; j < smaller(begin + step, last); j += lanes<T>) {
+                    const Vector<T> c = load(mass + j) * load(slope + j);
+                    for (int d = 0; d < Dim; ++d)
+                        sum[d] += c * (broadcast(point[d]) - load(tile + d * width + j));
+                }
+                for (int d = 0; d < Dim; ++d) total[d] += sum[d];
+            }
+            for (int d = 0; d < Dim; ++d) add_wide<T>(gradient + d * lanes<T>, total[d]);
+        } else {
+            for (int d = 0; d < dim; ++d) {
+                const Vector<T> p = broadcast(point[d]);
+                const T* coordinate = tile + (int64_t)d * width;
+                Vector<T> total = {};
+                for (int begin = first; begin < last; begin += step) {
+                    Vector<T> sum = {};
+                    for (int j = begin; j < smaller(begin + step, last); j += lanes<T>)
+                        sum += load(mass + j) * load(slope + j) * (p - load(coordinate + j));
+                    total += sum;
+                }
+                add_wide<T>(gradient + d * lanes<T>, total);
+            }
+        }
+    }
+}
+
+// The same for the columns: gradient[d][j] += sum_i mass[i] slope[i][j] (column j [d] - point i [d]).
+template <class T, int Dim>
+void add_columns(const T* points,  // [rows, dim]
+                 const T* mass,    // [rows]
+                 int rows,
+                 const T* tile,   // [dim][width]
+                 const T* slope,  // [rows][tile_columns]
+                 int dim, int width, int used,
+                 double* gradient) {  // [dim][width]
+    constexpr int flush = group * group;
+    for (int j = 0; j < used; j += lanes<T>)
+        for (int first = 0; first < rows; first += flush) {
+            const int last = smaller(first + flush, rows);
+            if constexpr (Dim > 0) {
+                Vector<T> column[Dim], total[Dim] = {};
+                for (int d = 0; d < Dim; ++d) column[d] = load(tile + d * width + j);
+                for (int begin = first; begin < last; begin += group) {
+                    Vector<T> sum[Dim] = {};
+                    for (int i = begin; i < smaller(begin + group, last); ++i) {
+                        const Vector<T> c = load(slope + i * tile_columns + j) * mass[i];
+                        for (int d = 0; d < Dim; ++d) sum[d] += c * (column[d] - points[i * Dim + d]);
+                    }
+                    for (int d = 0; d < Dim; ++d) total[d] += sum[d];
+                }
+                for (int d = 0; d < Dim; ++d) add_wide<T>(gradient + d * width + j, total[d]);
+            } else {
+                for (int d = 0; d < dim; ++d) {
+                    const Vector<T> column = load(tile + (int64_t)d * width + j);
+                    Vector<T> total = {};
+                    for (int begin = first; begin < last; begin += group) {
+                        Vector<T> sum = {};
+                        for (int i = begin; i < smaller(begin + group, last); ++i)
+                            sum += load(slope + i * tile_columns + j) * mass[i] *
+                                   (column - points[(int64_t)i * dim + d]);
+                        total += sum;
+                    }
+                    add_wide<T>(gradient + (int64_t)d * width + j, total);
+                }
+            }
+        }
+}
+
+// The loops above for one number of dimensions: unrolled up to 16, looped beyond.
 template <class T> struct PairLoops {
     void (*squared_distances)(const T*, const T*, int, int, int, T*);
     void (*add_differences)(const T*, const T*, const T*, int, int, int, double*);
+    void (*add_row)(const T*, const T*, const T*, const T*, int, int, int, double*);
+    void (*add_columns)(const T*, const T*, int, const T*, const T*, int, int, int, double*);
 };
 
 constexpr int unrolled_dims = 16;
@@ -161,9 +246,9 @@ constexpr int unrolled_dims = 16;
 template <class T, int Dim = unrolled_dims> PairLoops<T> pair_loops(int dim) {
     if constexpr (Dim > 0) {
         if (dim < Dim) return pair_loops<T, Dim - 1>(dim);
-        if (dim > Dim) return {squared_distances<T, 0>, add_differences<T, 0>};
+        if (dim > Dim) return pair_loops<T, 0>(0);
     }
-    return {squared_distances<T, Dim>, add_differences<T, Dim>};
+    return {squared_distances<T, Dim>, add_differences<T, Dim>, add_row<T, Dim>, add_columns<T, Dim>};
 }
 
 }  // namespace
