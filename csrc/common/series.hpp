@@ -11,11 +11,8 @@
 #include <math.h>
 
 namespace fastmmd::FASTMMD_ISA {
-namespace {
 
-constexpr double widest_reach = 3.5;  // beyond, the slopes at the far end would lose digits
-constexpr int series_terms = 32;      // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
-constexpr int most_terms = 24;        // of P and Q
+constexpr int most_terms = 24;  // of P and Q
 
 template <class T> struct Series {
     int terms = 0;  // of P and Q each; 0: nothing is folded
@@ -23,6 +20,11 @@ template <class T> struct Series {
     T constant;
     T p[most_terms], q[most_terms];
 };
+
+namespace {
+
+constexpr double widest_reach = 3.5;  // beyond, the slopes at the far end would lose digits
+constexpr int series_terms = 32;      // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
 
 // a[k] += weight times the Chebyshev coefficients of exp(-z (1 + t)) - 1.
 inline void add_exponential(double weight, double z, double* a) {  // [series_terms]

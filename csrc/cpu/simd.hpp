@@ -13,6 +13,7 @@ namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 #define FASTMMD_INLINE inline __attribute__((always_inline))
+#define FASTMMD_UNROLL _Pragma("GCC unroll 16")
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64;
@@ -40,7 +41,8 @@ template <class T> using Integer = typename BitsOf<T>::type;
 template <class T>
 using Bits = Vector<Integer<T>>;  // as many bits per lane as T; also the type of a comparison
 
-template <class T> FASTMMD_INLINE Vector<T> broadcast(T value) { return Vector<T>{} + value; }
+// (x - 0 is x; 0 + x is not where x is -0, and would be computed.)
+template <class T> FASTMMD_INLINE Vector<T> broadcast(T value) { return value - Vector<T>{}; }
 
 template <class T> FASTMMD_INLINE Vector<T> load(const T* source) {
     Vector<T> value;
@@ -88,20 +90,16 @@ template <class T> FASTMMD_INLINE Wide<T> widen(Vector<T> value) {
     return __builtin_convertvector(value, Wide<T>);
 }
 
-// target[lane] += value[lane], a vector of T into sums in double.
+// target[lane] += value[lane], a vector of T into sums in double. The barrier keeps the sums in memory: held
+// in registers, they would push what the loops before work on out of them.
 template <class T>
 FASTMMD_INLINE void add_wide(double* target,  // [lanes]
                              Vector<T> value) {
-    constexpr int parts = (int)(sizeof(double) / sizeof(T)),
-                  count = lanes<T> / parts;  // as wide as the registers
-    Vector<T, count> terms[parts];
-    memcpy(terms, &value, sizeof value);
-    for (int i = 0; i < parts; ++i) {
-        Vector<double, count> sum;
-        memcpy(&sum, target + i * count, sizeof sum);
-        sum += __builtin_convertvector(terms[i], Vector<double, count>);
-        memcpy(target + i * count, &sum, sizeof sum);
-    }
+    Wide<T> sum;
+    memcpy(&sum, target, sizeof sum);
+    sum += widen<T>(value);
+    memcpy(target, &sum, sizeof sum);
+    asm volatile("" : : : "memory");
 }
 
 template <class T> FASTMMD_INLINE double sum_wide(const double* sums) {  // [lanes]

@@ -69,187 +69,38 @@ Columns<T> stage(const T* points,   // [count, dim]
     return columns;
 }
 
-// r[j] = |point - column j|^2 for `Vectors` vectors of columns and any number of dimensions.
-template <class T, int Vectors>
-FASTMMD_INLINE void sum_squares(const T* point,    // [dim]
-                                const T* columns,  // [dim][width], from the first of the columns
-                                int dim, int width,
-                                T* r) {  // [Vectors * lanes]
-    Vector<T> total[Vectors] = {};
-    for (int first = 0; first < dim; first += chunk_dims) {
-        Vector<T> sum[Vectors] = {};
-        for (int d = first; d < smaller(first + chunk_dims, dim); ++d) {
-            const Vector<T> p = broadcast(point[d]);
-            for (int v = 0; v < Vectors; ++v) {
-                const Vector<T> difference = p - load(columns + (int64_t)d * width + v * lanes<T>);
-                sum[v] += difference * difference;
-            }
-        }
-        for (int v = 0; v < Vectors; ++v) total[v] += sum[v];
-    }
-    for (int v = 0; v < Vectors; ++v) store(r + v * lanes<T>, total[v]);
-}
+}  // namespace
 
-// r[j] = |point - column j|^2 by differences. Dim = 0: any number of dimensions.
-template <class T, int Dim>
-void squared_distances(const T* point,  // [dim]
-                       const T* tile,   // [dim][width]
-                       int dim, int width, int used,
-                       T* r) {  // [width]
-    if constexpr (Dim > 0) {
-        Vector<T> p[Dim];
-        for (int d = 0; d < Dim; ++d) p[d] = broadcast(point[d]);
-        for (int j = 0; j < used; j += lanes<T>) {
-            Vector<T> sum = {};
-            for (int d = 0; d < Dim; ++d) {
-                const Vector<T> difference = p[d] - load(tile + d * width + j);
-                sum += difference * difference;
-            }
-            store(r + j, sum);
-        }
-    } else {
-        int j = 0;
-        for (; j + 4 * lanes<T> <= used; j += 4 * lanes<T>)  // four sums hide the latency of the additions
-            sum_squares<T, 4>(point, tile + j, dim, width, r + j);
-        for (; j < used; j += lanes<T>) sum_squares<T, 1>(point, tile + j, dim, width, r + j);
-    }
-}
-
-// gradient[d] += sum_j c[j] (point[d] - column j [d]).
-template <class T, int Dim>
-void add_differences(const T* point,  // [dim]
-                     const T* tile,   // [dim][width]
-                     const T* c,      // [width]
-                     int dim, int width, int used,
-                     double* gradient) {  // [dim]
-    constexpr int step = chunk_vectors * lanes<T>;
-    if constexpr (Dim > 0) {
-        double total[Dim][lanes<T>] = {};
-        for (int first = 0; first < used; first += step) {
-            Vector<T> sum[Dim] = {};
-            for (int j = first; j < smaller(first + step, used); j += lanes<T>) {
-                const Vector<T> coefficient = load(c + j);
-                for (int d = 0; d < Dim; ++d)
-                    sum[d] += coefficient * (broadcast(point[d]) - load(tile + d * width + j));
-            }
-            for (int d = 0; d < Dim; ++d) add_wide<T>(total[d], sum[d]);
-        }
-        for (int d = 0; d < Dim; ++d) gradient[d] += sum_wide<T>(total[d]);
-    } else {
-        for (int d = 0; d < dim; ++d) {
-            const Vector<T> p = broadcast(point[d]);
-            const T* coordinate = tile + (int64_t)d * width;
-            double total[lanes<T>] = {};
-            for (int first = 0; first < used; first += step) {
-                Vector<T> sum = {};
-                for (int j = first; j < smaller(first + step, used); j += lanes<T>)
-                    sum += load(c + j) * (p - load(coordinate + j));
-                add_wide<T>(total, sum);
-            }
-            gradient[d] += sum_wide<T>(total);
-        }
-    }
-}
-
-// gradient[d] += sum_j mass[j] slope[j] (point[d] - column j [d]), lane by lane.
-template <class T, int Dim>
-void add_row(const T* point,  // [dim]
-             const T* tile,   // [dim][width]
-             const T* mass,   // [used]
-             const T* slope,  // [used]
-             int dim, int width, int used,
-             double* gradient) {  // [dim][lanes]
-    constexpr int step = group * lanes<T>, flush = group * step;
-    for (int first = 0; first < used; first += flush) {
-        const int last = smaller(first + flush, used);
-        if constexpr (Dim > 0) {
-            Vector<T> total[Dim] = {};
-            for (int begin = first; begin < last; begin += step) {
-                Vector<T> sum[Dim] = {};
-                for (int j = begin; j < smaller(begin + step, last); j += lanes<T>) {
-                    const Vector<T> c = load(mass + j) * load(slope + j);
-                    for (int d = 0; d < Dim; ++d)
-                        sum[d] += c * (broadcast(point[d]) - load(tile + d * width + j));
-                }
-                for (int d = 0; d < Dim; ++d) total[d] += sum[d];
-            }
-            for (int d = 0; d < Dim; ++d) add_wide<T>(gradient + d * lanes<T>, total[d]);
-        } else {
-            for (int d = 0; d < dim; ++d) {
-                const Vector<T> p = broadcast(point[d]);
-                const T* coordinate = tile + (int64_t)d * width;
-                Vector<T> total = {};
-                for (int begin = first; begin < last; begin += step) {
-                    Vector<T> sum = {};
-                    for (int j = begin; j < smaller(begin + step, last); j += lanes<T>)
-                        sum += load(mass + j) * load(slope + j) * (p - load(coordinate + j));
-                    total += sum;
-                }
-                add_wide<T>(gradient + d * lanes<T>, total);
-            }
-        }
-    }
-}
-
-// The same for the columns: gradient[d][j] += sum_i mass[i] slope[i][j] (column j [d] - point i [d]).
-template <class T, int Dim>
-void add_columns(const T* points,  // [rows, dim]
-                 const T* mass,    // [rows]
-                 int rows,
-                 const T* tile,   // [dim][width]
-                 const T* slope,  // [rows][tile_columns]
-                 int dim, int width, int used,
-                 double* gradient) {  // [dim][width]
-    constexpr int flush = group * group;
-    for (int j = 0; j < used; j += lanes<T>)
-        for (int first = 0; first < rows; first += flush) {
-            const int last = smaller(first + flush, rows);
-            if constexpr (Dim > 0) {
-                Vector<T> column[Dim], total[Dim] = {};
-                for (int d = 0; d < Dim; ++d) column[d] = load(tile + d * width + j);
-                for (int begin = first; begin < last; begin += group) {
-                    Vector<T> sum[Dim] = {};
-                    for (int i = begin; i < smaller(begin + group, last); ++i) {
-                        const Vector<T> c = load(slope + i * tile_columns + j) * mass[i];
-                        for (int d = 0; d < Dim; ++d) sum[d] += c * (column[d] - points[i * Dim + d]);
-                    }
-                    for (int d = 0; d < Dim; ++d) total[d] += sum[d];
-                }
-                for (int d = 0; d < Dim; ++d) add_wide<T>(gradient + d * width + j, total[d]);
-            } else {
-                for (int d = 0; d < dim; ++d) {
-                    const Vector<T> column = load(tile + (int64_t)d * width + j);
-                    Vector<T> total = {};
-                    for (int begin = first; begin < last; begin += group) {
-                        Vector<T> sum = {};
-                        for (int i = begin; i < smaller(begin + group, last); ++i)
-                            sum += load(slope + i * tile_columns + j) * mass[i] *
-                                   (column - points[(int64_t)i * dim + d]);
-                        total += sum;
-                    }
-                    add_wide<T>(gradient + (int64_t)d * width + j, total);
-                }
-            }
-        }
-}
-
-// The loops above for one number of dimensions: unrolled up to 16, looped beyond.
+// Loops over the pairs of rows with a tile; `dim` and `width` are the tile's, `used` of its columns are read.
 template <class T> struct PairLoops {
-    void (*squared_distances)(const T*, const T*, int, int, int, T*);
-    void (*add_differences)(const T*, const T*, const T*, int, int, int, double*);
-    void (*add_row)(const T*, const T*, const T*, const T*, int, int, int, double*);
-    void (*add_columns)(const T*, const T*, int, const T*, const T*, int, int, int, double*);
+    // r[j] = |point - column j|^2 by differences.
+    void (*squared_distances)(const T* point,  // [dim]
+                              const T* tile,   // [dim][width]
+                              int dim, int width, int used,
+                              T* r);  // [used]
+    // gradient[d] += sum_j c[j] (point[d] - column j [d]).
+    void (*add_differences)(const T* point,  // [dim]
+                            const T* tile,   // [dim][width]
+                            const T* c,      // [used]
+                            int dim, int width, int used,
+                            double* gradient);  // [dim]
+    // The same with c = mass slope, lane by lane.
+    void (*add_row)(const T* point,  // [dim]
+                    const T* tile,   // [dim][width]
+                    const T* mass,   // [used]
+                    const T* slope,  // [used]
+                    int dim, int width, int used,
+                    double* gradient);  // [dim][lanes]
+    // For the columns: gradient[d][j] += sum_i mass[i] slope[i][j] (column j [d] - point i [d]).
+    void (*add_columns)(const T* points,  // [rows, dim]
+                        const T* mass,    // [rows]
+                        int rows,
+                        const T* tile,   // [dim][width]
+                        const T* slope,  // [rows][tile_columns]
+                        int dim, int width, int used,
+                        double* gradient);  // [dim][width]
 };
 
-constexpr int unrolled_dims = 16;
+template <class T> PairLoops<T> pair_loops(int dim);  // tiles.cpp
 
-template <class T, int Dim = unrolled_dims> PairLoops<T> pair_loops(int dim) {
-    if constexpr (Dim > 0) {
-        if (dim < Dim) return pair_loops<T, Dim - 1>(dim);
-        if (dim > Dim) return pair_loops<T, 0>(0);
-    }
-    return {squared_distances<T, Dim>, add_differences<T, Dim>, add_row<T, Dim>, add_columns<T, Dim>};
-}
-
-}  // namespace
 }  // namespace fastmmd::FASTMMD_ISA
