@@ -161,8 +161,10 @@ template <class T> class Mmd2Run {
     }
 
     void plan(int64_t b) {
+        const Moments &x = sample(b, 0).moments, &y = sample(b, sides_ - 1).moments;
         const double farthest_r =
-            farthest_distance(sample(b, 0).moments, sample(b, sides_ - 1).moments, dim_);
+            larger(farthest_distance(x, y, dim_),
+                   larger(farthest_distance(x, x, dim_), farthest_distance(y, y, dim_)));
         plans_.make(b, task_.kernel, dim_, farthest_r, !per_rung_);
     }
 
