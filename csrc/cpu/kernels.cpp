@@ -21,11 +21,12 @@ template <class T, int N> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
         } else if (rung.squarings == 0) {
             FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, exponential<T>(r[v] * rung.rate));
         }
+        if (rung.squarings == 0) return;
         for (int i = 0; i < rung.squarings; ++i) FASTMMD_UNROLL for (int v = 0; v < N; ++v) {
-                const V square = k[v] * k[v];  // loses relative accuracy near 1, as 1 + u does near 0
                 u[v] = u[v] * (u[v] + T(2));
-                k[v] = u[v] > broadcast<T>(T(-0.5)) ? u[v] + T(1) : square;
+                k[v] = k[v] * k[v];  // loses relative accuracy near 1, as 1 + u does near 0
             }
+        FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = u[v] > broadcast<T>(T(-0.5)) ? u[v] + T(1) : k[v];
     }
     FASTMMD_INLINE void set(int v, const Exponential<T>& e) { u[v] = e.expm1, k[v] = e.exp; }
     FASTMMD_INLINE V slope(int v) const { return k[v]; }

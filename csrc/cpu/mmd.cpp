@@ -104,10 +104,12 @@ template <class T> class Mmd2Run {
         term.grad_columns = grad_columns && (term.half || rows != columns);
         term.blocks = blocks_of(sizes_[rows], block_rows);
         term.strips = smaller<int64_t>(term.blocks, most_strips);
-        if (term.grad_columns)  // 16 MB of sums
+        if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them
+            const int64_t fit =
+                ((int64_t)1 << 21) / (larger<int64_t>(task_.batch, 1) * staged_[columns] * dim_);
             term.strips =
-                smaller(term.strips,
-                        larger<int64_t>(4, ((int64_t)1 << 21) / (task_.batch * staged_[columns] * dim_)));
+                larger<int64_t>(1, smaller(term.blocks / 4, smaller(term.strips, larger<int64_t>(4, fit))));
+        }
     }
 
     double* place(Term& term, double* at) const {
