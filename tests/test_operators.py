@@ -182,10 +182,10 @@ def operator_cases(backend: str) -> dict[str, tuple]:
         "fourier_function": (*leaves(x, points(2, 12)), *description),
         "fourier_function_backward": (points(2, 7), x, points(2, 12), *description, [True, False]),
         "fourier_frequencies": (*description[:4], 3, F64, backend),
-        "parzen_log_sums": (*leaves(p, q), [0.5, 1.0], backend),
+        "parzen_log_likelihood": (*leaves(p, q), [0.5, 1.0], backend),
         "parzen_update": (p, q, [0.5, 1.0], minimum, sums, backend),
         "parzen_backward": (points(2, 7), p, q, [0.5, 1.0], *state, [True, True], backend),
-        "apply_gradient": (points(2), points(2, 7, 3), [x, y], False),
+        "apply_gradient": (points(2), points(2, 7, 3), x, y, None, None, None, None, False),
     }
 
 
@@ -198,6 +198,64 @@ def test_opcheck(backend: str, name: str) -> None:
     cases = operator_cases(backend)
     assert set(cases) == set(operator_names())
     torch.library.opcheck(getattr(torch.ops.fastmmd, name).default, cases[name])
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["mmd2", "witness", "fourier_mean", "fourier_function", "parzen"])
+def test_a_call_is_dispatched_once(name: str, grad: bool) -> None:
+    """Counted, not timed: no second way through the dispatcher, nothing rebuilt from the schema."""
+    function, tensors = arguments(name)
+    tensors = [t.requires_grad_(grad) for t in tensors]
+    function(*tensors)
+    names: set[str] = set()
+    sys.setprofile(lambda frame, event, _: names.add(frame.f_code.co_name))
+    try:
+        function(*tensors)
+    finally:
+        sys.setprofile(None)
+    assert "check_points" in names
+    assert not {"redispatch", "fill_defaults"} & names
+
+
+@every_function
+def test_other_kernels_are_dispatched_to(name: str) -> None:
+    """What lies between autograd and the kernel still comes: here the key of lazily negated tensors."""
+    function, tensors = arguments(name)
+    negated = [torch._neg_view(-t) for t in tensors]
+    assert all(t.is_neg() for t in negated)
+    assert_close(function(*negated), function(*tensors), atol=1e-7, sensitivity=0.1)
+
+
+@every_function
+def test_an_undefined_gradient_stays_one(name: str) -> None:
+    """A function after ours that returns no gradient: none reaches the inputs, as with torch's own operators."""
+
+    class Stop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> None:
+            return None
+
+    function, tensors = arguments(name)
+    leaves = [leaf(t) for t in tensors]
+    Stop.apply(function(*leaves)).sum().backward()
+    assert all(t.grad is None for t in leaves)
+
+
+@every_function
+def test_batched_gradients(name: str) -> None:
+    """is_grads_batched runs backward under vmap: the rows are those of separate backward passes."""
+    function, tensors = arguments(name)
+    leaves = [leaf(t) for t in tensors]
+    out = function(*leaves)
+    rows = points(3, *out.shape, seed=7)
+    together = torch.autograd.grad(out, leaves, rows, is_grads_batched=True, retain_graph=True)
+    for i, row in enumerate(rows):
+        for a, b in zip(together, torch.autograd.grad(out, leaves, row, retain_graph=True), strict=True):
+            assert_close(a[i], b, atol=1e-7, sensitivity=0.1)
 
 
 @every_function

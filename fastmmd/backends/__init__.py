@@ -21,7 +21,12 @@ from .specs import Backend
 NAMES = ("native", "triton", "reference")
 AUTOMATIC_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
-_override = threading.local()
+
+class _Override(threading.local):
+    name = "auto"
+
+
+_override = _Override()
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def backend(name: str) -> Iterator[None]:
 
 def current() -> str:
     """The backend this thread asked for, "auto" unless inside `fastmmd.backend(...)`."""
-    return getattr(_override, "name", "auto")
+    return _override.name
 
 
 def available_backends() -> dict[str, dict[str, BackendStatus]]:

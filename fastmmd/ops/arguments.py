@@ -30,14 +30,15 @@ def check_points(rank: int | None = None, **tensors: Tensor) -> None:
                 f"{name}: got dtype {tensor.dtype}, expected float16, bfloat16, float32 or float64; "
                 f"convert with {name}.float()"
             )
-        wanted = "[..., N, D]" if rank is None else "[N, D]"
-        if tensor.ndim < 2 or (rank is not None and tensor.ndim != rank):
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {wanted}")
-        if tensor.shape[-2] == 0 or tensor.shape[-1] == 0:
-            raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected at least one point of one dimension")
-        if tensor.shape[-1] != first.shape[-1]:
+        shape = tensor.shape
+        if len(shape) < 2 or (rank is not None and len(shape) != rank):
+            wanted = "[..., N, D]" if rank is None else "[N, D]"
+            raise ValueError(f"{name}: got shape {list(shape)}, expected {wanted}")
+        if shape[-2] == 0 or shape[-1] == 0:
+            raise ValueError(f"{name}: got shape {list(shape)}, expected at least one point of one dimension")
+        if shape[-1] != first.shape[-1]:
             raise ValueError(
-                f"{name}: got dimension {tensor.shape[-1]} (shape {list(tensor.shape)}), "
+                f"{name}: got dimension {shape[-1]} (shape {list(shape)}), "
                 f"expected {first.shape[-1]} as in {first_name} (shape {list(first.shape)})"
             )
     check_same(**tensors)
@@ -62,9 +63,14 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
-    """[..., N, D] -> [B, N, D], contiguous, in the compute dtype."""
-    tail = tensor.shape[-2:]
-    return tensor.to(compute_dtype(tensor)).expand(*batch, *tail).reshape(-1, *tail)
+    """[..., N, D] -> [B, N, D] in the compute dtype, with as few views as it takes: autograd records each."""
+    points = tensor.to(compute_dtype(tensor))
+    if not batch:
+        return points[None]
+    tail = points.shape[-2:]
+    if points.shape[:-2] != batch:
+        points = points.expand(*batch, *tail)
+    return points if len(batch) == 1 else points.reshape(-1, *tail)
 
 
 def sample_weights(
@@ -111,7 +117,9 @@ def kernel_arguments(
     count = len(s_floats) if s_tensor is None else s_tensor.shape[0]
     if any(not 0 < s < math.inf for s in s_floats):
         raise ValueError(f"bandwidths: got {s_floats}, expected positive finite numbers (standard deviations)")
-    w_tensor, w_floats = _floats("kernel_weights", [1.0] * count if kernel_weights is None else kernel_weights, points)
+    if kernel_weights is None:
+        return s_tensor, None, s_floats, [1.0] * count
+    w_tensor, w_floats = _floats("kernel_weights", kernel_weights, points)
     if any(not math.isfinite(w) for w in w_floats):
         raise ValueError(f"kernel_weights: got {w_floats}, expected finite numbers")
     found = len(w_floats) if w_tensor is None else w_tensor.shape[0]
@@ -175,7 +183,7 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, l
 def _float_list(name: str, values: object) -> list[float]:
     if isinstance(values, (str, bytes, Tensor)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
-    floats = [_float(name, value) for value in values]
+    floats = [value if type(value) is float else _float(name, value) for value in values]
     if not floats:
         raise ValueError(f"{name}: got an empty sequence, expected at least one number")
     return floats

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -75,14 +77,14 @@ def mmd2_to_prior(
     )[0]
     scales, shares = (s_floats if s is None else s.to(F64)), (w_floats if w is None else w.to(F64))
     members: Members = list(zip(scales, shares, strict=True))
-    with torch.autocast(x.device.type, enabled=False):
-        if isinstance(prior, Uniform):
-            cross, prior_term = _uniform_terms(xb, prior, members)
-        else:
-            cross, prior_term = _mixture_terms(xb, prior, members)
-        mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
-        mmd: Tensor = self_term - 2 * mean + prior_term
-        return mmd.to(xb.dtype).reshape(batch)
+    # All in float64, which autocast leaves alone.
+    if isinstance(prior, Uniform):
+        cross, prior_term = _uniform_terms(xb, prior, members)
+    else:
+        cross, prior_term = _mixture_terms(xb, prior, members)
+    mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
+    mmd: Tensor = self_term - 2 * mean + prior_term
+    return mmd.to(xb.dtype).reshape(batch)
 
 
 def _mixture_terms(x: Tensor, prior: MixturePrior, members: Members) -> tuple[Tensor, Tensor]:
@@ -121,4 +123,4 @@ def _uniform_terms(x: Tensor, prior: Uniform, members: Members) -> tuple[Tensor,
 
 
 def _weighted(terms: Iterable[tuple[float | Tensor, Tensor]]) -> Tensor:
-    return torch.stack([weight * term for weight, term in terms]).sum(0)
+    return reduce(add, (weight * term for weight, term in terms))

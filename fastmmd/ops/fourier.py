@@ -138,9 +138,9 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     batch, n = x.shape[:-2], x.shape[-2]
     xb = batched(x, batch)
     w = sample_weights("weights", weights, "x", x)
-    w = xb.new_full((1,), 1.0 / n).expand(*batch, n) if w is None else normalized(w)
+    w = xb.new_full(xb.shape[:2], 1.0 / n) if w is None else normalized(w).reshape(-1, n)
     out = torch.ops.fastmmd.fourier_sum(
-        xb, w.reshape(-1, n), features.key(x.device), features.count, features.bandwidths, features.weights, current()
+        xb, w, features.key(x.device), features.count, features.bandwidths, features.weights, current()
     )
     return out.reshape(*batch, 2 * features.count)  # type: ignore[no-any-return]
 
@@ -247,7 +247,7 @@ def _gradient(name: str) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[:2])
         found = getattr(torch.ops.fastmmd, name)(grad, *ctx.saved_tensors, *ctx.description, needs)
-        return (*[g if need else None for g, need in zip(found, needs, strict=True)], *[None] * 5)
+        return (*(g if need else None for g, need in zip(found, needs, strict=True)), None)  # None: the key
 
     return backward
 

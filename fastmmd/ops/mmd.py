@@ -135,6 +135,8 @@ def check_estimator(estimator: str, **samples: Tensor) -> bool:
 
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
+    if x.ndim == y.ndim == 2:
+        return torch.Size()
     try:
         return torch.Size(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     except RuntimeError:
@@ -180,19 +182,16 @@ def _mmd2_fake(
 
 
 def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*inputs[:6], *output[1:])
 
 
-def _mmd2_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _mmd2_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
     inputs, gradients = saved[:6], saved[6:]
-    variables = [tensor for tensor in inputs if tensor is not None]
-    found = [
-        apply_gradient(grad, gradient, variables, shared=index >= 4) if need else None
+    return tuple(
+        apply_gradient(grad, gradient, inputs, shared=index >= 4) if need else None
         for index, (gradient, need) in enumerate(zip(gradients, ctx.needs_input_grad, strict=False))
-    ]
-    return (*found, *[None] * 7)
+    )
 
 
 KERNEL_SCHEMA = (
@@ -241,7 +240,7 @@ def _witness_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *description, backend = ctx.description
     needs = list(ctx.needs_input_grad[:5])
     found = torch.ops.fastmmd.witness_backward(grad, *ctx.saved_tensors, *description, needs, backend)
-    return (*[g if need else None for g, need in zip(found, needs, strict=True)], *[None] * 5)
+    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
 
 
 define(

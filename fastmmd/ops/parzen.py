@@ -38,9 +38,8 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
     dtype = compute_dtype(points)
     x, y = points.to(dtype), samples.to(dtype)
     center = _center(x)
-    log_sums, _, _ = torch.ops.fastmmd.parzen_log_sums(x - center, y - center, sigmas, current())
-    out = _normalised(log_sums, samples.shape[0], points.shape[1], sigmas)
-    return out[0] if isinstance(sigma, Real) else out
+    out, _, _ = torch.ops.fastmmd.parzen_log_likelihood(x - center, y - center, sigmas, current())
+    return out[0] if isinstance(sigma, Real) else out  # type: ignore[no-any-return]
 
 
 class ParzenEstimator:
@@ -107,8 +106,7 @@ class ParzenEstimator:
         """
         if not self.count:
             raise ValueError("log_likelihood: no samples yet; call update(samples) first")
-        log_sums = _log_sums(self._minimum, self._sums, self.sigmas)
-        out = _normalised(log_sums, self.count, self._points.shape[1], self.sigmas)
+        out = _log_likelihood(self._minimum, self._sums, self.sigmas, self.count, self._points.shape[1])
         return out[0] if self._scalar else out
 
 
@@ -120,35 +118,36 @@ def _center(points: Tensor) -> Tensor:
     return torch.where(near[:, None], some, 0.0).sum(0) / near.sum().clamp(min=1)
 
 
-def _log_sums(minimum: Tensor, sums: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """log sum_j exp(-r_ij / (2 sigma_s^2)): [S, M] in the dtype of minimum."""
-    rows = [sums[s].log() - minimum.double() * (0.5 / sigma**2) for s, sigma in enumerate(sigmas)]
-    return torch.stack(rows).to(minimum.dtype)
-
-
-def _normalised(log_sums: Tensor, count: int, dim: int, sigmas: Sequence[float]) -> Tensor:
-    rows = [
-        log_sums[s] - (math.log(count) + 0.5 * dim * math.log(2 * math.pi * sigma**2)) for s, sigma in enumerate(sigmas)
-    ]
-    return torch.stack(rows)
+def _log_likelihood(minimum: Tensor, sums: Tensor, sigmas: Sequence[float], count: int, dim: int) -> Tensor:
+    """log sum_j exp(-r_ij / (2 sigma_s^2)) - log N - D/2 log(2 pi sigma_s^2): [S, M] in the dtype of minimum."""
+    logs, nearest = sums.log(), minimum.double()
+    for row, sigma in zip(logs, sigmas, strict=True):
+        row.sub_(nearest, alpha=0.5 / sigma**2).sub_(math.log(count) + 0.5 * dim * math.log(2 * math.pi * sigma**2))
+    return logs.to(minimum.dtype)
 
 
 def _parzen_update(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
-    implementation = select(backend, "parzen", points.dtype, points.device.type)
-    implementation.parzen_update(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    _update(points, samples, sigmas, minimum, sums, backend)
     return minimum, sums
 
 
-def _parzen_log_sums(
+def _update(
+    points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
+) -> None:
+    implementation = select(backend, "parzen", points.dtype, points.device.type)
+    implementation.parzen_update(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+
+
+def _parzen_log_likelihood(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     minimum = points.new_full((points.shape[0],), math.inf)
     sums = points.new_zeros((len(sigmas), points.shape[0]), dtype=torch.float64)
-    minimum, sums = _parzen_update(points, samples, sigmas, minimum, sums, backend)
-    return _log_sums(minimum, sums, sigmas), minimum, sums
+    _update(points, samples, sigmas, minimum, sums, backend)
+    return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points.shape[1]), minimum, sums
 
 
 def _parzen_backward(
@@ -169,15 +168,14 @@ def _parzen_backward(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     points, samples, ctx.sigmas, ctx.backend = inputs
-    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(points, samples, *output[1:])
 
 
-def _gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     points, samples, minimum, sums = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:2])
     found = torch.ops.fastmmd.parzen_backward(grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend)
-    return (*[g if need else None for g, need in zip(found, needs, strict=True)], None, None)
+    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
 
 
 def _fake_state(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -186,8 +184,8 @@ def _fake_state(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor
 
 
 define(
-    "parzen_log_sums(Tensor points, Tensor samples, float[] sigmas, str backend) -> (Tensor, Tensor, Tensor)",
-    _parzen_log_sums,
+    "parzen_log_likelihood(Tensor points, Tensor samples, float[] sigmas, str backend) -> (Tensor, Tensor, Tensor)",
+    _parzen_log_likelihood,
     lambda points, samples, sigmas, backend: (
         points.new_empty((len(sigmas), points.shape[0])),
         *_fake_state(points, sigmas),

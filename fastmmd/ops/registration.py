@@ -1,4 +1,8 @@
-"""How an operator becomes a `torch.library` operator: schema, implementation, fake kernel, autograd from Python."""
+"""How an operator becomes a `torch.library` operator: schema, implementation, fake kernel, autograd from Python.
+
+Most of the time of a small call goes into converting its arguments between Python and the dispatcher. So the autograd
+kernel runs the implementation itself where the dispatcher would come to it next, and dispatches again elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from torch.autograd import forward_ad
 
 library = torch.library.Library("fastmmd", "DEF")
 
+_DEVICES = frozenset({torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA})
+
 
 def define(
     schema: str,
@@ -19,20 +25,75 @@ def define(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Register `fastmmd::schema` for every device. Without `backward`, differentiating it raises."""
+    """Register `fastmmd::schema` for every device. Without `backward`, differentiating it raises.
+
+    A schema has no defaults, no keyword-only arguments and no lists of tensors, and starts with a Tensor. Of several
+    outputs only the first is differentiable.
+
+    Args:
+        setup_context: called as (ctx, inputs, output), inputs being all arguments.
+        backward: called as (ctx, grad), grad in the first output; returns the gradients in the Tensor and Tensor?
+            arguments, to which ctx.needs_input_grad refers.
+    """
     name = schema.split("(", 1)[0]
     library.define(schema)
-    library.impl(name, _without_autocast(implementation), "CompositeExplicitAutograd")
+    kernel = _without_autocast(implementation)
+    library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmmd::{name}", fake, lib=library)
-    if backward is None:
+    library.impl(name, _autograd_kernel(name, kernel, setup_context, backward), "Autograd", with_keyset=True)
 
-        def backward(ctx: Any, *_: Tensor) -> None:
+
+def _autograd_kernel(
+    name: str,
+    kernel: Callable[..., Any],
+    setup_context: Callable[..., None] | None,
+    backward: Callable[..., Any] | None,
+) -> Callable[..., Any]:
+    """As torch.library.register_autograd makes it, at half the cost of a call or less.
+
+    That one converts all arguments again on the way to the kernel, and rebuilds the schema to look for defaults.
+    """
+    operator = getattr(torch.ops.fastmmd, name).default
+    types = [str(argument.type) for argument in operator._schema.arguments]
+    positions = [i for i, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
+
+    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
+        rest = keyset & torch._C._after_autograd_keyset
+        with torch._C._AutoDispatchBelowAutograd():
+            if rest.highestPriorityTypeId() in _DEVICES:
+                return kernel(*arguments)
+            return operator.redispatch(rest, *arguments)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        keyset, arguments = inputs[-2:]
+        output = below(keyset, arguments)
+        if setup_context is not None:
+            if isinstance(output, tuple):
+                ctx.mark_non_differentiable(*output[1:])
+            ctx.set_materialize_grads(False)  # or those outputs get gradients of zeros, which nothing reads
+            setup_context(ctx, arguments, output)
+        return output
+
+    def gradients(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if backward is None:
             raise RuntimeError(
                 f"fastmmd::{name} cannot be differentiated: the operators of fastmmd have no second derivative; "
                 "create_graph=True through them works only as long as nothing differentiates the gradient again"
             )
+        found = [None] * len(positions) if grad is None else backward(ctx, grad)
+        return (*found, None, None)
 
-    torch.library.register_autograd(f"fastmmd::{name}", backward, setup_context=setup_context, lib=library)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(gradients)}
+    function: Any = type(f"fastmmd_{name}", (torch.autograd.Function,), members)
+
+    def run(keyset: Any, *arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            tensors = [arguments[i] for i in positions]
+            if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+                return function.apply(*tensors, keyset, arguments)
+        return below(keyset, arguments)
+
+    return run
 
 
 def needs_grad(*tensors: Tensor | None) -> list[bool]:
@@ -56,13 +117,14 @@ def reject_forward_mode(name: str, tensor: Tensor) -> None:
         )
 
 
-def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
+def apply_gradient(grad: Tensor, gradient: Tensor, variables: Sequence[Tensor | None], shared: bool) -> Tensor:
     """grad [B] times the gradient [B, ...] in one input, which the forward pass made.
 
     The saved gradient is data to autograd, so a second derivative through it would be a silent zero. Every input of
     the operator travels along to make the result depend on all of them, and differentiating that raises.
 
     Args:
+        variables: the six inputs of mmd2.
         shared: the input is the same for the whole batch: sum over B.
 
     Raises:
@@ -70,31 +132,32 @@ def apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shar
     """
     if gradient.ndim == 1:  # the empty tensor that stands for a gradient not asked for; gradients are [B, ...]
         raise RuntimeError("the forward pass did not compute the gradient in an input that needs it")
-    return torch.ops.fastmmd.apply_gradient(grad, gradient, variables, shared)  # type: ignore[no-any-return]
+    if not torch.is_grad_enabled():  # no second derivative can follow
+        return _apply_gradient(grad, gradient, *variables, shared)
+    return torch.ops.fastmmd.apply_gradient(grad, gradient, *variables, shared)  # type: ignore[no-any-return]
 
 
-def _apply_gradient(grad: Tensor, gradient: Tensor, variables: list[Tensor], shared: bool) -> Tensor:
-    product = grad.reshape(-1, *[1] * (gradient.ndim - 1)) * gradient
-    return (product.sum(0) if shared else product).to(gradient.dtype)
+def _apply_gradient(grad: Tensor, gradient: Tensor, *rest: Any) -> Tensor:
+    *_, shared = rest
+    if shared:
+        return (grad[:, None] * gradient).sum(0).to(gradient.dtype)
+    return grad.to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1)) * gradient
 
 
 def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
-        device = _device_type(arguments)
+    def run(first: Tensor, *others: Any) -> Any:
+        device = first.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return implementation(*arguments)
-        return implementation(*arguments)
+                return implementation(first, *others)
+        return implementation(first, *others)
 
     return run
 
 
-def _device_type(arguments: Sequence[Any]) -> str:
-    return next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
-
-
 define(
-    "apply_gradient(Tensor grad, Tensor gradient, Tensor[] variables, bool shared) -> Tensor",
+    "apply_gradient(Tensor grad, Tensor gradient, Tensor? x, Tensor? y, Tensor? x_weights, Tensor? y_weights, "
+    "Tensor? bandwidths, Tensor? kernel_weights, bool shared) -> Tensor",
     _apply_gradient,
-    lambda grad, gradient, variables, shared: gradient.new_empty(gradient.shape[1:] if shared else gradient.shape),
+    lambda grad, gradient, *rest: gradient.new_empty(gradient.shape[1:] if rest[-1] else gradient.shape),
 )
