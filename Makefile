@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full lint format bench clean
+.PHONY: help train test test-full lint format bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo 'also: make lint | format | test-full | bench | clean'
+	@echo 'also: make lint | format | test-full | bench | bench-quick | clean'
 
 train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
@@ -38,6 +38,9 @@ format: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/record.py
+
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/record.py --quick
 
 # torch first and by itself: with it in place no dependency pulls another build.
 $(VENV)/torch:

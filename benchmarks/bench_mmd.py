@@ -1,38 +1,57 @@
-"""mmd2, value and gradient: fastmmd against the textbook formula, eager and compiled."""
+"""mmd2: value and gradient, and the value alone."""
 
 from __future__ import annotations
 
 import peers
 import pytest
 import torch
+from settings import SIX, SIZES, wide_bandwidth
 
 import fastmmd
 
-BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+WIDE = wide_bandwidth(784)
 
 
-@pytest.mark.parametrize("n", [1000, 4096])
-@pytest.mark.parametrize("implementation", ["native", "reference", "eager", "compiled"])
-def test_mmd2_forward_backward(benchmark, implementation, n):
-    benchmark.group = f"mmd2 forward+backward, D=6, six bandwidths, N=M={n}, float32"
-    x, y = torch.randn(n, 6), 1.1 * torch.randn(n, 6)
-    x.requires_grad_()
-    ours = implementation in ("native", "reference")
-    mmd2 = fastmmd.mmd2 if ours else peers.compiled(peers.mmd2) if implementation == "compiled" else peers.mmd2
+@pytest.mark.parametrize("n", SIZES.mmd2)
+@pytest.mark.parametrize("implementation", peers.candidates(peers.MMD2))
+def test_forward_backward(benchmark, measure, implementation, n):
+    if implementation == "GeomLoss" and n > 5000:
+        pytest.skip("KeOps, six times over")
+    benchmark.group = f"mmd2 forward+backward, D=6, six bandwidths, N=M={n}"
+    _measure(measure, implementation, n, 6, SIX)
 
-    def value_and_gradient():
-        value = mmd2(x, y, BANDWIDTHS)
-        return value.detach(), *torch.autograd.grad(value, x)
 
-    with fastmmd.backend("reference"):
-        x64 = x.detach().double().requires_grad_()
-        exact = fastmmd.mmd2(x64, y.double(), BANDWIDTHS)
-        (exact_gradient,) = torch.autograd.grad(exact, x64)
-    with fastmmd.backend(implementation if ours else "auto"):
-        value, gradient = value_and_gradient()
-        # The textbook formula in float32 is mostly rounding: held to what it can reach, ours to its contract.
-        tolerance = 1e-5 if ours else 1e-2
-        torch.testing.assert_close(value.double(), exact.detach(), rtol=tolerance, atol=0)
-        error = (gradient.double() - exact_gradient).norm(dim=1).max()
-        assert error <= tolerance * exact_gradient.norm(dim=1).max()
-        benchmark(value_and_gradient)
+@pytest.mark.parametrize("implementation", peers.candidates(peers.MMD2, main=False))
+def test_wide(benchmark, measure, implementation):
+    benchmark.group = f"mmd2 forward+backward, D=784, one bandwidth, N=M={SIZES.wide}"
+    _measure(measure, implementation, SIZES.wide, 784, WIDE)
+
+
+def _measure(measure, implementation, n, dim, bandwidths):
+    x, y = peers.two_samples(n, n, dim)
+    x = x.clone().requires_grad_()
+    with peers.chosen(implementation, fastmmd.mmd2, peers.MMD2) as mmd2:
+        warm = peers.warm_up(implementation, mmd2, dim, bandwidths)
+        measure(
+            lambda: peers.value_and_gradient(mmd2, x, y, bandwidths),
+            lambda result: peers.check_mmd2(result, x, y, bandwidths, implementation),
+            {"operation": "mmd2", "dim": dim, "n": n, "bandwidths": len(bandwidths)},
+            compiles=not warm,
+        )
+
+
+@pytest.mark.parametrize("implementation", peers.candidates(peers.MMD2_VALUE, main=False))
+def test_value(benchmark, measure, implementation):
+    n = SIZES.mmd2_value
+    benchmark.group = f"mmd2 without gradients, D=6, six bandwidths, N=M={n}"
+    x, y = peers.two_samples(n, n, 6)
+
+    def check(value):
+        exact = peers.exact_value(x, y, SIX)
+        tolerance = 1e-2 * exact if implementation in peers.MMD2_VALUE else 1e-6 * exact + 2e-7 * len(SIX) / n
+        assert abs(value.item() - exact) <= tolerance
+        return {"value_error": abs(value.item() - exact) / exact}
+
+    with torch.no_grad(), peers.chosen(implementation, fastmmd.mmd2, peers.MMD2_VALUE) as mmd2:
+        case = {"operation": "mmd2 value", "dim": 6, "n": n, "bandwidths": len(SIX)}
+        measure(lambda: mmd2(x, y, SIX), check, case, compiles=implementation in peers.COMPILES)

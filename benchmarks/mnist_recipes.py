@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from record import hardware
+from machine import hardware
 
 from fastmmd.evaluation import parzen_evaluation
 from fastmmd.training import load_data

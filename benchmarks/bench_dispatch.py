@@ -1,0 +1,83 @@
+"""What a call costs beside its arithmetic: tensors of two numbers, from the operator down to the compiled kernel."""
+
+from __future__ import annotations
+
+import peers
+import pytest
+import torch
+from settings import DEVICE, SIX, THREADS
+
+import fastmmd
+from fastmmd.backends import select
+from fastmmd.backends.native import library
+from fastmmd.backends.specs import KernelSpec
+
+BACKEND = peers.ours()[0]
+FEATURES = fastmmd.FourierFeatures(1, 4)
+PRIOR = fastmmd.priors.Gaussian(1)
+
+
+def _points(**options):
+    return torch.tensor([[0.3], [0.6]], device=DEVICE, **options)
+
+
+OPERATORS = {
+    "mmd2": lambda x: fastmmd.mmd2(x, _Y, SIX),
+    "mmd2_to_prior": lambda x: fastmmd.mmd2_to_prior(x, PRIOR, SIX),
+    "fourier_mean": lambda x: fastmmd.fourier_mean(x, FEATURES).sum(),
+    "parzen_log_likelihood": lambda x: fastmmd.parzen_log_likelihood(x, _Y, 0.5).sum(),
+    "textbook mmd2 in PyTorch": lambda x: peers.mmd2(x, _Y, SIX),
+}
+_Y = _points() + 0.1
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_forward(benchmark, measure, operator):
+    _measure(benchmark, measure, operator, "forward", lambda x: OPERATORS[operator](x), _points())
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_forward_backward(benchmark, measure, operator):
+    def run(x):
+        return torch.autograd.grad(OPERATORS[operator](x), x)[0]
+
+    _measure(benchmark, measure, operator, "forward+backward", run, _points(requires_grad=True))
+
+
+@pytest.mark.parametrize("layer", ["backend function", "compiled function"])
+def test_layers_of_mmd2(benchmark, measure, monkeypatch, layer):
+    """The backend's Python function, and what it calls, with the same arguments."""
+    if layer == "compiled function" and BACKEND != "native":
+        pytest.skip(f"{BACKEND} compiles elsewhere")
+    x, y = _points()[None], _Y[None]
+    spec = KernelSpec("gaussian", SIX, (1.0,) * len(SIX))
+    module = select(BACKEND, "mmd", x.dtype, DEVICE)
+
+    def call():
+        return module.mmd2(x, y, None, None, spec, False, [False] * 6)
+
+    if layer == "compiled function":
+        calls = []
+        compiled = library.load()
+        function = compiled.mmd2
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled, "mmd2", lambda *arguments: (calls.append(arguments), function(*arguments))[1])
+            outputs = call()  # kept: the recorded addresses are theirs
+        (arguments,) = calls
+        _measure(benchmark, measure, "mmd2", layer, lambda _: (function(*arguments), outputs[0])[1], None)
+    else:
+        _measure(benchmark, measure, "mmd2", layer, lambda _: call()[0], None)
+
+
+def _measure(benchmark, measure, operator, layer, run, x):
+    benchmark.group = f"dispatch, N=M=2, D=1, {THREADS} threads"
+    with fastmmd.backend(BACKEND):
+        measure(
+            lambda: run(x),
+            lambda result: _finite(result),
+            {"operation": "dispatch", "operator": operator, "layer": layer},
+        )
+
+
+def _finite(result):
+    assert result.isfinite().all()
