@@ -67,7 +67,9 @@ def _git(*arguments: str) -> str:
 
 
 def yardstick() -> dict[str, dict[str, float]]:
-    """Threads -> {"gflops", "gigabytes"} by yardstick.cpp, which the system's compiler tunes to this machine."""
+    """Threads -> {"gflops", "gigabytes"} by yardstick.cpp, which the system's compiler tunes to this processor."""
+    if DEVICE != "cpu":
+        return {}
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or "c++"
     BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / "yardstick"

@@ -23,7 +23,7 @@ def markdown(record: Record, figures: dict[str, str]) -> str:
     scaling, dispatch = kinds.pop("scaling", []), kinds.pop("dispatch", [])
     if any(kinds.values()):
         parts += ["## Times", *(_group(group, record) for groups in kinds.values() for group in groups)]
-        parts.append(_efficiency(record))
+        parts += [_efficiency(record)] if record["yardstick"] else []
     parts += [_scaling(scaling)] if scaling else []
     parts += [_dispatch(group) for group in dispatch]
     return "\n\n".join(parts) + "\n"
