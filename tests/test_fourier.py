@@ -215,6 +215,24 @@ def test_large_arguments(backend: str) -> None:
         assert_close(found, expected, rtol=0, atol=bound[i], sensitivity=0.2)
 
 
+@pytest.mark.parametrize("reach", [1.0, 1e4, 1e7, 1e9, 1e30])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_any_finite_argument_gives_a_cosine_and_its_sine(backend: str, reach: float, dtype: torch.dtype) -> None:
+    """In one dimension W x is one product, so that sum and function see the same angle, however large."""
+    count, atol = 40, 1e-6 if dtype == F32 else 1e-14
+    features = fastmmd.FourierFeatures(1, count, seed=3)
+    x = points(6, 1, scale=reach, dtype=dtype)
+    unit = torch.stack([fastmmd.fourier_mean(one[None], features) for one in x]) * math.sqrt(count)
+    cosine, sine = unit.unflatten(1, (2, count)).unbind(1)
+    assert_close(cosine.square() + sine.square(), torch.ones(6, count), rtol=0, atol=2 * atol)
+    if reach <= 1e4:  # floats beyond 2^24 are whole turns where angles are counted in half turns
+        assert cosine.std() > 0.3 and sine.std() > 0.3
+    for k in (0, 17, 39):
+        only = torch.zeros(2 * count, dtype=dtype)
+        only[k] = math.sqrt(count)
+        assert_close(fastmmd.fourier_function(x, only, features), cosine[:, k], rtol=0, atol=2 * atol, sensitivity=0.01)
+
+
 def test_independent_of_the_count_beside_it(backend: str) -> None:
     """Features do not depend on how many are made at once: no tile edge shows."""
     x = points(50, 6)

@@ -29,8 +29,6 @@ RANGES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {  # over s
     "expm1": (torch.expm1, -8, np.log10(87)),
     "log": (torch.log, -37, 38),
     "log1p": (torch.log1p, -9, 38),
-    "sin": (torch.sin, -8, 0),
-    "cos": (torch.cos, -8, 0),
 }
 
 
@@ -53,13 +51,28 @@ def test_elementary_function_float64(name: str) -> None:
     assert ((apply(name, x) - expected).abs() / ulp).max() <= 3
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(F32, 1e4), (F64, 1e6)])
-def test_sincos_of_large_arguments(dtype: torch.dtype, limit: float) -> None:
-    eps = torch.finfo(dtype).eps
-    for reach in (limit, 1e3 * limit):  # reduced by us, and by the C library
-        x = ((torch.rand(50_000, dtype=F64) * 2 - 1) * reach).to(dtype)
-        for name, function in (("sin", torch.sin), ("cos", torch.cos)):
-            assert (apply(name, x).to(F64) - function(x.to(F64))).abs().max() <= eps
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("reach", [0.5, 1e4, 2.0**24, 1e30])
+def test_sine_and_cosine_of_half_turns(dtype: torch.dtype, reach: float) -> None:
+    """Four units of 2^-24 (2^-53): the polynomial (0.9), its last rounding (0.5), those of -4.93 z + 1 (1) and of z."""
+    unit = torch.finfo(dtype).eps / 2
+    t = ((torch.rand(50_000, dtype=F64, generator=torch.Generator().manual_seed(1)) * 2 - 1) * reach).to(dtype)
+    t[:5] = torch.tensor([0.0, -0.5, 0.5, 1.0, -1.5])
+    n = (t / 2).round()
+    rest = (t - 2 * n).to(F64)  # exact, as -1 <= rest <= 1
+    slack = 2 * torch.finfo(F64).eps  # pi * rest and the C library
+    for name, function in (("sinpi", torch.sin), ("cospi", torch.cos)):
+        expected = function(torch.pi * rest)
+        assert_close(apply(name, t), expected, rtol=0, atol=4 * unit + slack, sensitivity=1e-5)
+    assert apply("cospi", t[:1]) == 1 and apply("sinpi", t[:1]) == 0
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_phase_of_a_cosine_and_a_sine(dtype: torch.dtype) -> None:
+    """Their errors of four units move it by 4 sqrt(2) / pi units; its own: polynomial 0.2, quotient 0.5, rounding 1."""
+    unit = torch.finfo(dtype).eps / 2
+    t = torch.cat([torch.linspace(-0.9999, 0.9999, 10_001), torch.tensor([0.0, -0.5, 0.25, -0.75, 1.0])]).to(dtype)
+    assert_close(apply("phase", t), t.to(F64), rtol=0, atol=4 * unit, sensitivity=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -68,7 +81,7 @@ def test_elementary_functions_at_extremes(dtype: torch.dtype) -> None:
     x = torch.tensor([0.0, -1e5, -inf, float("nan")], dtype=dtype)
     torch.testing.assert_close(apply("exp", x), torch.exp(x), equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(apply("expm1", x), torch.expm1(x), equal_nan=True, rtol=0, atol=0)
-    for name in ("sin", "cos"):
+    for name in ("sinpi", "cospi", "phase"):
         assert apply(name, torch.tensor([inf, -inf, float("nan")], dtype=dtype)).isnan().all()
     assert apply("log1p", torch.tensor([float("nan")], dtype=dtype)).isnan().all()
 

@@ -5,16 +5,23 @@
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
-template <class T> Vector<T> sin_of(Vector<T> x) {
+template <class T> Vector<T> sinpi_of(Vector<T> t) {
     Vector<T> sine, cosine;
-    sincos_of<T>(x, sine, cosine);
+    sincospi_of<T>(t, sine, cosine);
     return sine;
 }
 
-template <class T> Vector<T> cos_of(Vector<T> x) {
+template <class T> Vector<T> cospi_of(Vector<T> t) {
     Vector<T> sine, cosine;
-    sincos_of<T>(x, sine, cosine);
+    sincospi_of<T>(t, sine, cosine);
     return cosine;
+}
+
+// The phase of cos(pi t) and sin(pi t), in half turns: t again, and the amplitude, 1 again.
+template <class T> Vector<T> phase_of(Vector<T> t) {
+    Vector<T> sine, cosine;
+    sincospi_of<T>(t, sine, cosine);
+    return wave_of<T>(cosine, sine).phase;
 }
 
 template <class T> bool run(const Elementwise& task) {
@@ -23,8 +30,9 @@ template <class T> bool run(const Elementwise& task) {
     if (!strcmp(task.name, "expm1")) function = expm1_of<T>;
     if (!strcmp(task.name, "log")) function = log_of<T>;
     if (!strcmp(task.name, "log1p")) function = log1p_of<T>;
-    if (!strcmp(task.name, "sin")) function = sin_of<T>;
-    if (!strcmp(task.name, "cos")) function = cos_of<T>;
+    if (!strcmp(task.name, "sinpi")) function = sinpi_of<T>;
+    if (!strcmp(task.name, "cospi")) function = cospi_of<T>;
+    if (!strcmp(task.name, "phase")) function = phase_of<T>;
     for (int64_t i = 0; function && i < task.count; i += lanes<T>) {
         const int used = task.count - i < lanes<T> ? (int)(task.count - i) : lanes<T>;
         T values[lanes<T>];

@@ -33,23 +33,32 @@ FASTMMD_INLINE void box_muller(Vector<uint32_t, lanes<T>> radius_word, Vector<ui
     second = radius * sine;
 }
 
-// W of the features first, first + 1, ..., first + width - 1; what lies beyond features.count is computed
-// alike.
+// value(part) for each of the features first ... first + lanes - 1, beyond the last one that of the last
+// part.
+template <class T, class Value>
+FASTMMD_INLINE Vector<T> by_part(const Features& features, int64_t first, const Value& value) {
+    const int64_t size = features.count / features.parts, last = first + lanes<T> - 1;
+    const auto part = [&](int64_t k) { return smaller<int64_t>(k / size, features.parts - 1); };
+    Vector<T> values = broadcast<T>((T)value(part(first)));
+    if (part(first) != part(last))
+        for (int lane = 0; lane < lanes<T>; ++lane) values[lane] = (T)value(part(first + lane));
+    return values;
+}
+
+// unit * W of the features first, first + 1, ..., first + width - 1; what lies beyond features.count is
+// computed alike.
 template <class T>
-void make_frequencies(const Features& features, int64_t first, int width, int dim,
+void make_frequencies(const Features& features, int64_t first, int width, int dim, double unit,
                       T* frequencies) {  // [dim][width]
     typedef Vector<uint32_t, lanes<T>> Words;
     typedef Vector<uint64_t, lanes<T>> LongWords;
     const uint64_t seed = (uint64_t)features.key[0], start = (uint64_t)features.key[1] + (uint64_t)first;
-    const int64_t part = features.count / features.parts;
+    LongWords lane_numbers;
+    for (int lane = 0; lane < lanes<T>; ++lane) lane_numbers[lane] = (uint64_t)lane;
     for (int k = 0; k < width; k += lanes<T>) {
-        LongWords index;
-        Vector<T> inverse;
-        for (int lane = 0; lane < lanes<T>; ++lane) {
-            index[lane] = start + (uint64_t)(k + lane);
-            const int64_t s = smaller<int64_t>((first + k + lane) / part, features.parts - 1);
-            inverse[lane] = (T)(1 / features.bandwidths[s]);
-        }
+        const LongWords index = lane_numbers + (start + (uint64_t)k);
+        const Vector<T> scale =
+            by_part<T>(features, first + k, [&](int64_t s) { return unit / features.bandwidths[s]; });
         for (int d = 0; d < dim; d += 4) {
             Words counter[4] = {__builtin_convertvector(index, Words),
                                 __builtin_convertvector(index >> 32, Words), Words{} + (uint32_t)(d / 4),
@@ -59,28 +68,15 @@ void make_frequencies(const Features& features, int64_t first, int width, int di
             box_muller<T>(counter[0], counter[1], normals[0], normals[1]);
             box_muller<T>(counter[2], counter[3], normals[2], normals[3]);
             for (int i = 0; i < 4 && d + i < dim; ++i)
-                store(frequencies + (int64_t)(d + i) * width + k, normals[i] * inverse);
+                store(frequencies + (int64_t)(d + i) * width + k, normals[i] * scale);
         }
     }
 }
 
 // sqrt(weight / features of its part): what makes phi(a) . phi(b) approximate k(a, b).
-inline double feature_scale(const Features& features, int64_t k) {
-    const int64_t part = features.count / features.parts;
-    return sqrt(features.weights[k / part] / (double)part);
-}
-
-// angles = W x for four vectors of features.
-template <class T>
-FASTMMD_INLINE void project(const T* x,            // [dim]
-                            const T* frequencies,  // [dim][width], from the first of the features
-                            int dim, int width, Vector<T> angles[4]) {
-    for (int v = 0; v < 4; ++v) angles[v] = Vector<T>{};
-    for (int d = 0; d < dim; ++d) {
-        const Vector<T> coordinate = broadcast(x[d]);
-        for (int v = 0; v < 4; ++v)
-            angles[v] += coordinate * load(frequencies + (int64_t)d * width + v * lanes<T>);
-    }
+template <class T> FASTMMD_INLINE Vector<T> feature_scales(const Features& features, int64_t first) {
+    const double size = (double)(features.count / features.parts);
+    return by_part<T>(features, first, [&](int64_t s) { return sqrt(features.weights[s] / size); });
 }
 
 }  // namespace

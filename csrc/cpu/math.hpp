@@ -14,7 +14,7 @@ template <> struct Format<float> {
     static constexpr float rounder = 12582912.0f;     // 1.5 * 2^23: adding it rounds to an integer
     static constexpr float exp_smallest = -87.3365f;  // below it exp() is no longer a normal number
     static constexpr float exp_largest = 88.0f;
-    static constexpr float sincos_limit = 1e4f;
+    static constexpr float turns_limit = 0x1p22f;  // where `rounder` still rounds
     static constexpr float largest = 0x1.fffffep127f;
 };
 template <> struct Format<double> {
@@ -22,7 +22,7 @@ template <> struct Format<double> {
     static constexpr double rounder = 6755399441055744.0;
     static constexpr double exp_smallest = -708.396;
     static constexpr double exp_largest = 709.0;
-    static constexpr double sincos_limit = 1e6;
+    static constexpr double turns_limit = 0x1p51;
     static constexpr double largest = 0x1.fffffffffffffp1023;
 };
 
@@ -82,42 +82,60 @@ template <class T> FASTMMD_INLINE Vector<T> log1p_of(Vector<T> t) {
     return t == t ? result : t;
 }
 
-FASTMMD_INLINE void scalar_sincos(float x, float& sine, float& cosine) {
-    sine = (float)sin((double)x);
-    cosine = (float)cos((double)x);
-}
-FASTMMD_INLINE void scalar_sincos(double x, double& sine, double& cosine) {
-    sine = sin(x);
-    cosine = cos(x);
+// A number of half turns, t = n + rest with the nearest integer n: |rest| <= 1/2, exact for |t| up to
+// Format<T>::turns_limit. `sign` holds (-1)^n as a sign bit, so that
+// sin(pi t) = (-1)^n sin(pi rest) and cos(pi t) = (-1)^n cos(pi rest).
+template <class T> struct HalfTurns {
+    Vector<T> rest;
+    Bits<T> sign;
+};
+
+template <class T> FASTMMD_INLINE HalfTurns<T> half_turns(Vector<T> t) {
+    const Vector<T> shifted = t + Format<T>::rounder;
+    return {t - (shifted - Format<T>::rounder), (Bits<T>)shifted << (int)(sizeof(T) * 8 - 1)};
 }
 
-// What vectors outside the range of `sincos_of` take: the C library, lane by lane.
-template <class T> __attribute__((noinline)) void sincos_lanes(const T* x, T* sine, T* cosine) {
-    for (int lane = 0; lane < lanes<T>; ++lane) scalar_sincos(x[lane], sine[lane], cosine[lane]);
+FASTMMD_INLINE float round_even(float x) { return __builtin_rintf(x); }
+FASTMMD_INLINE double round_even(double x) { return __builtin_rint(x); }
+
+// t less the whole turns in it, at most one half turn to either side: exact for any t. NaN for infinities.
+template <class T> FASTMMD_INLINE Vector<T> within_a_turn(Vector<T> t) {
+    for (int lane = 0; lane < lanes<T>; ++lane) t[lane] -= 2 * round_even(t[lane] / 2);
+    return t;
 }
 
-// sin(x) and cos(x) by Cody-Waite reduction up to 1e4 (float) or 1e6 (double), by the C library beyond.
-template <class T> FASTMMD_INLINE void sincos_of(Vector<T> x, Vector<T>& sine, Vector<T>& cosine) {
-    typedef Format<T> F;
-    typedef Constants<T> C;
-    const Vector<T> limit = broadcast<T>(F::sincos_limit);
-    if (__builtin_expect(any<T>(~((x <= limit) & (x >= -limit))), 0)) {
-        alignas(vector_bytes) T in[lanes<T>], sines[lanes<T>], cosines[lanes<T>];
-        store<T>(in, x);
-        sincos_lanes<T>(in, sines, cosines);
-        sine = load<T>(sines);
-        cosine = load<T>(cosines);
-        return;
+template <class T> FASTMMD_INLINE Vector<T> flip_sign(Vector<T> value, Bits<T> sign) {
+    return (Vector<T>)((Bits<T>)value ^ sign);
+}
+
+// sin(pi t) and cos(pi t) for any t, with an absolute error of 1.4e-7 (float) or 3e-16 (double).
+template <class T> FASTMMD_INLINE void sincospi_of(Vector<T> t, Vector<T>& sine, Vector<T>& cosine) {
+    const HalfTurns<T> turns = half_turns<T>(within_a_turn<T>(t));
+    const Vector<T> square = turns.rest * turns.rest;
+    sine = flip_sign<T>(turns.rest * sinpi_polynomial<T>(square), turns.sign);
+    cosine = flip_sign<T>(cospi_polynomial<T>(square), turns.sign);
+}
+
+// a cos(pi t) + b sin(pi t) = amplitude cos(pi (t - phase)) with -1 <= phase <= 1.
+template <class T> struct Wave {
+    Vector<T> amplitude, phase;
+};
+
+template <class T> FASTMMD_INLINE Wave<T> wave_of(Vector<T> a, Vector<T> b) {
+    const Vector<T> zero = {}, x = a < zero ? -a : a, y = b < zero ? -b : b;
+    const Bits<T> steep = ~(y <= x);  // NaN is either the larger or the smaller
+    const Vector<T> large = steep ? y : x, small = steep ? x : y;
+    const Vector<T> slope = small / (large == zero ? zero + T(1) : large), square = slope * slope;
+    const Vector<T> angle = slope * atan_polynomial<T>(square);
+    const Vector<T> acute = steep ? T(0.5) - angle : angle, obtuse = a < zero ? T(1) - acute : acute;
+    Wave<T> wave = {large * square_roots<T>(square + T(1)), b < zero ? -obtuse : obtuse};
+    if constexpr (sizeof(T) == 8) {  // a step of Newton's method: error^3 / 6 of 4e-8 is left
+        Vector<T> sine, cosine;
+        sincospi_of<T>(wave.phase, sine, cosine);
+        const Vector<T> norm = wave.amplitude == zero ? zero + T(1) : wave.amplitude;
+        wave.phase += (b / norm * cosine - a / norm * sine) * T(0.31830988618379067);
     }
-    const Vector<T> shifted = x * C::two_over_pi + F::rounder;
-    const Vector<T> n = shifted - F::rounder;
-    const Vector<T> r = ((x - n * C::half_pi[0]) - n * C::half_pi[1]) - n * C::half_pi[2];
-    const Bits<T> quadrant = (Bits<T>)shifted;
-    const Vector<T> s = sin_polynomial<T>(r), c = cos_polynomial<T>(r);
-    const Bits<T> swap = (quadrant & 1) != 0;
-    constexpr int top = (int)sizeof(T) * 8 - 2;  // moves bit 1, the sign, to the top
-    sine = (Vector<T>)((Bits<T>)(swap ? c : s) ^ ((quadrant & 2) << top));
-    cosine = (Vector<T>)((Bits<T>)(swap ? s : c) ^ (((quadrant + 1) & 2) << top));
+    return wave;
 }
 
 }  // namespace
