@@ -1,9 +1,20 @@
 // Threads and scratch memory for the kernels.
 #pragma once
-#include <omp.h>
 #include <stdlib.h>
 
 #include "simd.hpp"
+
+// The build for ThreadSanitizer defines FASTMMD_STD_THREADS: it does not see how libgomp, which is not
+// instrumented, makes threads wait for each other, and takes every use of a result for a race.
+#ifdef FASTMMD_STD_THREADS
+namespace fastmmd {
+// body(context, task, thread) for every task in [0, tasks), on new threads; tests/native/threads.cpp.
+void run_on_threads(int64_t tasks, int threads, void (*body)(const void* context, int64_t task, int thread),
+                    const void* context);
+}  // namespace fastmmd
+#else
+#include <omp.h>
+#endif
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
@@ -15,12 +26,25 @@ template <class Body> void parallel_for(int64_t tasks, int threads, const Body& 
         for (int64_t task = 0; task < tasks; ++task) body(task, 0);
         return;
     }
+#ifdef FASTMMD_STD_THREADS
+    run_on_threads(
+        tasks, threads,
+        [](const void* context, int64_t task, int thread) { (*(const Body*)context)(task, thread); }, &body);
+#else
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t task = 0; task < tasks; ++task) body(task, omp_get_thread_num());
+#endif
 }
 
 // Threads worth their start for this many elementary steps; below about ten microseconds one is faster.
-inline int useful_threads(int threads, double steps) { return steps < 2e4 ? 1 : threads; }
+inline int useful_threads(int threads, double steps) {
+#ifdef FASTMMD_STD_THREADS
+    (void)steps;  // all that could be shared is, however small
+    return threads;
+#else
+    return steps < 2e4 ? 1 : threads;
+#endif
+}
 
 // Partial results of an ordered reduction: at most so many strips, whose number depends on the sizes alone.
 constexpr int most_strips = 32;
@@ -35,8 +59,12 @@ template <class V> constexpr V larger(V a, V b) { return a < b ? b : a; }
 // Uninitialised memory aligned for vectors and cache lines; null where there is none left.
 template <class T> class Buffer {
   public:
-    explicit Buffer(int64_t count)
-        : data_((T*)aligned_alloc(64, round_up(larger<int64_t>(count, 1) * sizeof(T), 64))) {}
+    explicit Buffer(int64_t count) {
+        void* memory =
+            nullptr;  // of exactly so many bytes, which aligned_alloc rounds up: sanitizers see its end
+        const bool found = !posix_memalign(&memory, 64, larger<int64_t>(count, 1) * sizeof(T));
+        data_ = found ? (T*)memory : nullptr;
+    }
     ~Buffer() { free(data_); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;

@@ -1,0 +1,37 @@
+// Where memory runs out, every entry point says so and touches nothing.
+#include "check.hpp"
+#include "instruction_sets.hpp"
+
+namespace fastmmd::test {
+
+#if !FASTMMD_SANITIZED  // sanitizers end the program where memory runs out
+TEST(memory_that_runs_out) {
+    constexpr int64_t n = int64_t(1) << 46;  // points that no address space holds
+    const double one[] = {1};
+    const int64_t key[] = {0, 0};
+    const Kernel kernel = {KernelName::gaussian, 1, one, one, 1};
+    const Features features = {key, 4, 1, one, one};
+    // Never read: the kernels ask for their memory first.
+    char nothing;
+    void* const data = &nothing;
+    for (const InstructionSet& set : instruction_sets())
+        for (const bool is_double : {false, true}) {
+            const Operations& o = *set.operations;
+            CHECK(!o.mmd2({is_double, 2, 1, n, 5, 3, data, data, nullptr, nullptr, kernel, false,
+                           (double*)data, data, data, nullptr, nullptr, data, data}),
+                  "%s: mmd2", set.name());
+            CHECK(!o.witness({is_double, 2, 5, n, 3, data, data, data, kernel, data, nullptr, nullptr,
+                              nullptr, nullptr, nullptr, nullptr}),
+                  "%s: witness", set.name());
+            CHECK(!o.fourier_sum({is_double, 2, n, 5, 3, data, data, features, data}), "%s: fourier_sum",
+                  set.name());
+            CHECK(!o.fourier_function({is_double, 2, 1, n, 3, data, data, features, data, data}),
+                  "%s: fourier_function", set.name());
+            CHECK(!o.parzen_direct({is_double, 2, 5, n, 3, data, data, 1, one, data, (double*)data, nullptr,
+                                    nullptr, nullptr}),
+                  "%s: parzen_direct", set.name());
+        }
+}
+#endif
+
+}  // namespace fastmmd::test

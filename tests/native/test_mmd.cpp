@@ -1,0 +1,255 @@
+// mmd2 against its formula, one pair at a time: every kernel, gradient, weighting and estimator at odd sizes.
+#include <memory>
+
+#include "kernel_formulas.hpp"
+
+namespace fastmmd::test {
+namespace {
+
+// Gradients that are asked for.
+enum Needs { need_x = 1, need_y = 2, need_weights = 4, need_bandwidths = 8, need_kernel_weights = 16 };
+
+struct Case {
+    KernelCase kernel = {};
+    int64_t batch = 1, n = 1, m = 0;  // m = 0: without y
+    int dim = 1;
+    bool x_weighted = false, y_weighted = false, unbiased = false;
+    int needs = 0;
+    std::vector<double> x, y, x_weights, y_weights;
+
+    bool wants(int need) const { return needs & need; }
+    bool wants_weights(int side) const {
+        return wants(need_weights) && (side ? y_weighted && m > 0 : x_weighted);
+    }
+    std::string describe() const {
+        return std::string(name_of(kernel.name)) + " S=" + std::to_string(kernel.bandwidths.size()) +
+               " batch=" + std::to_string(batch) + " n=" + std::to_string(n) + " m=" + std::to_string(m) +
+               " D=" + std::to_string(dim) + (x_weighted ? " x weighted" : "") +
+               (y_weighted ? " y weighted" : "") + (unbiased ? " unbiased" : "") +
+               " needs=" + std::to_string(needs);
+    }
+};
+
+struct Expected {
+    Sums value, grad_x, grad_y, grad_x_weights, grad_y_weights, grad_bandwidths, grad_kernel_weights;
+};
+
+// One of the two samples of a member of the batch.
+struct Side {
+    const double* points;
+    int64_t count;
+    Numbers w;                // normalised
+    Number total = 0, a = 1;  // sum of the weights; 1 / (1 - sum w^2) if unbiased
+    PairSums self = {}, cross = {};
+    Sum self_total = {};
+};
+
+Side make_side(const Case& c, const std::vector<double>& points, const std::vector<double>& weights,
+               int64_t b, int64_t count) {
+    Side side = {points.data() + b * count * c.dim, count, Numbers(count, 1)};
+    Number squares = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (!weights.empty()) side.w[i] = weights[b * count + i];
+        side.total += side.w[i];
+    }
+    for (Number& w : side.w) w /= side.total, squares += w * w;
+    if (c.unbiased) side.a = 1 / (1 - squares);
+    return side;
+}
+
+// mmd2 = a_x w K_xx w + a_y v K_yy v - 2 w K_xy v.
+Expected expect(const Case& c) {
+    Expected e;
+    const int count = (int)c.kernel.bandwidths.size();
+    for (int64_t b = 0; b < c.batch; ++b) {
+        Side sides[2] = {make_side(c, c.x, c.x_weights, b, c.n), make_side(c, c.y, c.y_weights, b, c.m)};
+        const int present = c.m > 0 ? 2 : 1;
+        Sum value;
+        Sums by_bandwidth(count), by_weight(count);
+        for (int at = 0; at < present; ++at) {
+            Side& own = sides[at];
+            const Side& other = sides[1 - at];
+            own.self = pair_sums(c.kernel, c.dim, own.points, own.count, own.points, own.count, own.w, own.w);
+            for (int64_t i = 0; i < own.count; ++i) own.self_total += own.w[i] * own.self.u[i];
+            value += own.a * own.self_total;
+            for (int s = 0; s < count; ++s) {
+                by_bandwidth[s] += own.a * own.self.by_bandwidth[s];
+                by_weight[s] += own.a * own.self.by_weight[s];
+            }
+            if (present == 1) continue;
+            own.cross =
+                pair_sums(c.kernel, c.dim, own.points, own.count, other.points, other.count, own.w, other.w);
+            for (int64_t i = 0; at == 0 && i < own.count; ++i) value += -2 * own.w[i] * own.cross.u[i];
+            for (int s = 0; at == 0 && s < count; ++s) {
+                by_bandwidth[s] += -2 * own.cross.by_bandwidth[s];
+                by_weight[s] += -2 * own.cross.by_weight[s];
+            }
+        }
+        e.value.push_back(value);
+        e.grad_bandwidths.insert(e.grad_bandwidths.end(), by_bandwidth.begin(), by_bandwidth.end());
+        e.grad_kernel_weights.insert(e.grad_kernel_weights.end(), by_weight.begin(), by_weight.end());
+        for (int at = 0; at < present; ++at) {
+            const Side& own = sides[at];
+            Sums& grad = at ? e.grad_y : e.grad_x;
+            Sums& grad_weights = at ? e.grad_y_weights : e.grad_x_weights;
+            Sums g(own.count);  // in the normalised weights
+            Sum mean;
+            for (int64_t i = 0; i < own.count; ++i) {
+                for (int d = 0; d < c.dim; ++d) {
+                    Sum sum = own.a * own.self.gradient[i * c.dim + d];
+                    if (present == 2) sum += -1 * own.cross.gradient[i * c.dim + d];
+                    grad.push_back(2 * own.w[i] * sum);
+                }
+                g[i] = 2 * own.a * own.self.u[i];
+                if (present == 2) g[i] += -2 * own.cross.u[i];
+                if (c.unbiased) g[i] += 2 * own.a * own.a * own.w[i] * own.self_total;
+                mean += own.w[i] * g[i];
+            }
+            for (Sum& sum : g) {
+                sum += -1 * mean;
+                grad_weights.push_back(1 / own.total * sum);
+            }
+        }
+    }
+    return e;
+}
+
+// The outputs of one call; those that are not asked for are empty.
+template <class T> struct Outputs {
+    Array<double> value;
+    Array<T> grad_x, grad_y, grad_x_weights, grad_y_weights, grad_bandwidths, grad_kernel_weights;
+
+    explicit Outputs(const Case& c)
+        : value(c.batch),
+          grad_x(c.wants(need_x) ? c.batch * c.n * c.dim : 0),
+          grad_y(c.wants(need_y) ? c.batch * c.m * c.dim : 0),
+          grad_x_weights(c.wants_weights(0) ? c.batch * c.n : 0),
+          grad_y_weights(c.wants_weights(1) ? c.batch * c.m : 0),
+          grad_bandwidths(c.wants(need_bandwidths) ? c.batch * c.kernel.bandwidths.size() : 0),
+          grad_kernel_weights(c.wants(need_kernel_weights) ? c.batch * c.kernel.bandwidths.size() : 0) {}
+
+    bool same(const Outputs& other) const {
+        return same_bits(value, other.value) && same_bits(grad_x, other.grad_x) &&
+               same_bits(grad_y, other.grad_y) && same_bits(grad_x_weights, other.grad_x_weights) &&
+               same_bits(grad_y_weights, other.grad_y_weights) &&
+               same_bits(grad_bandwidths, other.grad_bandwidths) &&
+               same_bits(grad_kernel_weights, other.grad_kernel_weights);
+    }
+};
+
+template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, const Case& c, int threads) {
+    const Array<T> x(c.x), y(c.y), x_weights(c.x_weights), y_weights(c.y_weights);
+    const Array<double> bandwidths(c.kernel.bandwidths), weights(c.kernel.weights);
+    auto out = std::make_unique<Outputs<T>>(c);
+    const bool done = set.operations->mmd2(
+        {is_double<T>, threads, c.batch, c.n, c.m, c.dim, x.data(), or_null(y), or_null(x_weights),
+         or_null(y_weights), c.kernel.kernel(bandwidths, weights), c.unbiased, out->value.data(),
+         or_null(out->grad_x), or_null(out->grad_y), or_null(out->grad_x_weights),
+         or_null(out->grad_y_weights), or_null(out->grad_bandwidths), or_null(out->grad_kernel_weights)});
+    CHECK(done, "%s %s: no memory", set.name(), c.describe().c_str());
+    return out;
+}
+
+template <class T>
+void check(const InstructionSet& set, const Case& c, const Expected& e, const Outputs<T>& out) {
+    const std::string name = std::string(set.name()) + " " + c.describe();
+    const int64_t additions = c.n + c.m;
+    check_close<T>("mmd2 value", name, out.value, e.value, additions, Roundings::shared);
+    check_close<T>("mmd2 grad_x", name, out.grad_x, e.grad_x, additions, Roundings::shared);
+    check_close<T>("mmd2 grad_y", name, out.grad_y, e.grad_y, additions, Roundings::shared);
+    check_close<T>("mmd2 grad_x_weights", name, out.grad_x_weights, e.grad_x_weights, additions,
+                   Roundings::shared);
+    check_close<T>("mmd2 grad_y_weights", name, out.grad_y_weights, e.grad_y_weights, additions,
+                   Roundings::shared);
+    check_close<T>("mmd2 grad_bandwidths", name, out.grad_bandwidths, e.grad_bandwidths, additions,
+                   Roundings::shared);
+    check_close<T>("mmd2 grad_kernel_weights", name, out.grad_kernel_weights, e.grad_kernel_weights,
+                   additions, Roundings::shared);
+}
+
+void check_case(const Case& c) {
+    const Expected expected = expect(c);
+    for (const InstructionSet& set : instruction_sets()) {
+        const auto narrow = call<float>(set, c, 1);
+        const auto wide = call<double>(set, c, 1);
+        check<float>(set, c, expected, *narrow);
+        check<double>(set, c, expected, *wide);
+        for (const int threads : {2, 4}) {
+            CHECK(call<float>(set, c, threads)->same(*narrow), "%s float %s: other bits on %d threads",
+                  set.name(), c.describe().c_str(), threads);
+            CHECK(call<double>(set, c, threads)->same(*wide), "%s double %s: other bits on %d threads",
+                  set.name(), c.describe().c_str(), threads);
+        }
+    }
+}
+
+Case make_case(Random& random, const KernelCase& kernel, int64_t n, int64_t m, int dim) {
+    constexpr int all = need_x | need_y | need_weights | need_bandwidths | need_kernel_weights;
+    const int choices[] = {all,
+                           all,
+                           all,
+                           all,
+                           0,
+                           need_x,
+                           need_y,
+                           need_x | need_y,
+                           need_weights,
+                           need_x | need_weights,
+                           need_bandwidths,
+                           need_kernel_weights};
+    Case c;
+    c.kernel = kernel;
+    c.batch = n + m > 100 ? 1 : 1 + random.below(3);
+    c.n = n, c.m = m, c.dim = dim;
+    c.x_weighted = random.below(2);
+    c.y_weighted = m > 0 && random.below(2);
+    c.unbiased = n > 1 && m != 1 && random.below(2);
+    c.needs = choices[random.below(12)];
+    c.x = random_points(random, c.batch * n, dim, 0);
+    c.y = random_points(random, c.batch * m, dim, 0.5);
+    for (int d = 0; m > 0 && d < dim; ++d) c.y[d] = c.x[d];  // a point that both samples hold
+    for (int64_t i = 0; c.x_weighted && i < c.batch * n; ++i) c.x_weights.push_back(random.weight());
+    for (int64_t i = 0; c.y_weighted && i < c.batch * m; ++i) c.y_weights.push_back(random.weight());
+    return c;
+}
+
+}  // namespace
+
+TEST(mmd2) {
+    // One point, and around the lanes of every instruction set; around a tile in turn.
+    const int64_t small[][2] = {{1, 1},   {1, 5},   {3, 4},   {5, 7},  {8, 9},
+                                {15, 16}, {17, 15}, {31, 33}, {33, 1}, {16, 0}};
+    const int64_t large[][2] = {{257, 0}, {64, 257}, {257, 65}, {255, 3}};
+    Random random(4);
+    int turn = 0;
+    for (const KernelCase& kernel : kernel_cases())
+        for (const int dim : dims()) {
+            for (const auto& size : small) check_case(make_case(random, kernel, size[0], size[1], dim));
+            const auto& size = large[turn++ % 4];
+            check_case(make_case(random, kernel, size[0], size[1], dim));
+        }
+}
+
+// One sample spread out, the other in one place: the farthest pair lies within a sample.
+TEST(mmd2_of_a_point_and_a_cloud) {
+    Random random(9);
+    for (const KernelCase& kernel : kernel_cases())
+        for (const int dim : {1, 6, 17}) {
+            Case c = make_case(random, kernel, 40, 24, dim);
+            std::vector<double>& narrow = dim == 6 ? c.x : c.y;
+            std::vector<double>& wide = dim == 6 ? c.y : c.x;
+            for (double& x : narrow) x = (double)(float)(0.01 * x);
+            for (double& x : wide) x = (double)(float)(4 * x);
+            check_case(c);
+        }
+}
+
+// Several tiles on either side, in their last one a few columns.
+TEST(mmd2_of_several_tiles) {
+    Random random(10);
+    for (const KernelCase& kernel : kernel_cases())
+        if (kernel.bandwidths.size() == (kernel.name == KernelName::gaussian ? 6u : 1u))
+            check_case(make_case(random, kernel, 515, 261, 6));
+}
+
+}  // namespace fastmmd::test
