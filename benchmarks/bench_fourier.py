@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import peers
 import pytest
 import torch
@@ -11,11 +13,29 @@ import fastmmd
 
 DIM = 6
 N, COUNT = SIZES.fourier
+FEATURES = fastmmd.FourierFeatures(DIM, COUNT, seed=1)
 
 
-def _features():
-    features = fastmmd.FourierFeatures(DIM, COUNT, seed=1)
-    return features, features.frequencies(device=DEVICE), features.frequencies(device=DEVICE, dtype=torch.float64)
+@cache
+def _problem():
+    """Points [N, DIM], 2 * COUNT numbers, and what both functions are in float64, with their gradients."""
+    generator = torch.Generator().manual_seed(0)
+    x, vector = (torch.randn(*shape, generator=generator).to(DEVICE) for shape in ((N, DIM), (2 * COUNT,)))
+    frequencies = FEATURES.frequencies(device=DEVICE, dtype=torch.float64)
+    x64 = x.double().requires_grad_()
+    mean = _mean_and_gradient(peers.fourier_mean, x64, vector, frequencies)
+    function = _function_and_gradient(peers.fourier_function, x64, vector, frequencies)
+    return x.requires_grad_(), vector, mean, function
+
+
+def _mean_and_gradient(fourier_mean, x, cotangent, features):
+    mean = fourier_mean(x, features)
+    return mean.detach(), *torch.autograd.grad(mean @ cotangent.to(mean), x)
+
+
+def _function_and_gradient(fourier_function, x, coefficients, features):
+    value = fourier_function(x, coefficients.to(x), features)
+    return value.detach(), *torch.autograd.grad(value.sum(), x)
 
 
 def _check(result, exact, gradient, peer):
@@ -31,20 +51,12 @@ def _check(result, exact, gradient, peer):
 @pytest.mark.parametrize("implementation", peers.candidates(peers.FOURIER_MEAN))
 def test_fourier_mean(benchmark, measure, implementation):
     benchmark.group = f"fourier_mean forward+backward, D={DIM}, N={N}, count={COUNT}"
-    features, frequencies, exact_frequencies = _features()
-    x = torch.randn(N, DIM, device=DEVICE, requires_grad=True)
-    cotangent = torch.randn(2 * COUNT, device=DEVICE)
+    x, cotangent, exact, _ = _problem()
     peer = implementation in peers.FOURIER_MEAN
-    argument = frequencies if peer else features
-
-    def run(fourier_mean, x, argument):
-        mean = fourier_mean(x, argument)
-        return mean.detach(), *torch.autograd.grad(mean @ cotangent.to(mean), x)
-
-    exact = run(peers.fourier_mean, x.detach().double().requires_grad_(), exact_frequencies)
+    argument = FEATURES.frequencies(device=DEVICE) if peer else FEATURES
     with peers.chosen(implementation, fastmmd.fourier_mean, peers.FOURIER_MEAN) as fourier_mean:
         measure(
-            lambda: run(fourier_mean, x, argument),
+            lambda: _mean_and_gradient(fourier_mean, x, cotangent, argument),
             lambda result: _check(result, *exact, peer),
             {"operation": "fourier_mean", "dim": DIM, "n": N, "count": COUNT},
             compiles=implementation in peers.COMPILES,
@@ -54,20 +66,12 @@ def test_fourier_mean(benchmark, measure, implementation):
 @pytest.mark.parametrize("implementation", peers.candidates(peers.FOURIER_FUNCTION, main=False))
 def test_fourier_function(benchmark, measure, implementation):
     benchmark.group = f"fourier_function forward+backward, D={DIM}, N={N}, count={COUNT}"
-    features, frequencies, exact_frequencies = _features()
-    x = torch.randn(N, DIM, device=DEVICE, requires_grad=True)
-    coefficients = torch.randn(2 * COUNT, device=DEVICE)
+    x, coefficients, _, exact = _problem()
     peer = implementation in peers.FOURIER_FUNCTION
-    argument = frequencies if peer else features
-
-    def run(fourier_function, x, argument):
-        value = fourier_function(x, coefficients.to(x), argument)
-        return value.detach(), *torch.autograd.grad(value.sum(), x)
-
-    exact = run(peers.fourier_function, x.detach().double().requires_grad_(), exact_frequencies)
+    argument = FEATURES.frequencies(device=DEVICE) if peer else FEATURES
     with peers.chosen(implementation, fastmmd.fourier_function, peers.FOURIER_FUNCTION) as fourier_function:
         measure(
-            lambda: run(fourier_function, x, argument),
+            lambda: _function_and_gradient(fourier_function, x, coefficients, argument),
             lambda result: _check(result, *exact, peer),
             {"operation": "fourier_function", "dim": DIM, "n": N, "count": COUNT},
             compiles=implementation in peers.COMPILES,

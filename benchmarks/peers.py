@@ -26,10 +26,15 @@ def ours() -> list[str]:
 COMPILES = ("torch.compile", "KeOps", "GeomLoss")  # on the first call, for seconds
 
 
-def candidates(table: dict[str, Callable[..., Tensor]], main: bool = True) -> list[str]:
-    """Names of our backends and of the peers; the quick run leaves those that compile to the main groups."""
+def names_of(table: dict[str, Callable[..., Tensor]], main: bool = True) -> list[str]:
+    """The peers that run here; a quick run leaves those that compile to the main groups."""
     here = [name for name in table if DEVICE == "cpu" or name != "scikit-learn"]
-    return [*ours(), *(name for name in here if main or not QUICK or name not in COMPILES)]
+    return [name for name in here if main or not QUICK or name not in COMPILES]
+
+
+def candidates(table: dict[str, Callable[..., Tensor]], main: bool = True) -> list[str]:
+    """The same after our backends."""
+    return [*ours(), *names_of(table, main)]
 
 
 @contextmanager

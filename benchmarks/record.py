@@ -131,7 +131,7 @@ def memory(bandwidths: tuple[float, ...]) -> list[dict[str, Any]]:
     headline = {"n": n, "m": m, "dim": 79, "bandwidths": wide_bandwidth(79)}
     small = headline | {"n": n // 16, "m": m // 16}
     linear = {"n": SIZES.linear_memory, "m": SIZES.linear_memory, "dim": 4, "bandwidths": bandwidths}
-    cases = [(name, wide) for name in ("fastmmd", *peers.MMD2)]
+    cases = [(name, wide) for name in ("fastmmd", *peers.names_of(peers.MMD2, main=False))]
     cases += [("fastmmd", linear), ("fastmmd", headline), ("eager", headline), ("eager", small)]
     rows = []
     for implementation, case in cases:

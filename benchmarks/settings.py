@@ -58,7 +58,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    row_seconds=2.0,
+    row_seconds=1.0,
     mmd2=(1000, 4096, 8192),
     mmd2_value=4096,
     wide=4096,
@@ -69,8 +69,8 @@ FULL = Sizes(
     training={1000: 200, 4096: 40, 16384: 10},
     scaling_n=(1000, 2000, 4096, 8192, 16384, 32768),
     scaling_at=4096,
-    dims=(1, 2, 3, 4, 6, 8, 12, 16, 32, 48, 64, 128, 784),
-    counts=(1, 2, 4, 6, 8, 10),
+    dims=(1, 2, 4, 6, 8, 16, 32, 48, 64, 128, 784),
+    counts=(1, 2, 4, 6, 10),
     against_n=(1000, 4096, 8192, 16384, 32768, 65536),
     memory_limit=16 << 30,
     time_limit=30.0,
@@ -80,7 +80,7 @@ FULL = Sizes(
     shifts=(1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
 )
 SMALL = Sizes(
-    row_seconds=0.3,
+    row_seconds=0.2,
     mmd2=(1000,),
     mmd2_value=1000,
     wide=1000,
