@@ -43,31 +43,6 @@ template <class T, class V> inline V expm1_polynomial(V r) {
     return r * r * q + r;
 }
 
-// 2^f - 1 for |f| <= 1/2: interpolation of (2^f - 1) / f at Chebyshev nodes.
-template <class T, class V> inline V exp2m1_polynomial(V f) {
-    V q;
-    if constexpr (sizeof(T) == 4) {
-        q = f * 1.5453163e-4f + 1.3390863e-3f;
-        q = q * f + 9.618083e-3f;
-        q = q * f + 5.550357e-2f;
-        q = q * f + 0.2402265f;
-        q = q * f + 0.6931472f;
-    } else {
-        q = f * 2.5729324177362305e-11 + 4.4558179083360645e-10;
-        q = q * f + 7.0548973041554995e-9;
-        q = q * f + 1.0178057087733941e-7;
-        q = q * f + 1.3215486808705563e-6;
-        q = q * f + 1.5252733841556773e-5;
-        q = q * f + 1.5403530393370734e-4;
-        q = q * f + 1.333355814640647e-3;
-        q = q * f + 9.61812910762848e-3;
-        q = q * f + 5.5504108664821625e-2;
-        q = q * f + 0.24022650695910072;
-        q = q * f + 0.6931471805599453;
-    }
-    return f * q;
-}
-
 // sin(r) for |r| <= pi/4 (Cephes).
 template <class T, class V> inline V sin_polynomial(V r) {
     const V z = r * r;

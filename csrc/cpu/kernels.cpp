@@ -8,7 +8,7 @@ namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 // Every kernel, on N vectors at once, whose chains of dependent operations overlap: begin(r) with the squared
-// distances, next(rung) for each rung in order, then u[v], slope(v), shifted(v).
+// distances, next(rung) for each rung in order, then u[v], value(v), slope(v), shifted(v).
 template <class T, int N> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
     typedef Vector<T> V;
     V r[N], u[N] = {}, k[N] = {};
@@ -17,18 +17,19 @@ template <class T, int N> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
     }
     FASTMMD_INLINE void next(const Rung<T>& rung) {
         if (rung.squarings == 0 && rung.near) {
-            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, exponential2<T>(r[v], rung.rate2));
+            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, near_exponential<T>(r[v] * rung.rate));
         } else if (rung.squarings == 0) {
             FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, exponential<T>(r[v] * rung.rate));
         }
         if (rung.squarings == 0) return;
         for (int i = 0; i < rung.squarings; ++i) FASTMMD_UNROLL for (int v = 0; v < N; ++v) {
-                u[v] = u[v] * (u[v] + T(2));
+                u[v] = u[v] * u[v] + (u[v] + u[v]);
                 k[v] = k[v] * k[v];  // loses relative accuracy near 1, as 1 + u does near 0
             }
         FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = u[v] > broadcast<T>(T(-0.5)) ? u[v] + T(1) : k[v];
     }
     FASTMMD_INLINE void set(int v, const Exponential<T>& e) { u[v] = e.expm1, k[v] = e.exp; }
+    FASTMMD_INLINE V value(int v) const { return k[v]; }
     FASTMMD_INLINE V slope(int v) const { return k[v]; }
     FASTMMD_INLINE V shifted(int v) const { return u[v]; }
 };
@@ -47,6 +48,7 @@ struct Laplacian {  // exp(rate sqrt(r)), rate = -1 / s; slope in units of -1 / 
         exponentials.begin(root);
     }
     FASTMMD_INLINE void next(const Rung<T>& rung) { exponentials.next(rung); }
+    FASTMMD_INLINE V value(int v) const { return exponentials.k[v]; }
     FASTMMD_INLINE V slope(int v) const { return exponentials.k[v] * inverse[v]; }
     FASTMMD_INLINE V shifted(int v) const { return slope(v); }
 };
@@ -67,6 +69,7 @@ template <class T, int N> struct InverseMultiquadric {  // c / (c + r), rate = c
             k[v] = inverse * rung.rate;
         }
     }
+    FASTMMD_INLINE V value(int v) const { return k[v]; }
     FASTMMD_INLINE V slope(int v) const { return k[v] * k[v]; }
     FASTMMD_INLINE V shifted(int v) const { return u[v] * (k[v] + T(1)); }
 };
@@ -85,6 +88,7 @@ template <class T, int N> struct RationalQuadratic {  // (1 + q)^-alpha, q = rat
             inverse[v] = T(1) / (q[v] + T(1));
         }
     }
+    FASTMMD_INLINE V value(int v) const { return k[v]; }
     FASTMMD_INLINE V slope(int v) const { return k[v] * inverse[v]; }
     FASTMMD_INLINE V shifted(int v) const { return (u[v] - q[v]) * inverse[v]; }
 };
@@ -100,6 +104,7 @@ template <class T, int N> struct Energy {  // -sqrt(r); slope in units of -1/2
         }
     }
     FASTMMD_INLINE void next(const Rung<T>&) {}
+    FASTMMD_INLINE V value(int v) const { return u[v]; }
     FASTMMD_INLINE V slope(int v) const { return inverse[v]; }
     FASTMMD_INLINE V shifted(int v) const { return inverse[v]; }
 };
@@ -131,7 +136,11 @@ FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T*
     for (int s = 0; s < plan.used; ++s) {
         const Rung<T>& rung = plan.rungs[s];
         kappa.next(rung);
-        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.u[v] * rung.weight;
+        if (rung.far) {
+            FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.value(v) * rung.weight;
+        } else {
+            FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.u[v] * rung.weight;
+        }
         if constexpr (!Slopes) continue;
         if (rung.shifted) {
             FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) slope[v] += kappa.shifted(v) * rung.steepness;
@@ -218,6 +227,18 @@ inline double relative_slope(const Kernel& kernel, double s, double r) {
     }
 }
 
+// kappa(r) of a bounded kernel; 1 for the other one.
+inline double value_at(const Kernel& kernel, double s, double r) {
+    const double q = r / (s * s);
+    switch (kernel.name) {
+        case KernelName::gaussian: return exp(-0.5 * q);
+        case KernelName::laplacian: return exp(-sqrt(q));
+        case KernelName::imq: return 1 / (1 + q);
+        case KernelName::rational_quadratic: return pow(1 + 0.5 * q / kernel.alpha, -kernel.alpha);
+        default: return 1;
+    }
+}
+
 // |value| at most limit; NaN stays NaN.
 inline double bounded(double value, double limit) {
     return value > limit ? limit : value < -limit ? -limit : value;
@@ -254,8 +275,8 @@ double fold_wide(const Kernel& kernel, double reach, const PlanScratch& scratch,
 }  // namespace
 
 template <class T>
-void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, Rung<T>* rungs,
-               const PlanScratch& scratch, Plan<T>& plan) {
+void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool per_rung, bool may_fold,
+               Rung<T>* rungs, const PlanScratch& scratch, Plan<T>& plan) {
     plan = Plan<T>();
     plan.count = kernel.count;
     plan.rungs = rungs;
@@ -268,9 +289,9 @@ void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, 
         case KernelName::rational_quadratic: set_kernel<T, RationalQuadratic>(plan); break;
         case KernelName::energy: set_kernel<T, Energy>(plan); break;
     }
-    const double reach = farthest_r * (1 + 1e-5);  // distances as they are rounded
+    const double reach = distances.farthest * (1 + 1e-5);  // distances as they are rounded
     double folded_from = INFINITY;
-    if (may_fold && kernel.name == KernelName::gaussian && reach > 1e-30 && reach < 1e30)
+    if (may_fold && !per_rung && kernel.name == KernelName::gaussian && reach > 1e-30 && reach < 1e30)
         folded_from = fold_wide(kernel, reach, scratch, plan);
     plan_ladder(kernel.bandwidths, kernel.count, scratch.order, scratch.follows);
     bool after_folded = false;
@@ -298,13 +319,14 @@ void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, 
         steepness = bounded(w * steepness, steepest<T>);
         Rung<T>& rung = rungs[plan.used++];
         rung.rate = (T)rate;
-        rung.rate2 = (T)(rate * 1.4426950408889634);
         rung.weight = (T)w;
         rung.steepness = (T)steepness;
         rung.alpha = (T)kernel.alpha;
         rung.squarings = scratch.follows[i] && !after_folded ? squarings : 0;
         rung.near = rate * argument > (double)Format<T>::exp_smallest;
-        rung.shifted = relative_slope(kernel, s, farthest_r) > 0.5;
+        rung.shifted = relative_slope(kernel, s, distances.farthest) > 0.5;
+        rung.far = !per_rung && value_at(kernel, s, distances.typical) < 0.5;
+        if (rung.far) plan.offset += rung.weight;
         rung.index = index;
         rung.by_bandwidth =
             kernel.name == KernelName::energy ? 0 : bounded(-2 / s * steepness, steepest<double>);
@@ -313,7 +335,9 @@ void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, 
     }
 }
 
-template void make_plan(const Kernel&, int, double, bool, Rung<float>*, const PlanScratch&, Plan<float>&);
-template void make_plan(const Kernel&, int, double, bool, Rung<double>*, const PlanScratch&, Plan<double>&);
+template void make_plan(const Kernel&, int, const Distances&, bool, bool, Rung<float>*, const PlanScratch&,
+                        Plan<float>&);
+template void make_plan(const Kernel&, int, const Distances&, bool, bool, Rung<double>*, const PlanScratch&,
+                        Plan<double>&);
 
 }  // namespace fastmmd::FASTMMD_ISA

@@ -5,7 +5,8 @@
 // and minus its value at r = 0. Whichever of the two is smaller keeps more digits, so every rung says which
 // one it adds; what the shifted ones leave out is linear in the points and is added in closed form (`shift`
 // below). The farthest pair decides: there the closed form cancels against the sum, which would leave an
-// outlier nothing but rounding, however close the other pairs are.
+// outlier nothing but rounding, however close the other pairs are. For the value it is a typical pair: where
+// the kernel is small, u = kappa - 1 would round it away, alike for all pairs, and kappa itself is added.
 //
 // The wide bandwidths of a Gaussian are folded into two polynomials (common/series.hpp), the others climb the
 // ladder (common/ladder.hpp); sums per bandwidth take the ladder for all.
@@ -17,14 +18,14 @@
 namespace fastmmd::FASTMMD_ISA {
 
 template <class T> struct Rung {
-    T rate;       // what multiplies or offsets r, see the kernels below
-    T rate2;      // rate log2(e)
+    T rate;       // what multiplies or offsets r, see the kernels
     T weight;     // of u
     T steepness;  // of the slope; the kernel's weight is in it
     T alpha;
     int squarings;        // 0: evaluate; else square the rung before so many times
-    bool near;            // no argument of the exponential is out of the range of exponential2()
+    bool near;            // no argument of the exponential is out of range of near_exponential()
     bool shifted;         // adds the slope minus its value at r = 0
+    bool far;             // adds the kernel instead of u
     int index;            // of its bandwidth in the caller's list
     double by_bandwidth;  // d kappa / d bandwidth = by_bandwidth * r * slope, weight included
 };
@@ -35,8 +36,10 @@ template <class T> struct Plan {
     Rung<T>* rungs;    // [used]
     Series<T> series;  // the folded ones
     double shift;      // sum over shifted rungs of weight * kappa'(0)
+    double offset;     // sum over far rungs of weight * kappa(0): what their sums exceed those of u by
     PairLoops<T> loops;
-    // One row against one tile: returns sum_j mass_j u_j and replaces the distances r by the slopes.
+    // One row against one tile: returns sum_j mass_j (u_j + offset) and replaces the distances r by the
+    // slopes.
     double (*evaluate)(const Plan& plan,
                        const T* mass,  // [used]
                        int used,
@@ -58,11 +61,15 @@ struct PlanScratch {
     double *bandwidths, *weights, *steepness;
 };
 
-// Fills `plan`, with `rungs` [S], for samples whose squared distances are at most `farthest_r`; what may be
-// is folded.
+// Squared distances between the points that a plan is for.
+struct Distances {
+    double farthest, typical;
+};
+
+// Fills `plan`, with `rungs` [S]. For sums per rung nothing is folded or far.
 template <class T>
-void make_plan(const Kernel& kernel, int dim, double farthest_r, bool may_fold, Rung<T>* rungs,
-               const PlanScratch& scratch, Plan<T>& plan);  // kernels.cpp
+void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool per_rung, bool may_fold,
+               Rung<T>* rungs, const PlanScratch& scratch, Plan<T>& plan);  // kernels.cpp
 
 namespace {
 

@@ -30,30 +30,27 @@ template <class T> struct Exponential {
     Vector<T> expm1, exp;
 };
 
-// exp(x) and expm1(x) from one range reduction, each with full relative accuracy. Arguments above 88 (float)
-// or 709 (double) are taken as that; below -87.3 (-708.4), -inf included, exp is 0 and expm1 is -1.
-template <class T> FASTMMD_INLINE Exponential<T> exponential(Vector<T> x) {
+// exp(x) and expm1(x) from one range reduction, each with full relative accuracy, for x from -87.3 to 88
+// (float) or -708 to 709 (double). What is fixed here is exact or tiny: an error that all arguments share
+// would not average out over many pairs.
+template <class T> FASTMMD_INLINE Exponential<T> near_exponential(Vector<T> x) {
     typedef Format<T> F;
     typedef Constants<T> C;
-    const Vector<T> bounded = at_most<T>(at_least<T>(x, F::exp_smallest), F::exp_largest);
-    const Vector<T> shifted = bounded * C::log2_e + F::rounder;
+    const Vector<T> shifted = x * C::log2_e + F::rounder;
     const Vector<T> n = shifted - F::rounder;
-    const Vector<T> r = (bounded - n * C::ln2_high) - n * C::ln2_low;
+    const Vector<T> r = (x - n * C::ln2_high) - n * C::ln2_low;
     const Vector<T> p = expm1_polynomial<T>(r);
     // The integer n stands in the low bits of `shifted`; what else is there leaves with the shift.
     const Vector<T> scale = (Vector<T>)(((Bits<T>)shifted + F::bias) << F::mantissa);
-    const Vector<T> exp = scale * p + scale;
-    return {scale * p + (scale - T(1)), x < broadcast<T>(F::exp_smallest) ? Vector<T>{} : exp};
+    return {scale * p + (scale - T(1)), scale * p + scale};
 }
 
-// 2^(x rate) and the same minus 1, without guards: |x rate| must stay below 126 (float) or 1022 (double).
-template <class T> FASTMMD_INLINE Exponential<T> exponential2(Vector<T> x, T rate) {
+// The same for any x. Arguments above 88 (float) or 709 (double) are taken as that; below -87.3 (-708.4),
+// -inf included, exp is 0 and expm1 is -1.
+template <class T> FASTMMD_INLINE Exponential<T> exponential(Vector<T> x) {
     typedef Format<T> F;
-    const Vector<T> shifted = x * rate + F::rounder;
-    const Vector<T> n = shifted - F::rounder;
-    const Vector<T> p = exp2m1_polynomial<T>(x * rate - n);  // one rounding: contracted
-    const Vector<T> scale = (Vector<T>)(((Bits<T>)shifted + F::bias) << F::mantissa);
-    return {scale * p + (scale - T(1)), scale * p + scale};
+    const Exponential<T> e = near_exponential<T>(at_most<T>(at_least<T>(x, F::exp_smallest), F::exp_largest));
+    return {e.expm1, x < broadcast<T>(F::exp_smallest) ? Vector<T>{} : e.exp};
 }
 
 template <class T> FASTMMD_INLINE Vector<T> exp_of(Vector<T> x) { return exponential<T>(x).exp; }

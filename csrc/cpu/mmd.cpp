@@ -164,10 +164,13 @@ template <class T> class Mmd2Run {
 
     void plan(int64_t b) {
         const Moments &x = sample(b, 0).moments, &y = sample(b, sides_ - 1).moments;
-        const double farthest_r =
-            larger(farthest_distance(x, y, dim_),
-                   larger(farthest_distance(x, x, dim_), farthest_distance(y, y, dim_)));
-        plans_.make(b, task_.kernel, dim_, farthest_r, !per_rung_);
+        Distances distances = distances_between(x, y, dim_);
+        const Moments* samples[2] = {&x, &y};
+        for (const Moments* own : samples)
+            distances.farthest = larger(distances.farthest, distances_between(*own, *own, dim_).farthest);
+        // The rounded coefficients of the folded kernel are a kernel that is off by 2^-25, for all pairs
+        // alike. That cancels between the terms; the self-term of x alone meets a closed form outside.
+        plans_.make(b, task_.kernel, dim_, distances, per_rung_, task_.y);
     }
 
     void run_strip(int64_t at, int thread) {
@@ -214,7 +217,7 @@ template <class T> class Mmd2Run {
         }
         const int64_t row = b * own.count + first;
         for (int i = 0; i < block.rows; ++i) {
-            term.value[row + i] = other.scale * block.value[i];
+            term.value[row + i] = other.scale * block.value[i] - plan.offset * other.moments.mass;
             if (term.grad_rows)
                 for (int d = 0; d < dim_; ++d)
                     term.gradient[(row + i) * dim_ + d] = block.row_gradient(i, d, dim_);

@@ -9,6 +9,7 @@ namespace {
 struct Moments {
     double* mean;     // [dim], every point alike
     double farthest;  // largest |x - mean|^2
+    double spread;    // its mean over the points
     double mass;      // sum_j w_j
     double* moment;   // [dim]: sum_j w_j (x_j - mean)
 
@@ -40,14 +41,15 @@ void find_moments(const Columns<T>& columns,
         });
         moments.mean[d] = sum_halves<lanes<T>>(sum) / (double)columns.count;
     }
-    Wide<T> farthest = {}, mass = {};
-    for_each_column(columns, [&](const T* coordinates, Wide<T> weight, Wide<T>) {
+    Wide<T> farthest = {}, total = {}, mass = {};
+    for_each_column(columns, [&](const T* coordinates, Wide<T> weight, Wide<T> live) {
         Wide<T> squares = {};
         for (int d = 0; d < dim; ++d) {
             const Wide<T> spread = widen<T>(load(coordinates + (int64_t)d * width)) - moments.mean[d];
             squares += spread * spread;
         }
         farthest = squares > farthest ? squares : farthest;
+        total += live * squares;
         mass += weight;
     });
     for (int d = 0; d < dim; ++d) {
@@ -58,16 +60,16 @@ void find_moments(const Columns<T>& columns,
         moments.moment[d] = scale * sum_halves<lanes<T>>(sum);
     }
     moments.mass = scale * sum_halves<lanes<T>>(mass);
+    moments.spread = sum_halves<lanes<T>>(total) / (double)columns.count;
     moments.farthest = 0;
     for (int lane = 0; lane < lanes<T>; ++lane) moments.farthest = larger(moments.farthest, farthest[lane]);
 }
 
-// A bound of the squared distances between the points of two samples.
-inline double farthest_distance(const Moments& a, const Moments& b, int dim) {
+inline Distances distances_between(const Moments& a, const Moments& b, int dim) {
     double r = 0;
     for (int d = 0; d < dim; ++d) r += (a.mean[d] - b.mean[d]) * (a.mean[d] - b.mean[d]);
     const double reach = sqrt(a.farthest) + sqrt(b.farthest) + sqrt(r);
-    return reach * reach;
+    return {reach * reach, a.spread + b.spread + r};
 }
 
 // Rows are read in blocks; a tile's columns from one block on start at a multiple of it.
@@ -194,13 +196,15 @@ template <class T> class PlanMemory {
           flags_(2 * batch * count),
           numbers_(3 * batch * count) {}
     explicit operator bool() const { return plans_ && rungs_ && order_ && flags_ && numbers_; }
-    void make(int64_t b, const Kernel& kernel, int dim, double farthest_r, bool may_fold) const {
+    void make(int64_t b, const Kernel& kernel, int dim, const Distances& distances, bool per_rung,
+              bool may_fold) const {
         bool* flags = flags_.get() + 2 * b * count_;
         double* numbers = numbers_.get() + 3 * b * count_;
         const PlanScratch scratch = {
             order_.get() + b * count_, flags, flags + count_, numbers, numbers + count_,
             numbers + 2 * count_};
-        make_plan<T>(kernel, dim, farthest_r, may_fold, rungs_.get() + b * count_, scratch, plans_.get()[b]);
+        make_plan<T>(kernel, dim, distances, per_rung, may_fold, rungs_.get() + b * count_, scratch,
+                     plans_.get()[b]);
     }
     const Plan<T>& operator[](int64_t b) const { return plans_.get()[b]; }
 

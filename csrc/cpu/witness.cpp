@@ -58,7 +58,7 @@ template <class T> class WitnessRun {
             parts_[side].moment = parts_[side].mean + dim_;
             find_moments(columns_[side], 1.0, parts_[side]);
         }
-        plan_.make(0, task_.kernel, dim_, farthest_distance(parts_[0], parts_[1], dim_), !per_rung_);
+        plan_.make(0, task_.kernel, dim_, distances_between(parts_[0], parts_[1], dim_), per_rung_, true);
     }
 
     // Every strips_-th block of points, one after the other: they share their sums per rung.
@@ -83,7 +83,7 @@ template <class T> class WitnessRun {
 
         const double shift = plan_[0].shift;
         for (int i = 0; i < rows.rows; ++i) {
-            if (value) value[first + i] = (T)rows.value[i];
+            if (value) value[first + i] = (T)(rows.value[i] - plan_[0].offset * parts_[1 - side].mass);
             for (int d = 0; grad && d < dim_; ++d) {
                 const int64_t at = (first + i) * dim_ + d;
                 double sum = rows.row_gradient(i, d, dim_);
