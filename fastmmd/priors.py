@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class Prior:
 
     def __init__(self, dim: int) -> None:
         self.dim = check_int("dim", dim)
+        self.kept_terms: dict[Any, Any] = {}  # what `mmd2_to_prior` prepares for a list of bandwidths
 
     def sample(
         self,

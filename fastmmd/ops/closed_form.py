@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,15 +77,15 @@ def mmd2_to_prior(
     self_term = torch.ops.fastmmd.mmd2(
         xb, None, weights, None, s, w, s_floats, w_floats, "gaussian", 1.0, unbiased, needs, current()
     )[0]
-    scales = _constants(tuple(s_floats)).get(x.device) if s is None else s.to(F64)
-    shares = _constants(tuple(w_floats)).get(x.device) if w is None else w.to(F64)
-    # All in float64, which autocast leaves alone.
-    if isinstance(prior, Uniform):
-        cross, prior_term = _uniform_terms(xb.to(F64), prior, scales, shares)
+    if s is None and w is None:
+        terms = _kept_terms(prior, tuple(s_floats), tuple(w_floats)).get(x.device)
     else:
-        cross, prior_term = _mixture_terms(xb.to(F64), prior, scales, shares)
-    mean = cross.mean(-1) if weights is None else (cross * normalized(weights.to(F64))).sum(-1)
-    mmd: Tensor = self_term - 2 * mean + prior_term
+        scales = x.new_tensor(s_floats, dtype=F64) if s is None else s.to(F64)
+        shares = x.new_tensor(w_floats, dtype=F64) if w is None else w.to(F64)
+        terms = _prior_terms(prior, scales, shares, x.device)
+    u = terms.cross(xb.flatten(0, 1).to(F64)).view(-1, n)  # in float64, which autocast leaves alone
+    mean = u.mean(-1) if weights is None else (u * normalized(weights.to(F64))).sum(-1)
+    mmd = torch.add(self_term + terms.own, mean, alpha=-2)
     return mmd.to(xb.dtype).reshape(batch)
 
 
@@ -105,42 +106,86 @@ def _round(value: float) -> float:
     return rounded if math.isfinite(rounded) and rounded != 0 else value
 
 
-@lru_cache(maxsize=64)
-def _constants(values: tuple[float, ...]) -> DeviceCache[Tensor]:
-    return DeviceCache(lambda device: torch.tensor(values, dtype=F64, device=device))
+@dataclass(frozen=True)
+class _MixtureTerms:
+    """A Gaussian mixture and S kernels, ready for points: the exponents are base + offset^2 @ rate."""
+
+    means: Tensor  # [K, 1, D]
+    eigenvectors: Tensor | None  # [K, D, D]
+    base: Tensor  # [K, 1, S]
+    rate: Tensor  # [K, D, S]
+    weights: Tensor  # [K]
+    shares: Tensor  # [S]
+    own: Tensor  # [], E u(y, y')
+
+    def cross(self, x: Tensor) -> Tensor:
+        """E_y u(x_i, y): [N, D] -> [N]."""
+        offset = x - self.means
+        if self.eigenvectors is not None:
+            offset = offset @ self.eigenvectors
+        return self.weights @ (torch.expm1(torch.baddbmm(self.base, offset.square(), self.rate)) @ self.shares)
 
 
-def _mixture_terms(x: Tensor, prior: MixturePrior, s: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """E_y u(x_i, y) [B, N] and E u(y, y') [] for a Gaussian mixture; x [B, N, D] in float64."""
-    components, pairs = prior.components(x.device), prior.differences(x.device)
-    offset = x.flatten(0, 1) - components.means[:, None]  # [K, B N, D]
-    if components.eigenvectors is not None:
-        offset = offset @ components.eigenvectors
-    cross = _expected_u(offset.square(), components.eigenvalues, components.weights, s, w)
-    return cross.view(x.shape[:2]), _expected_u(pairs.means.square()[:, None], pairs.eigenvalues, pairs.weights, s, w)[
-        0
-    ]
+def _mixture_terms(prior: MixturePrior, s: Tensor, w: Tensor, device: torch.device) -> _MixtureTerms:
+    def exponents(variance: Tensor) -> tuple[Tensor, Tensor]:
+        """E exp(-|a|^2 / (2 s^2)) = exp(base + offset^2 @ rate) for a ~ N(offset, diag(variance)); variance [K, D]."""
+        wide = variance[:, :, None]  # [K, D, S]
+        return -0.5 * torch.log1p(wide / s**2).sum(1, keepdim=True), -0.5 / (wide + s**2)
+
+    components, pairs = prior.components(device), prior.differences(device)
+    base, rate = exponents(pairs.eigenvalues)
+    own = pairs.weights @ (torch.expm1(torch.baddbmm(base, pairs.means.square()[:, None], rate)) @ w)
+    base, rate = exponents(components.eigenvalues)
+    return _MixtureTerms(
+        components.means[:, None], components.eigenvectors, base, rate, components.weights, w, own.sum()
+    )
 
 
-def _expected_u(offset2: Tensor, variance: Tensor, weights: Tensor, s: Tensor, w: Tensor) -> Tensor:
-    """sum_ks weights_k w_s (E exp(-|a|^2 / (2 s^2)) - 1) for a ~ N(offset_k, diag(variance_k)).
+@dataclass(frozen=True)
+class _UniformTerms:
+    """A uniform box and S kernels, ready for points: products over the dimensions."""
 
-    [K, N, D], [K, D], [K], [S], [S] -> [N], in as few operations on [K, N, S] as there can be.
-    """
-    s2 = s.square()
-    volume = torch.log1p(variance[:, :, None] / s2).sum(1, keepdim=True)  # [K, 1, S]
-    exponent = torch.baddbmm(-0.5 * volume, offset2, -0.5 / (variance[:, :, None] + s2))
-    return weights @ (torch.expm1(exponent) @ w)
+    low: Tensor  # [D]
+    high: Tensor  # [D]
+    scales: Tensor  # [S]
+    shares: Tensor  # [S]
+    own: Tensor  # [], E u(y, y')
+
+    def cross(self, x: Tensor) -> Tensor:
+        """E_y u(x_i, y): [N, D] -> [N]."""
+        c = 1 / (math.sqrt(2) * self.scales)
+        upper, lower = (self.high - x)[..., None] * c, (self.low - x)[..., None] * c  # [N, D, S]
+        mass = math.sqrt(math.pi) / 2 / (c * (self.high - self.low)[:, None])
+        return (((torch.erf(upper) - torch.erf(lower)) * mass).prod(-2) - 1) @ self.shares
 
 
-def _uniform_terms(x: Tensor, prior: Uniform, s: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """E_y u(x_i, y) [B, N] and E u(y, y') [] for a uniform box: products over the dimensions; x in float64."""
-    low, high = prior.bounds(x.device)
-    width = (high - low)[:, None]  # [D, 1]
-    c = 1 / (math.sqrt(2) * s)  # [S]
-    upper, lower = (high - x)[..., None] * c, (low - x)[..., None] * c  # [B, N, D, S]
-    factors = math.sqrt(math.pi) / 2 / c * (torch.erf(upper) - torch.erf(lower)) / width
-    cross = (factors.prod(-2) - 1) @ w
-    t = s / width  # [D, S]
+def _uniform_terms(prior: Uniform, s: Tensor, w: Tensor, device: torch.device) -> _UniformTerms:
+    low, high = prior.bounds(device)
+    t = s / (high - low)[:, None]  # [D, S]
     t = math.sqrt(2 * math.pi) * t * torch.erf(1 / (math.sqrt(2) * t)) + 2 * t**2 * torch.expm1(-0.5 / t**2)
-    return cross, (t.prod(0) - 1) @ w
+    return _UniformTerms(low, high, s, w, (t.prod(0) - 1) @ w)
+
+
+Terms = _MixtureTerms | _UniformTerms
+
+
+def _prior_terms(prior: MixturePrior | Uniform, s: Tensor, w: Tensor, device: torch.device) -> Terms:
+    if isinstance(prior, Uniform):
+        return _uniform_terms(prior, s, w, device)
+    return _mixture_terms(prior, s, w, device)
+
+
+def _number_terms(prior: MixturePrior | Uniform, s: Sequence[float], w: Sequence[float], device: torch.device) -> Terms:
+    scales, shares = (torch.tensor(values, dtype=F64, device=device) for values in (s, w))
+    return _prior_terms(prior, scales, shares, device)
+
+
+def _kept_terms(prior: MixturePrior | Uniform, s: tuple[float, ...], w: tuple[float, ...]) -> DeviceCache[Terms]:
+    """For bandwidths and weights that are numbers: made once, and kept with the prior."""
+    make = partial(_number_terms, prior, s, w)
+    if torch.compiler.is_compiling():
+        return DeviceCache(make)
+    if len(prior.kept_terms) > 64:  # bandwidths on a schedule
+        prior.kept_terms.clear()
+    kept: DeviceCache[Terms] = prior.kept_terms.setdefault((s, w), DeviceCache(make))
+    return kept
