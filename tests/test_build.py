@@ -170,7 +170,7 @@ def test_fast_math_is_refused() -> None:
 @pytest.mark.skipif(COMPILER is None or shutil.which("nm") is None, reason="no compiler or no nm")
 def test_kernels_leave_no_weak_symbols(tmp_path: Path) -> None:
     """One function shared between instruction sets, and the linker may keep AVX-512 code for the baseline."""
-    for name in ("mmd", "witness", "fourier", "parzen", "elementwise"):
+    for name in ("mmd", "witness", "fourier", "fourier_function", "parzen", "elementwise"):
         command = [
             str(COMPILER), "-std=c++17", "-O0", "-w", "-c", "-fopenmp", "-DFASTMMD_ISA=baseline",
             str(ROOT / "csrc" / "cpu" / f"{name}.cpp"), "-o", str(tmp_path / "kernels.o"),

@@ -71,6 +71,37 @@ def test_against_the_dense_formula(backend: str, m: int, n: int, dim: int, dtype
         assert_close(gradient.to(F64), want, rtol=rtol, rows=True, sensitivity=4 * rtol + 1e-3)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("dim", [3, 50])
+def test_halving_sigmas(backend: str, dim: int, dtype: torch.dtype) -> None:
+    """Where one sigma is half of another, exponentials may be fourth powers of others: twice in a row at most, so that
+    errors of 2^-23 (2^-52) grow no more than to 4^2 of them; two chains, one longer, out of order."""
+    sigmas = (3.0, *(0.05 * 2.0**i for i in range(11)), 1.5, 0.75, 0.7)
+    x, y = points(70, dim, dtype=dtype), points(330, dim, seed=1, dtype=dtype)
+    y[:70] = x + 0.02 * points(70, dim, seed=2, dtype=dtype)  # near neighbours, which the small sigmas see
+    value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])
+    expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)
+    eps = torch.finfo(dtype).eps
+    # Besides: four roundings of squared distances and norms of at most 150, over 2 sigma^2 of the smallest sigma.
+    atol = 4**2 * eps + min(NATS, 4 * eps / 2 * (60 if dim == 3 else 300) / (2 * 0.05**2))
+    assert_close(value, expected, atol=atol)
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert gradient is not None and want is not None
+        assert_close(gradient, want, rtol=2 * atol, rows=True, sensitivity=8 * atol + 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_sigmas_far_apart_in_one_call(backend: str, dtype: torch.dtype) -> None:
+    """What a small sigma leaves out of a tile, a large one counts: each as in a call of its own."""
+    x, y = points(40, 5, dtype=dtype), points(900, 5, seed=1, dtype=dtype)
+    y[300:600] += 40
+    sigmas = (0.01, 100.0, 0.3, 1e6)
+    found = fastmmd.parzen_log_likelihood(x, y, sigmas)
+    assert_close(found[1:], oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)[1:])
+    for row, sigma in zip(found, sigmas, strict=True):
+        assert_close(row, fastmmd.parzen_log_likelihood(x, y, sigma))
+
+
 def test_images_within_the_promised_nats(backend: str) -> None:
     x, y = images(150, seed=1), images(400, seed=2)
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), SIGMAS)

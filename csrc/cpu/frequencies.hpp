@@ -3,6 +3,11 @@
 // Feature k has the 64-bit index start + k. Philox-4x32-10 with key = seed and counter = (index low, index
 // high, d / 4, 0) gives the normals of four dimensions: two Box-Muller pairs from the words 0, 1 and 2, 3,
 // cosine first, with radius from u = (2 (word >> 9) + 1) 2^-24 and angle 2 pi word 2^-32.
+//
+// The kernels count angles in half turns, t = W x / pi, and so make their frequencies with 1 / pi in them.
+// The nearest integer to t is subtracted and its parity flips signs; sine and cosine of the rest are two
+// polynomials. Where |t| may pass Format<T>::turns_limit, whole turns are taken off first (`far`). While some
+// projections become sines and cosines the next ones are under way: independent work for both multipliers.
 #pragma once
 #include "../common/philox.hpp"
 #include "math.hpp"
@@ -11,6 +16,9 @@
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
+
+constexpr double inverse_pi = 0.31830988618379067, pi = 3.1415926535897932;
+constexpr int chunk = 16;  // terms added in T before their sum goes on: equal ones round alike
 
 template <class T>
 FASTMMD_INLINE void box_muller(Vector<uint32_t, lanes<T>> radius_word, Vector<uint32_t, lanes<T>> angle_word,
@@ -77,6 +85,48 @@ void make_frequencies(const Features& features, int64_t first, int width, int di
 template <class T> FASTMMD_INLINE Vector<T> feature_scales(const Features& features, int64_t first) {
     const double size = (double)(features.count / features.parts);
     return by_part<T>(features, first, [&](int64_t s) { return sqrt(features.weights[s] / size); });
+}
+
+// The largest |value|; passes over NaN, which reaches every result that it concerns anyway.
+template <class T>
+T largest_size(const T* values,  // [count]
+               int64_t count) {
+    Vector<T> largest = {};
+    for (int64_t i = 0; i < count; i += lanes<T>) {
+        Vector<T> size = {};
+        if (i + lanes<T> <= count) {
+            size = load(values + i);
+        } else {
+            for (int lane = 0; lane < count - i; ++lane) size[lane] = values[i + lane];
+        }
+        size = size < Vector<T>{} ? -size : size;
+        largest = size > largest ? size : largest;
+    }
+    T result = 0;
+    for (int lane = 0; lane < lanes<T>; ++lane) result = larger(result, largest[lane]);
+    return result;
+}
+
+// Whether |W x / pi| may pass the limit of half_turns for one of `width` features and |x_d| <= largest.
+template <class T>
+bool may_be_far(const T* frequencies,  // [dim][width]
+                int width, int dim, T largest) {
+    for (int k = 0; k < width; k += lanes<T>) {
+        Vector<T> sum = {};
+        for (int d = 0; d < dim; ++d) {
+            const Vector<T> w = load(frequencies + (int64_t)d * width + k);
+            sum += w < Vector<T>{} ? -w : w;
+        }
+        if (any<T>(~(sum * largest < broadcast(Format<T>::turns_limit / 2)))) return true;
+    }
+    return false;
+}
+
+// sin(pi t) / rest = (-1)^n sinpi_polynomial(square), cos(pi t) = (-1)^n cospi_polynomial(square).
+template <class T, int Count, bool Far>
+FASTMMD_INLINE void reduce(const Vector<T>* t, HalfTurns<T>* turns, Vector<T>* square) {  // [Count] each
+    for (int i = 0; i < Count; ++i) turns[i] = half_turns<T>(Far ? within_a_turn<T>(t[i]) : t[i]);
+    for (int i = 0; i < Count; ++i) square[i] = turns[i].rest * turns[i].rest;
 }
 
 }  // namespace

@@ -112,7 +112,7 @@ void check_case(Random& random, int64_t batch, int64_t n, int dim, int64_t count
     Case c = {{{(int64_t)random.word(), (int64_t)random.word()}, count, parts}, batch, n, dim, {}, {}, {}};
     c.x = random_points(random, batch * n, dim, 0.25);
     for (int64_t i = 0; i < batch * n; ++i) c.weights.push_back((double)(float)(random.weight() / (double)n));
-    if (kind == equal_weights && n > 0) c.weights.assign(batch * n, c.weights[0]);
+    if (kind == equal_weights && !c.weights.empty()) c.weights.assign(batch * n, c.weights[0]);
     // Its own results are bounded and no more; those of the other points stay as they are.
     if (kind == far_point && n > 1) c.x[dim] = (double)(float)1e20;
     for (int64_t k = 0; k < batch * 2 * count; ++k) c.coefficients.push_back(random.normal());
