@@ -53,16 +53,14 @@ format: $(VENV)/installed-dev
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/record.py
 
-<<<<<<< HEAD
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/record.py --quick
+
 # All that the C++ tests need besides a compiler.
 $(VENV)/build-tools:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check cmake ninja
 	touch $@
-=======
-bench-quick: $(VENV)/installed-bench
-	$(BIN)/python benchmarks/record.py --quick
->>>>>>> 150523f74a614b2533acec5e78bf0754b98016c8
 
 # torch first and by itself: with it in place no dependency pulls another build.
 $(VENV)/torch:
