@@ -80,7 +80,7 @@ def timings(files: list[str]) -> list[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
-        command = [sys.executable, "-m", "pytest", *files, "-q", "-rs", "-p", "no:cacheprovider", "-W", "ignore"]
+        command = [sys.executable, "-m", "pytest", *files, "-q", "-x", "-rs", "-p", "no:cacheprovider", "-W", "ignore"]
         command += ["--benchmark-json", str(raw), "--benchmark-columns", "median,iqr,rounds"]
         subprocess.run(command, cwd=HERE, check=True)
         found = json.loads(raw.read_text())
