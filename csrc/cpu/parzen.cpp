@@ -20,8 +20,8 @@ constexpr int most_powers = 2;
 template <class T> struct Rung {
     int index;     // of the sigma
     bool follows;  // the rung before, whose sigma is twice this one
-    T scale;       // log2(e) rate
-    T limit;       // excesses beyond it count as this one, 2^-125
+    T rate;        // 1 / (2 sigma^2)
+    T limit;       // excesses beyond it count as this one, exp(-87)
 };
 
 inline double rate_of(double sigma) { return 0.5 / (sigma * sigma); }
@@ -33,9 +33,9 @@ template <class T> bool plan_rungs(const double* sigmas, int count,
     if (!order || !follows) return false;
     plan_ladder(sigmas, count, order.get(), follows.get());
     for (int s = 0, powers = 0; s < count; ++s) {
-        const double scale = 1.4426950408889634 * rate_of(sigmas[order.get()[s]]);
+        const double rate = smaller(rate_of(sigmas[order.get()[s]]), 1e38);
         powers = follows.get()[s] && powers < most_powers ? powers + 1 : 0;
-        rungs[s] = {order.get()[s], powers > 0, (T)smaller(scale, 1e38), (T)(-125 / smaller(scale, 1e38))};
+        rungs[s] = {order.get()[s], powers > 0, (T)rate, (T)(-87 / rate)};
     }
     return true;
 }
@@ -60,7 +60,7 @@ FASTMMD_INLINE void climb(const Rung<T>& rung, const Vector<T>* excess, Vector<T
             const Vector<T> square = k[v] * k[v];
             k[v] = square * square;
         } else {
-            k[v] = exponential2<T>(at_least<T>(excess[v], rung.limit), rung.scale).exp;
+            k[v] = near_exponential<T>(at_least<T>(excess[v], rung.limit) * rung.rate).exp;
         }
     }
 }
