@@ -148,13 +148,14 @@ inline std::vector<double> random_points(Random& random, int64_t count, int dim,
     return points;
 }
 
-// What the roundings of additions in double are as large as: the terms of their own sum, or also those of the
-// largest number (mmd2 and witness take parts of their gradients from moments of all points).
+// Which terms a number's roundings are as large as: those of its own sum, or also those of the largest
+// number. The latter holds for mmd2 and witness, whose gradients take parts from the moments of all points,
+// and which add k in place of k - k(0) where that is what a typical pair has more digits in.
 enum class Roundings { own, shared };
 
 // Every number is within its bound: 16 roundings of T in each term (the distance, the exponential, the
-// squarings of the ladder, the weight), 4 standard deviations of the roundings of so many additions in
-// double, as a random walk, and the rounding of the result.
+// squarings of the ladder, the weight), 2 of what is shared, 4 standard deviations of the roundings of so
+// many additions in double, as a random walk, and the rounding of the result.
 template <class T, class Result>
 void check_close(const std::string& label, const std::string& name, const Array<Result>& got,
                  const Sums& expected, int64_t additions, Roundings roundings) {
@@ -166,8 +167,8 @@ void check_close(const std::string& label, const std::string& name, const Array<
     bool sensitive = false, zero = true;
     for (size_t i = 0; i < got.size(); ++i) {
         const Number size = std::fabs(expected[i].value);
-        const Number bound = 16 * rounding<T> * expected[i].size +
-                             walk * std::max(expected[i].size, shared_size) + 2 * rounding<Result> * size;
+        const Number bound = (16 * rounding<T> + walk) * expected[i].size +
+                             (2 * rounding<T> + walk) * shared_size + 2 * rounding<Result> * size;
         const Number error = std::fabs((Number)got[i] - expected[i].value);
         const Number share = error == 0 ? 0 : error / bound;
         if (!(share <= worst)) worst = share, place = i;

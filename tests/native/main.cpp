@@ -1,5 +1,8 @@
 // native_tests [--margins] [--exhaustive] [WORD...]: runs the tests whose names contain one of the words, all
 // without words. --margins prints how much of each bound was used, --exhaustive tries every float (minutes).
+#include <unistd.h>
+
+#include <csignal>
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +17,16 @@ namespace {
 
 int64_t checks = 0, failures = 0;
 constexpr int64_t most_reports = 20;
+
+const char* running = "";
+
+// The pages behind the arrays end the program; sanitizers have reports of their own.
+void report_fault(int) {
+    const char* const parts[] = {running, ": touched memory behind an array; `make sanitize` says where\n"};
+    for (const char* part : parts)
+        if (write(STDOUT_FILENO, part, std::strlen(part)) < 0) break;
+    _exit(1);
+}
 
 std::map<std::string, double>& margins() {
     static std::map<std::string, double> largest;
@@ -68,6 +81,8 @@ void sensitivity(const std::string& name, bool sensitive) {
 }
 
 int run(int count, char** words) {
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);
+    if (!sanitized) std::signal(SIGSEGV, report_fault);
     bool with_margins = false;
     std::vector<const char*> wanted;
     for (int i = 1; i < count; ++i)
@@ -88,15 +103,15 @@ int run(int count, char** words) {
         if (!chosen) continue;
         const int64_t checks_before = checks, failures_before = failures;
         const double begin = seconds();
+        running = test.name;
         test.body();
         CHECK(checks > checks_before, "%s checked nothing", test.name);
         std::printf("%-6s %-58s %8lld checks %6.2f s\n", failures == failures_before ? "ok" : "FAILED",
                     test.name, (long long)(checks - checks_before), seconds() - begin);
-        std::fflush(stdout);
         ++ran;
     }
-    for (const auto& [name, tally] : tallies())
-        CHECK(10 * tally.sensitive >= 9 * tally.all,
+    for (const auto& [name, tally] : tallies())  // over all tests together
+        CHECK(!wanted.empty() || 10 * tally.sensitive >= 9 * tally.all,
               "%s: only %lld of %lld bounds would reject an error of a thousandth", name.c_str(),
               (long long)tally.sensitive, (long long)tally.all);
     if (with_margins)
