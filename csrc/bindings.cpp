@@ -11,6 +11,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "build_summary.hpp"
@@ -83,6 +84,31 @@ void mmd2(py::bool_ is_double, int threads, int64_t batch, int64_t n, int64_t m,
         {is_double, usable_threads(threads), batch, n, m, dim, at(x), at(y), at(x_weights), at(y_weights),
          kernel_of(kernel, bandwidths, weights, alpha), unbiased, at<double>(value), at(grad_x), at(grad_y),
          at(grad_x_weights), at(grad_y_weights), at(grad_bandwidths), at(grad_kernel_weights)});
+}
+
+// count, points, norms, mass, slopes, grad, scale
+typedef std::tuple<int64_t, Address, Address, Address, Address, Address, double> Side;
+
+TileSide side_of(const Side& side) {
+    const auto [count, points, norms, mass, slopes, grad, scale] = side;
+    return {count, at(points), at(norms), at(mass), at<double>(slopes), at(grad), scale};
+}
+
+double mmd_tile(py::bool_ is_double, int threads, int dim, int64_t stride, Address products, const Side& rows,
+                const Side& columns, py::bool_ diagonal, const std::string& kernel, const Numbers& bandwidths,
+                const Numbers& weights, double alpha, double farthest_r, double typical_r, py::bool_ may_fold,
+                double offset, double times, Address value, double rung_factor, Address grad_bandwidths,
+                Address grad_kernel_weights) {
+    check_dim(dim);
+    check(stride % 16 == 0 && std::get<0>(columns) <= stride,
+          "stride: expected a multiple of 16, the most lanes of a vector");
+    double shift = 0;
+    call<MmdTile>(operations().mmd_tile,
+                  {is_double, usable_threads(threads), dim, stride, at(products), side_of(rows),
+                   side_of(columns), diagonal, kernel_of(kernel, bandwidths, weights, alpha), farthest_r,
+                   typical_r, may_fold, offset, times, at<double>(value), rung_factor,
+                   at<double>(grad_bandwidths), at<double>(grad_kernel_weights), &shift});
+    return shift;
 }
 
 void witness(py::bool_ is_double, int threads, int64_t p, int64_t n, int dim, Address points, Address samples,
@@ -165,6 +191,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("capabilities", &usable_capabilities);
     module.def("openmp_threads", [] { return usable_threads(omp_get_max_threads()); });
     module.def("mmd2", &mmd2);
+    module.def("mmd_tile", &mmd_tile);
     module.def("witness", &witness);
     module.def("fourier_sum", &fourier_sum);
     module.def("fourier_function", &fourier_function);

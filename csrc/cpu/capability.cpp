@@ -10,6 +10,7 @@ namespace {
 #define FASTMMD_OPERATIONS(isa) \
     {#isa,                      \
      isa::mmd2,                 \
+     isa::mmd_tile,             \
      isa::witness,              \
      isa::fourier_sum,          \
      isa::fourier_function,     \

@@ -1,4 +1,4 @@
-"""mmd2 and witness through the compiled kernels."""
+"""mmd2 and witness through the compiled kernels, mmd2 of many points in many dimensions through matrix products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from ..specs import KernelSpec
+from . import mmd_products
 from .library import address, is_double, load, numbers, threads
+
+DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
+DIRECT_COORDINATES = 2**16  # of x and y together
 
 
 def mmd2(
@@ -21,6 +25,29 @@ def mmd2(
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
+    way = mmd_products.mmd2 if _products_pay(x, y) else _by_differences
+    return way(x, y, x_weights, y_weights, kernel, unbiased, needs)
+
+
+def _products_pay(x: Tensor, y: Tensor | None) -> bool:
+    """Whether products are faster, and no squared norm overflows, nor is anything infinite or NaN."""
+    samples = [x] if y is None else [x, y]
+    coordinates, dim = sum(sample.shape[1] for sample in samples) * x.shape[2], x.shape[2]
+    if dim <= DIRECT_DIMS or coordinates < DIRECT_COORDINATES or x.numel() == 0:
+        return False
+    limit = (1e-2 * torch.finfo(x.dtype).max / dim) ** 0.5
+    return all(-limit < float(bound) < limit for sample in samples for bound in sample.aminmax())
+
+
+def _by_differences(
+    x: Tensor,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    kernel: KernelSpec,
+    unbiased: bool,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
     batch, n, dim = x.shape
     m = 0 if y is None else y.shape[1]
     count = len(kernel.bandwidths)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +15,11 @@ from torch import Tensor
 
 def tile_size(count: int, most: int) -> int:
     return min(most, max(16, -(-count // 16) * 16))
+
+
+def even_tile_size(count: int, most: int) -> int:
+    """Rows per tile so that `count` of them fill the fewest tiles evenly, a multiple of 16."""
+    return tile_size(-(-count // max(1, -(-count // most))), most)
 
 
 def blocks_of(points: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
@@ -29,6 +36,24 @@ def squared_norms(points: Tensor) -> Tensor:
     """[N]; NaN for a point with an infinity, which would be far from everything and so disappear."""
     norms: Tensor = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
     return norms.square_().to(points.dtype).masked_fill_(~points.isfinite().all(1), torch.nan)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T, within full_precision(): [n, k], [m, k] -> [n, m], a new tensor."""
+    product = _onednn() if a.dtype == torch.float32 else None
+    return a @ b.T if product is None else product(a, b, None, "none", [], "")
+
+
+@cache
+def _onednn() -> Any:
+    """oneDNN's product, or None without it: MKL's, torch's choice, keeps to AVX2 on processors of other makers."""
+    try:
+        product: Any = torch.ops.mkldnn._linear_pointwise
+        a, b = torch.arange(48.0).reshape(3, 16), torch.arange(80.0).reshape(5, 16)
+        works = platform.machine() in ("x86_64", "AMD64") and torch.equal(product(a, b, None, "none", [], ""), a @ b.T)
+    except (AttributeError, RuntimeError):
+        return None
+    return product if works else None
 
 
 # torch 2.9 and later have a setting of their own for CPU products; earlier ones have one for every device.

@@ -1,0 +1,320 @@
+"""mmd2 by matrix products: against the dense float64 formula, and where products cancel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from unittest.mock import Mock
+
+import oracle
+import pytest
+import torch
+from helpers import F32, F64, assert_close, points, positive, value_and_gradients
+from test_mmd import check, sample, scales
+from test_native import run_python
+from torch import Tensor
+
+import fastmmd
+from fastmmd import _native
+from fastmmd.backends.native import mmd, mmd_products, products
+from fastmmd.backends.specs import KernelSpec
+from fastmmd.ops.arguments import KERNELS
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs() -> Iterator[None]:
+    """torch fills the memory of empty() with NaN in this mode, so that an output nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def by_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
+    """Products for every size, in tiles so small that few points take many of them."""
+    monkeypatch.setattr(mmd, "DIRECT_DIMS", 0)
+    monkeypatch.setattr(mmd, "DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(mmd_products, "TILE", 16)
+    called = Mock(wraps=mmd_products.mmd2)
+    monkeypatch.setattr(mmd_products, "mmd2", called)
+    with fastmmd.backend("native"):
+        yield called
+    assert called.called
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("dim", [1, 17, 50])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_float32(by_products: Mock, kernel: str, dim: int, estimator: str) -> None:
+    check(*sample(45, 77, dim), scales(dim), kernel, estimator)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_everything_differentiable_at_once(by_products: Mock, kernel: str, dtype: torch.dtype, estimator: str) -> None:
+    energy = kernel == "energy"
+    check(
+        *sample(53, 41, 20, dtype),
+        [1.0] if energy else torch.tensor(scales(20), dtype=dtype),
+        kernel,
+        estimator,
+        positive(1 if energy else 3, dtype=dtype),
+        positive(53, seed=3, dtype=dtype),
+        positive(41, seed=4, dtype=dtype),
+        alpha=0.7 if kernel == "rational_quadratic" else 1.0,
+    )
+
+
+@pytest.mark.parametrize("weighted", ["x", "y"])
+def test_weights_of_one_side_with_zeros(by_products: Mock, weighted: str) -> None:
+    weights = positive(40, seed=5)
+    weights[::3] = 0
+    check(*sample(40, 40, 20), scales(20), **{f"{weighted}_weights": weights})
+
+
+def test_leading_dimensions(by_products: Mock) -> None:
+    check(points(2, 3, 23, 9, seed=1), points(3, 18, 9, seed=2, scale=1.4), scales(9), x_weights=positive(23))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (33, 1), (16, 32), (17, 31)])
+def test_sizes(by_products: Mock, shape: tuple[int, int]) -> None:
+    check(*sample(*shape, 6), scales(6))
+
+
+@pytest.mark.parametrize("needs", range(16))
+def test_every_combination_of_gradients(by_products: Mock, needs: int) -> None:
+    x, y = sample(40, 50, 12)
+    tensors = (x, y, positive(40), positive(50, seed=1))
+    wanted = [bool(needs >> i & 1) for i in range(4)]
+    fixed = [None if want else tensor for want, tensor in zip(wanted, tensors, strict=True)]
+
+    def call(function, *leaves):
+        xs, ys, xw, yw = (leaf if fix is None else fix for leaf, fix in zip(leaves, fixed, strict=True))
+        dtype = xs.dtype if wanted[0] else ys.dtype if wanted[1] else F32
+        if function is oracle.mmd2:
+            xs, ys, xw, yw, dtype = *(t.to(F64) for t in (xs, ys, xw, yw)), F64
+        return function(xs.to(dtype), ys.to(dtype), (3.0, 6.0), x_weights=xw, y_weights=yw)
+
+    leaves = [tensor if want else None for want, tensor in zip(wanted, tensors, strict=True)]
+    if not any(wanted):
+        assert_close(call(fastmmd.mmd2, *leaves), call(oracle.mmd2, *leaves), atol=1e-8)
+        return
+    value, gradients = value_and_gradients(lambda *t: call(fastmmd.mmd2, *t), leaves)
+    expected, expected_gradients = value_and_gradients(lambda *t: call(oracle.mmd2, *t), leaves)
+    assert_close(value, expected, atol=1e-8)
+    for index, (gradient, expectation) in enumerate(zip(gradients, expected_gradients, strict=True)):
+        if gradient is not None:
+            assert_close(gradient, expectation, rows=index < 2, atol=0 if index < 2 else 1e-7, sensitivity=0.1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
+    x, w = points(40, 12), positive(40)
+    spec = KernelSpec(
+        kernel, (1.0,) if kernel == "energy" else (3.0, 6.0), (1.0,) if kernel == "energy" else (1.0, 0.5)
+    )
+    found = mmd.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
+
+    def dense(x: Tensor, w: Tensor) -> Tensor:
+        w = w / w.sum()
+        k = oracle.gram(x, x, spec.bandwidths, kernel, spec.weights)
+        return w @ (k - k.diagonal().mean()) @ w
+
+    value, gradients = value_and_gradients(dense, (x, w), F64)
+    cotangent = positive(seed=99).item()
+    assert_close(found[0][0], value, rtol=1e-6)
+    assert_close(found[1][0] * cotangent, gradients[0], rows=True)
+    assert_close(found[3][0] * cotangent, gradients[1])
+
+
+# --- where products cancel
+
+
+def placed(name: str, n: int, dim: int, seed: int) -> Tensor:
+    """Points for which |p|^2 + |q|^2 - 2 p.q, or p_i sum_j c_ij - sum_j c_ij q_j, loses digits about the origin."""
+    z = points(n, dim, seed=seed, dtype=F64)
+    centres = points(5, dim, seed=7, dtype=F64)[torch.arange(n) % 5]
+    if name == "outlier" and seed == 1:
+        z[5] += 1e4
+    if name == "duplicates":
+        z[n // 2 :] = z[: n - n // 2]
+    return {
+        "one cloud": z,
+        "far from the origin": z + 1e4,
+        "far from each other": z + 10 * seed,
+        "clusters": centres * 1.5 + z,
+        "tight clusters": centres * 100 + z,
+        "pairs of tight clusters": centres.sign()[:, :1] * 100 + z,
+        "outlier": z,
+        "heavy tails": z / points(n, 1, seed=seed + 10, dtype=F64).abs(),
+        "duplicates": z,
+        "collapsed": z * (1e-3 if seed == 1 else 1),
+        "few dimensions": z[:, :4] @ points(4, dim, seed=8, dtype=F64),
+    }[name].to(F32)
+
+
+PLACES = (
+    "one cloud", "far from the origin", "far from each other", "clusters", "tight clusters", "pairs of tight clusters",
+    "outlier", "heavy tails", "duplicates", "collapsed", "few dimensions",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 30.0])
+@pytest.mark.parametrize("name", PLACES)
+def test_gaussian_where_products_cancel(name: str, width: float) -> None:
+    with fastmmd.backend("native"):
+        x, y = placed(name, 420, 96, 1), placed(name, 380, 96, 2)
+        assert mmd._products_pay(x[None], y[None])
+        check(x, y, [width * math.sqrt(96)])
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "gaussian"])
+@pytest.mark.parametrize("name", ["far from the origin", "clusters", "outlier", "heavy tails", "duplicates"])
+def test_other_kernels_where_products_cancel(name: str, kernel: str) -> None:
+    with fastmmd.backend("native"):
+        check(placed(name, 420, 96, 1), placed(name, 380, 96, 2), scales(96), kernel)
+
+
+def test_several_bandwidths_of_which_some_are_folded() -> None:
+    with fastmmd.backend("native"):
+        check(placed("clusters", 420, 96, 1), placed("clusters", 380, 96, 2), [2.0, 5.0, 10.0, 20.0, 40.0, 80.0])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_identical_samples_give_zero(kernel: str) -> None:
+    x = points(400, 100).requires_grad_()
+    arguments = () if kernel == "energy" else ((10.0, 20.0),)
+    with fastmmd.backend("native"):
+        value = fastmmd.mmd2(x, x.detach().clone(), *arguments, kernel=kernel)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert abs(value.item()) <= 4e-7 * 20 / 400
+        assert gradient.abs().max() <= 1e-7
+        same = points(1, 100).expand(400, 100)
+        assert fastmmd.mmd2(same, same, *arguments, kernel=kernel).item() == 0
+
+
+def test_inputs_are_not_written_to(by_products: Mock) -> None:
+    """Blocks are views of the points where these lie about the origin."""
+    for x, y in (sample(45, 77, 20), sample(48, 80, 20), (points(40, 20) + 5, points(50, 20) - 5)):
+        before = x.clone(), y.clone()
+        fastmmd.mmd2(x.requires_grad_(), y.requires_grad_(), (4.0,)).backward()
+        assert torch.equal(x, before[0])
+        assert torch.equal(y, before[1])
+
+
+# --- the choice, precision, determinism, memory
+
+
+def test_differences_for_few_points_few_dimensions_and_what_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmd_products, "mmd2", Mock(side_effect=AssertionError("by products")))
+    with fastmmd.backend("native"):
+        fastmmd.mmd2(points(2000, 48), points(2000, 48), (7.0,))
+        fastmmd.mmd2(points(100, 300), points(100, 300), (17.0,))
+        wide = points(400, 100)
+        for bad in (math.nan, math.inf, -math.inf):
+            broken = wide.clone()
+            broken[3, 4] = bad
+            assert fastmmd.mmd2(broken, wide, (10.0,)).isnan()
+            assert fastmmd.mmd2(wide, broken, (10.0,)).isnan()
+        far = wide.clone()
+        far[3, 4] = 3e19
+        value = fastmmd.mmd2(far.requires_grad_(), wide, (10.0,))
+        assert value.isfinite()
+        with pytest.raises(AssertionError, match="by products"):
+            fastmmd.mmd2(wide, wide, (10.0,))
+
+
+def everything(x: Tensor, y: Tensor) -> list[Tensor]:
+    with fastmmd.backend("native"):
+        tensors = (x, y, positive(len(x)), positive(len(y), seed=1), torch.tensor([9.0, 20.0]), torch.ones(2))
+
+        def call(x, y, xw, yw, s, w):
+            return fastmmd.mmd2(x, y, s, kernel_weights=w, x_weights=xw, y_weights=yw)
+
+        value, gradients = value_and_gradients(call, tensors)
+        return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+def test_same_bits_every_time_and_whatever_the_precision_asked_for() -> None:
+    x, y = points(500, 100, seed=1), points(520, 100, seed=2, scale=1.2)
+    first = everything(x, y)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            second = everything(x, y)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_products_of_torch_where_onednn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = points(48, 100, seed=1), points(80, 100, seed=2)
+    with products.full_precision():
+        assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
+        assert_close(products.multiply(a.T, b[:48].T), a.to(F64).T @ b[:48].to(F64))
+        monkeypatch.setattr(products, "_onednn", lambda: None)
+        assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
+    with fastmmd.backend("native"):
+        check(*sample(400, 380, 100), scales(100))
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 255, 256, 257, 1000, 1040])
+def test_even_tiles(count: int) -> None:
+    size = products.even_tile_size(count, 256)
+    assert size % 16 == 0
+    assert 0 < size <= 256
+    assert -(-count // size) == -(-count // 256)
+    assert size * -(-count // size) - count < 16 * -(-count // size)
+
+
+CHECKS = """
+import torch
+import fastmmd
+import test_mmd
+from fastmmd.backends.native import mmd, mmd_products
+mmd.DIRECT_DIMS = mmd.DIRECT_COORDINATES = 0
+mmd_products.TILE = 32
+with fastmmd.backend("native"):
+    for kernel in test_mmd.KERNELS:
+        for dtype in (torch.float32, torch.float64):
+            x, y = test_mmd.sample(45, 77, 20, dtype)
+            x[40:] = x[:5] + 1e-3
+            s = [1.0] if kernel == "energy" else torch.tensor(test_mmd.scales(20), dtype=dtype)
+            test_mmd.check(x, y, s, kernel)
+"""
+
+
+@pytest.mark.parametrize("capability", _native.capabilities())
+def test_every_instruction_set(capability: str) -> None:
+    found = run_python(CHECKS, FASTMMD_CPU_CAPABILITY=capability)
+    assert found.returncode == 0, found.stderr[-3000:]
+
+
+PEAK = """
+import torch
+import fastmmd
+
+def megabytes():
+    with open("/proc/self/status") as status:
+        return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
+
+def run(n):
+    x = torch.randn(n, 64, requires_grad=True)
+    before = megabytes()
+    fastmmd.mmd2(x, torch.randn(n, 64), (8.0,)).backward()
+    return megabytes() - before
+
+with fastmmd.backend("native"):
+    run(1024)
+    print(run(8192))
+"""
+
+
+def test_linear_memory() -> None:
+    """A dense matrix of 8192 x 8192 float32 takes 256 MB; inputs and gradients of this size take 2 each."""
+    found = run_python(PEAK)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert float(found.stdout) < 40
