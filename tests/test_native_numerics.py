@@ -26,6 +26,7 @@ def apply(name: str, x: Tensor) -> Tensor:
 
 RANGES: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {  # over sign * 10^[low, high]
     "exp": (torch.exp, -8, np.log10(87)),
+    "exp2": (torch.exp2, -8, np.log10(126)),
     "expm1": (torch.expm1, -8, np.log10(87)),
     "log": (torch.log, -37, 38),
     "log1p": (torch.log1p, -9, 38),

@@ -24,9 +24,12 @@ template <class T> Vector<T> phase_of(Vector<T> t) {
     return wave_of<T>(cosine, sine).phase;
 }
 
+template <class T> Vector<T> exp2_of(Vector<T> x) { return near_exp2<T>(x, T(1)); }
+
 template <class T> bool run(const Elementwise& task) {
     Vector<T> (*function)(Vector<T>) = nullptr;
     if (!strcmp(task.name, "exp")) function = exp_of<T>;
+    if (!strcmp(task.name, "exp2")) function = exp2_of<T>;
     if (!strcmp(task.name, "expm1")) function = expm1_of<T>;
     if (!strcmp(task.name, "log")) function = log_of<T>;
     if (!strcmp(task.name, "log1p")) function = log1p_of<T>;

@@ -135,5 +135,15 @@ template <class T> FASTMMD_INLINE Wave<T> wave_of(Vector<T> a, Vector<T> b) {
     return wave;
 }
 
+// 2^(x rate) for |x rate| up to 126 (float) or 1022 (double), to about a unit in the last place and what the
+// rounding of `rate`, without fused operations also that of the product, makes of it.
+template <class T> FASTMMD_INLINE Vector<T> near_exp2(Vector<T> x, T rate) {
+    typedef Format<T> F;
+    const Vector<T> shifted = x * rate + F::rounder;
+    const Vector<T> fraction = x * rate - (shifted - F::rounder);
+    const Vector<T> power = (Vector<T>)(((Bits<T>)shifted + F::bias) << F::mantissa);
+    return power * exp2_polynomial<T>(fraction);
+}
+
 }  // namespace
 }  // namespace fastmmd::FASTMMD_ISA

@@ -20,8 +20,8 @@ constexpr int most_powers = 2;
 template <class T> struct Rung {
     int index;     // of the sigma
     bool follows;  // the rung before, whose sigma is twice this one
-    T rate;        // 1 / (2 sigma^2)
-    T limit;       // excesses beyond it count as this one, exp(-87)
+    T scale;       // log2(e) / (2 sigma^2)
+    T limit;       // excesses beyond it count as this one, 2^-125
 };
 
 inline double rate_of(double sigma) { return 0.5 / (sigma * sigma); }
@@ -33,9 +33,9 @@ template <class T> bool plan_rungs(const double* sigmas, int count,
     if (!order || !follows) return false;
     plan_ladder(sigmas, count, order.get(), follows.get());
     for (int s = 0, powers = 0; s < count; ++s) {
-        const double rate = smaller(rate_of(sigmas[order.get()[s]]), 1e38);
+        const double scale = smaller(1.4426950408889634 * rate_of(sigmas[order.get()[s]]), 1e38);
         powers = follows.get()[s] && powers < most_powers ? powers + 1 : 0;
-        rungs[s] = {order.get()[s], powers > 0, (T)rate, (T)(-87 / rate)};
+        rungs[s] = {order.get()[s], powers > 0, (T)scale, (T)(-125 / scale)};
     }
     return true;
 }
@@ -57,10 +57,10 @@ template <class T, int Count>
 FASTMMD_INLINE void climb(const Rung<T>& rung, const Vector<T>* excess, Vector<T>* k) {  // [Count] each
     for (int v = 0; v < Count; ++v) {
         if (rung.follows) {
-            const Vector<T> square = k[v] * k[v];
-            k[v] = square * square;
+            const Vector<T> base = at_least<T>(k[v], T(0x1p-31)), square = base * base;
+            k[v] = square * square;  // what vanishes stays a normal number: others are slow
         } else {
-            k[v] = near_exponential<T>(at_least<T>(excess[v], rung.limit) * rung.rate).exp;
+            k[v] = near_exp2<T>(at_least<T>(excess[v], rung.limit), rung.scale);
         }
     }
 }
