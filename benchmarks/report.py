@@ -156,7 +156,10 @@ def _memory(record: Record) -> str:
         if row["dim"] != 79:
             size = f"D={row['dim']}, N=M={row['n']:,}, bandwidths: {len(row['bandwidths'])}"
             rows.append([size, _label(row["implementation"], record), *_outcome(row)])
-    return "## Memory of mmd2 forward+backward\n\n" + table(["size", "implementation", "time", "growth"], rows)
+            rows[-1].append(f"{row['n'] * row['dim'] * 4e-6:.1f} MB")
+    return "## Memory of mmd2 forward+backward\n\n" + table(
+        ["size", "implementation", "time", "growth of the process", "of it, the gradient"], rows
+    )
 
 
 def _accuracy(record: Record, figures: dict[str, str]) -> str:
