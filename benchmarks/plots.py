@@ -37,20 +37,20 @@ def draw(record: dict[str, Any]) -> dict[str, str]:
     """ "time", "memory", "accuracy" -> SVG."""
     with plt.rc_context(STYLE):
         return {
-            "time": _against_n(record, "seconds", "time of one call, seconds", 1.0),
-            "memory": _against_n(record, "megabytes", "growth of the process, MB", 1.0),
+            "time": _against_n(record, "seconds", "time of one call, seconds"),
+            "memory": _against_n(record, "megabytes", "growth of the process, MB"),
             "accuracy": _accuracy(record),
         }
 
 
-def _against_n(record: dict[str, Any], key: str, label: str, factor: float) -> str:
+def _against_n(record: dict[str, Any], key: str, label: str) -> str:
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     ends = []
     names = list(dict.fromkeys(row["implementation"] for row in record["against_n"]))
     for name in names:
         rows = [row for row in record["against_n"] if row["implementation"] == name]
         alive = [row for row in rows if "died" not in row]
-        points = [(row["n"], max(factor * row[key], SMALLEST if key == "megabytes" else 0)) for row in alive]
+        points = [(row["n"], max(row[key], SMALLEST if key == "megabytes" else 0)) for row in alive]
         thick = 2.8 if name == "fastmmd" else 1.8
         axes.plot(*zip(*points, strict=True), "o-", color=COLORS[name], linewidth=thick, markersize=4.5)
         text = name
