@@ -50,13 +50,15 @@ def _against_n(record: dict[str, Any], key: str, label: str) -> str:
     for name in names:
         rows = [row for row in record["against_n"] if row["implementation"] == name]
         alive = [row for row in rows if "died" not in row]
+        if not alive:
+            continue  # the table has it
         points = [(row["n"], max(row[key], SMALLEST if key == "megabytes" else 0)) for row in alive]
         thick = 2.8 if name == "fastmmd" else 1.8
         axes.plot(*zip(*points, strict=True), "o-", color=COLORS[name], linewidth=thick, markersize=4.5)
         text = name
-        if len(alive) < len(rows) and points:
+        if len(alive) < len(rows):
             dead = rows[-1]
-            where = (dead["n"], _extrapolated(points, dead["n"]))
+            where = (dead["n"], _extrapolated(points, dead["n"], least=2.0 if key == "seconds" else 1.0))
             axes.plot(*zip(points[-1], where, strict=True), ":", color=COLORS[name], linewidth=1.5)
             axes.plot(*where, "X", color=COLORS[name], markersize=10, markeredgecolor="white")
             text, points = f"{name} ✕ {dead['died']}", [*points, where]
@@ -67,10 +69,11 @@ def _against_n(record: dict[str, Any], key: str, label: str) -> str:
     return _svg(figure)
 
 
-def _extrapolated(points: list[tuple[float, float]], n: float) -> float:
-    """Along the last two points, in logarithms."""
+def _extrapolated(points: list[tuple[float, float]], n: float, least: float) -> float:
+    """Along the last two points in logarithms; costs grow with N at least, and with its square at most."""
     (n0, first), (n1, last) = points[-2:] if len(points) > 1 else ((1.0, points[0][1] / points[0][0] ** 2), points[0])
-    return last * (n / n1) ** (math.log(last / first) / math.log(n1 / n0))
+    slope = math.log(last / first) / math.log(n1 / n0)
+    return last * (n / n1) ** min(max(slope, least), 2.0)
 
 
 def _log_log(axes: Axes, sizes: list[int], x: str, y: str) -> None:

@@ -157,6 +157,8 @@ def test_plots_mark_where_a_peer_dies(suite, record):
     assert set(figures) == {"time", "memory", "accuracy"}
     again = suite.plots.draw(record)
     assert figures == again, "the same record gives the same files"
+    dead_at_once = [row for row in record["against_n"] if (row["implementation"], row["n"]) != ("eager", 1000)]
+    suite.plots.draw(record | {"against_n": dead_at_once})
     immortal = copy.deepcopy(record)
     immortal["against_n"] = [row for row in record["against_n"] if "died" not in row]
     assert len(suite.plots.draw(immortal)["time"]) < len(figures["time"])
