@@ -33,7 +33,7 @@ __attribute__((format(printf, 3, 4))) void failed(const char* file, int line, co
 void margin(const std::string& name, double share);
 
 // Whether a comparison would have noticed an error of a thousandth. Not all can, where the expectation is
-// almost zero; the program fails if less than nine in ten of one name do.
+// almost zero; the program fails if less than three in four of one name do.
 void sensitivity(const std::string& name, bool sensitive);
 
 // `--exhaustive`: every float of every range, some minutes.

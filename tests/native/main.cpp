@@ -111,7 +111,7 @@ int run(int count, char** words) {
         ++ran;
     }
     for (const auto& [name, tally] : tallies())  // over all tests together
-        CHECK(!wanted.empty() || 10 * tally.sensitive >= 9 * tally.all,
+        CHECK(!wanted.empty() || 4 * tally.sensitive >= 3 * tally.all,
               "%s: only %lld of %lld bounds would reject an error of a thousandth", name.c_str(),
               (long long)tally.sensitive, (long long)tally.all);
     if (with_margins)

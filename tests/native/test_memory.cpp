@@ -20,6 +20,10 @@ TEST(memory_that_runs_out) {
             CHECK(!o.mmd2({is_double, 2, 1, n, 5, 3, data, data, nullptr, nullptr, kernel, false,
                            (double*)data, data, data, nullptr, nullptr, data, data}),
                   "%s: mmd2", set.name());
+            const TileSide side = {5, data, data, data, (double*)data, nullptr, 1};
+            CHECK(!o.mmd_tile({is_double, 2, 3, n, data, side, side, false, kernel, 1, 1, false, 0, 1,
+                               (double*)data, 1, nullptr, nullptr, (double*)data}),
+                  "%s: mmd_tile", set.name());
             CHECK(!o.witness({is_double, 2, 5, n, 3, data, data, data, kernel, data, nullptr, nullptr,
                               nullptr, nullptr, nullptr, nullptr}),
                   "%s: witness", set.name());

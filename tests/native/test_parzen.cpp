@@ -7,7 +7,8 @@
 namespace fastmmd::test {
 namespace {
 
-const std::vector<double> sigma_lists[] = {{1}, {0.3, 1, 2.5}, {0.5, 1, 2, 4, 0.7}};
+// One, without a ladder, halving three times in a row, and so far apart that a tile says nothing to some.
+const std::vector<double> sigma_lists[] = {{1}, {0.3, 1, 2.5}, {0.5, 1, 2, 4, 0.7}, {50, 0.02, 0.3}};
 
 template <class T>
 void check_minimum(const char* label, const std::string& name, T got, Number expected, Number bound) {
