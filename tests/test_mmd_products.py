@@ -318,3 +318,23 @@ def test_linear_memory() -> None:
     found = run_python(PEAK)
     assert found.returncode == 0, found.stderr[-3000:]
     assert float(found.stdout) < 40
+
+
+FORK = """
+import os
+import torch
+import fastmmd
+x, y = torch.randn(500, 100), torch.randn(500, 100)
+with fastmmd.backend("native"):
+    before = fastmmd.mmd2(x, y, (10.0,))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.allclose(fastmmd.mmd2(x, y, (10.0,)), before) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(fastmmd.mmd2(x, y, (10.0,)), before)
+"""
+
+
+def test_use_fork_use() -> None:
+    found = run_python(FORK, OMP_NUM_THREADS="2")
+    assert found.returncode == 0, found.stderr[-3000:]
