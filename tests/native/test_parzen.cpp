@@ -143,7 +143,7 @@ template <class T> void check_direct(const Case& c, const Expected& e) {
                        Roundings::own);
         check_close<T>("parzen_direct grad_samples", name, state->grad_samples, e.grad_samples, c.m,
                        Roundings::own);
-        for (const int threads : {2, 4})
+        for (const int threads : team_sizes())
             CHECK(call_direct<T>(set, c, threads)->same(*state), "%s: other bits on %d threads", name.c_str(),
                   threads);
     }
@@ -236,7 +236,7 @@ template <class T> void check_tile(const TileCase& c) {
             for (int64_t j = 0; j < c.columns; ++j) row[j] = tile->products[i * c.stride + j];
             check_close<T>("parzen_tile coefficients", name, row, coefficients, 1, Roundings::own);
         }
-        for (const int threads : {2, 4})
+        for (const int threads : team_sizes())
             CHECK(call_tile<T>(set, c, threads)->same(*tile), "%s: other bits on %d threads", name.c_str(),
                   threads);
     }

@@ -101,7 +101,7 @@ void check_case(const Case& c) {
         const auto wide = call<double>(set, c, 1);
         check<float>(set, c, expected, *narrow);
         check<double>(set, c, expected, *wide);
-        for (const int threads : {2, 4}) {
+        for (const int threads : team_sizes()) {
             CHECK(call<float>(set, c, threads)->same(*narrow), "%s float %s: other bits on %d threads",
                   set.name(), c.describe().c_str(), threads);
             CHECK(call<double>(set, c, threads)->same(*wide), "%s double %s: other bits on %d threads",
