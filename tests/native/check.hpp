@@ -36,9 +36,6 @@ void margin(const std::string& name, double share);
 // almost zero; the program fails if less than three in four of one name do.
 void sensitivity(const std::string& name, bool sensitive);
 
-// `--exhaustive`: every float of every range, some minutes.
-extern bool exhaustive;
-
 // Under a sanitizer: the same code paths with fewer arguments.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define FASTMMD_SANITIZED 1

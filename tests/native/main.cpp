@@ -1,5 +1,5 @@
-// native_tests [--margins] [--exhaustive] [WORD...]: runs the tests whose names contain one of the words, all
-// without words. --margins prints how much of each bound was used, --exhaustive tries every float (minutes).
+// native_tests [--margins] [WORD...]: runs the tests whose names contain one of the words, all without words.
+// --margins prints how much of each bound was used.
 #include <unistd.h>
 
 #include <csignal>
@@ -50,8 +50,6 @@ double seconds() {
 
 }  // namespace
 
-bool exhaustive = false;
-
 std::vector<Test>& tests() {
     static std::vector<Test> all;
     return all;
@@ -88,8 +86,6 @@ int run(int count, char** words) {
     for (int i = 1; i < count; ++i)
         if (!std::strcmp(words[i], "--margins"))
             with_margins = true;
-        else if (!std::strcmp(words[i], "--exhaustive"))
-            exhaustive = true;
         else
             wanted.push_back(words[i]);
     std::printf("instruction sets:");
