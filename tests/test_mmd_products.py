@@ -55,13 +55,12 @@ def test_float32(by_products: Mock, kernel: str, dim: int, estimator: str) -> No
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_everything_differentiable_at_once(by_products: Mock, kernel: str, dtype: torch.dtype, estimator: str) -> None:
-    energy = kernel == "energy"
     check(
         *sample(53, 41, 20, dtype),
-        [1.0] if energy else torch.tensor(scales(20), dtype=dtype),
+        torch.tensor(scales(20), dtype=dtype),
         kernel,
         estimator,
-        positive(1 if energy else 3, dtype=dtype),
+        positive(3, dtype=dtype),
         positive(53, seed=3, dtype=dtype),
         positive(41, seed=4, dtype=dtype),
         alpha=0.7 if kernel == "rational_quadratic" else 1.0,
@@ -113,9 +112,7 @@ def test_every_combination_of_gradients(by_products: Mock, needs: int) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
     x, w = points(40, 12), positive(40)
-    spec = KernelSpec(
-        kernel, (1.0,) if kernel == "energy" else (3.0, 6.0), (1.0,) if kernel == "energy" else (1.0, 0.5)
-    )
+    spec = KernelSpec(kernel, (3.0, 6.0), (1.0, 0.5))
     found = mmd.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
 
     def dense(x: Tensor, w: Tensor) -> Tensor:
@@ -183,17 +180,17 @@ def test_several_bandwidths_of_which_some_are_folded() -> None:
         check(placed("clusters", 420, 96, 1), placed("clusters", 380, 96, 2), [2.0, 5.0, 10.0, 20.0, 40.0, 80.0])
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", arguments.KERNELS)
 def test_identical_samples_give_zero(kernel: str) -> None:
     x = points(400, 100).requires_grad_()
-    arguments = () if kernel == "energy" else ((10.0, 20.0),)
+    bandwidths = () if kernel == "energy" else ((10.0, 20.0),)
     with fastmmd.backend("native"):
-        value = fastmmd.mmd2(x, x.detach().clone(), *arguments, kernel=kernel)
+        value = fastmmd.mmd2(x, x.detach().clone(), *bandwidths, kernel=kernel)
         (gradient,) = torch.autograd.grad(value, x)
         assert abs(value.item()) <= 4e-7 * 20 / 400
         assert gradient.abs().max() <= 1e-7
         same = points(1, 100).expand(400, 100)
-        assert fastmmd.mmd2(same, same, *arguments, kernel=kernel).item() == 0
+        assert fastmmd.mmd2(same, same, *bandwidths, kernel=kernel).item() == 0
 
 
 def test_inputs_are_not_written_to(by_products: Mock) -> None:

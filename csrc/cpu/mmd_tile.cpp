@@ -196,9 +196,9 @@ template <class T> class TileRun {
                     for (int d = 0; d < width; ++d)
                         column_sums[j * width + d] += by_column * (double)(q[d] - p[d]);
             }
+            if (!task_.rows.grad) continue;
             T* grad = (T*)task_.rows.grad + i * dim + first;
-            if (task_.rows.grad)
-                for (int d = 0; d < width; ++d) grad[d] += (T)(task_.rows.scale * sums[d]);
+            for (int d = 0; d < width; ++d) grad[d] += (T)(task_.rows.scale * sums[d]);
         }
         if (!column_sums) return;
         for (int64_t j = 0; j < columns_; ++j) {

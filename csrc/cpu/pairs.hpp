@@ -106,9 +106,6 @@ template <class T> struct Block {
         rows = count;
         for (int64_t i = 0; i < (int64_t)rows * dim; ++i) points[i] = finite_or_nan(source[i]);
         for (int i = 0; i < rows; ++i) mass[i] = weights ? weights[i] : T(1);
-        clear(dim);
-    }
-    void clear(int dim) {
         for (int i = 0; i < rows; ++i) value[i] = 0;
         memset(gradient, 0, sizeof(double) * rows * dim * lanes<T>);
     }
