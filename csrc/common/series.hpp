@@ -94,7 +94,7 @@ bool fold_series(const double* bandwidths,  // [count]
     }
     divide_by_one_plus_t(u);
     divide_by_one_plus_t(slope);
-    const double tolerance = sizeof(T) == 4 ? 0x1p-26 : 0x1p-54;
+    const double tolerance = sizeof(T) == 4 ? 0x1p-24 : 0x1p-54;
     const int u_terms = terms_needed(u, u_size, tolerance),
               slope_terms = terms_needed(slope, slope_size, tolerance);
     const int terms = u_terms > slope_terms ? u_terms : slope_terms;

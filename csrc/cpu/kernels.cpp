@@ -16,6 +16,10 @@ template <class T, int N> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
         for (int v = 0; v < N; ++v) r[v] = distances[v];
     }
     FASTMMD_INLINE void next(const Rung<T>& rung) {
+        if (rung.alone) {
+            FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = near_exp2<T>(r[v], rung.rate);
+            return;
+        }
         if (rung.squarings == 0 && rung.near) {
             FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, near_exponential<T>(r[v] * rung.rate));
         } else if (rung.squarings == 0) {
@@ -272,6 +276,16 @@ double fold_wide(const Kernel& kernel, double reach, const PlanScratch& scratch,
     return folded ? narrowest_wide : INFINITY;
 }
 
+// Rungs of a Gaussian that need the kernel alone take powers of 2: a rate that is rounded once more.
+template <class T> void find_alone(Plan<T>& plan) {
+    for (int i = 0; i < plan.used; ++i) {
+        Rung<T>& rung = plan.rungs[i];
+        const bool climbed = rung.squarings || (i + 1 < plan.used && plan.rungs[i + 1].squarings);
+        rung.alone = rung.far && rung.near && !rung.shifted && !climbed;
+        if (rung.alone) rung.rate = (T)(1.4426950408889634 * (double)rung.rate);
+    }
+}
+
 }  // namespace
 
 template <class T>
@@ -318,6 +332,7 @@ void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool p
         rate = bounded(rate, (double)Format<T>::largest);
         steepness = bounded(w * steepness, steepest<T>);
         Rung<T>& rung = rungs[plan.used++];
+        rung = Rung<T>();
         rung.rate = (T)rate;
         rung.weight = (T)w;
         rung.steepness = (T)steepness;
@@ -333,6 +348,7 @@ void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool p
         if (rung.shifted) plan.shift += steepness;
         after_folded = false;
     }
+    if (may_fold && kernel.name == KernelName::gaussian) find_alone(plan);
 }
 
 template void make_plan(const Kernel&, int, const Distances&, bool, bool, Rung<float>*, const PlanScratch&,

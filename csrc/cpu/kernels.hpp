@@ -22,11 +22,12 @@ template <class T> struct Rung {
     T weight;     // of u
     T steepness;  // of the slope; the kernel's weight is in it
     T alpha;
-    int squarings;        // 0: evaluate; else square the rung before so many times
-    bool near;            // no argument of the exponential is out of range of near_exponential()
-    bool shifted;         // adds the slope minus its value at r = 0
-    bool far;             // adds the kernel instead of u
-    int index;            // of its bandwidth in the caller's list
+    int squarings;  // 0: evaluate; else square the rung before so many times
+    bool near;      // no argument of the exponential is out of range of near_exponential()
+    bool shifted;   // adds the slope minus its value at r = 0
+    bool far;       // adds the kernel instead of u
+    bool alone;     // a Gaussian of which that is all: near, not shifted, and no rung climbs from or to it
+    int index;      // of its bandwidth in the caller's list
     double by_bandwidth;  // d kappa / d bandwidth = by_bandwidth * r * slope, weight included
 };
 
@@ -66,7 +67,8 @@ struct Distances {
     double farthest, typical;
 };
 
-// Fills `plan`, with `rungs` [S]. For sums per rung nothing is folded or far.
+// Fills `plan`, with `rungs` [S]. For sums per rung nothing is folded or far; without `may_fold` nothing is rounded
+// that would be off for all pairs alike.
 template <class T>
 void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool per_rung, bool may_fold,
                Rung<T>* rungs, const PlanScratch& scratch, Plan<T>& plan);  // kernels.cpp

@@ -127,10 +127,9 @@ template <class T>
 void sum_part(const Plan<T>& plan, const Block<T>& block, const Part<T>& part, int dim, int width,
               const Wanted& wanted) {
     const bool slopes = wanted.rows || wanted.columns;
+    plan.loops.squared_distances(block.points, block.rows, part.coordinates, dim, width, part.used, block.r);
     for (int i = 0; i < block.rows; ++i) {
-        const T* point = block.points + (int64_t)i * dim;
         T* r = block.r + i * tile_columns;
-        plan.loops.squared_distances(point, part.coordinates, dim, width, part.used, r);
         if (wanted.per_rung)
             block.value[i] +=
                 wanted.times * plan.evaluate_per_rung(plan, part.mass, part.used, r,
@@ -140,8 +139,8 @@ void sum_part(const Plan<T>& plan, const Block<T>& block, const Part<T>& part, i
             block.value[i] +=
                 wanted.times * (slopes ? plan.evaluate : plan.evaluate_value)(plan, part.mass, part.used, r);
         if (wanted.rows)
-            plan.loops.add_row(point, part.coordinates, part.mass, r, dim, width, part.used,
-                               block.gradient + (int64_t)i * dim * lanes<T>);
+            plan.loops.add_row(block.points + (int64_t)i * dim, part.coordinates, part.mass, r, dim, width,
+                               part.used, block.gradient + (int64_t)i * dim * lanes<T>);
     }
     if (wanted.columns)
         plan.loops.add_columns(block.points, block.mass, block.rows, part.coordinates, block.r, dim, width,

@@ -283,7 +283,7 @@ template <class T> class DirectRun {
 
     // The squared distances of one row to tile t, padded; returns how many columns it has.
     int64_t distances(const T* point, const Columns<T>& columns, int64_t t, T* r) const {
-        loops_.squared_distances(point, columns.tile(t), dim_, columns.width, columns.used(t), r);
+        loops_.squared_distances(point, 1, columns.tile(t), dim_, columns.width, columns.used(t), r);
         for (int j = 0; j < columns.used(t); j += lanes<T>)
             store(r + j, at_most<T>(load(r + j), Format<T>::largest));
         const int64_t used = smaller<int64_t>(columns.width, columns.count - t * columns.width);

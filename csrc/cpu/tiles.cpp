@@ -5,6 +5,8 @@ namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 constexpr int unrolled_dims = 16;
+constexpr int paired_dims =
+    vector_bytes == 64 ? 12 : 6;  // coordinates of two points, held in 32 or 16 registers
 
 // r[j] = |point - column j|^2 for `Vectors` vectors of columns and any number of dimensions.
 template <class T, int Vectors>
@@ -27,27 +29,50 @@ FASTMMD_INLINE void sum_squares(const T* point,    // [dim]
     for (int v = 0; v < Vectors; ++v) store(r + v * lanes<T>, total[v]);
 }
 
-template <class T, int Dim>
-void squared_distances(const T* point,  // [dim]
-                       const T* tile,   // [dim][width]
-                       int dim, int width, int used,
-                       T* r) {  // [width]
-    if constexpr (Dim > 0) {
-        Vector<T> p[Dim];
-        for (int d = 0; d < Dim; ++d) p[d] = broadcast(point[d]);
-        for (int j = 0; j < used; j += lanes<T>) {
-            Vector<T> sum = {};
-            for (int d = 0; d < Dim; ++d) {
-                const Vector<T> difference = p[d] - load(tile + d * width + j);
-                sum += difference * difference;
+// Those of `Rows` points, which share the loads.
+template <class T, int Dim, int Rows>
+FASTMMD_INLINE void unrolled_distances(const T* points,  // [Rows, Dim]
+                                       const T* tile,    // [Dim][width]
+                                       int width, int used,
+                                       T* r) {  // [Rows][tile_columns]
+    Vector<T> p[Rows][Dim];
+    for (int i = 0; i < Rows; ++i)
+        for (int d = 0; d < Dim; ++d) p[i][d] = broadcast(points[i * Dim + d]);
+    for (int j = 0; j < used; j += lanes<T>) {
+        Vector<T> sum[Rows] = {};
+        FASTMMD_UNROLL for (int d = 0; d < Dim; ++d) {
+            const Vector<T> column = load(tile + d * width + j);
+            FASTMMD_UNROLL for (int i = 0; i < Rows; ++i) {
+                const Vector<T> difference = p[i][d] - column;
+                sum[i] += difference * difference;
             }
-            store(r + j, sum);
         }
-    } else {
-        int j = 0;
-        for (; j + 4 * lanes<T> <= used; j += 4 * lanes<T>)  // four sums hide the latency of the additions
-            sum_squares<T, 4>(point, tile + j, dim, width, r + j);
-        for (; j < used; j += lanes<T>) sum_squares<T, 1>(point, tile + j, dim, width, r + j);
+        FASTMMD_UNROLL for (int i = 0; i < Rows; ++i) store(r + i * tile_columns + j, sum[i]);
+    }
+}
+
+template <class T, int Dim>
+void squared_distances(const T* points,  // [rows, dim]
+                       int rows,
+                       const T* tile,  // [dim][width]
+                       int dim, int width, int used,
+                       T* r) {  // [rows][tile_columns]
+    int i = 0;
+    if constexpr (Dim > 0 && Dim <= paired_dims)
+        for (; i + 2 <= rows; i += 2)
+            unrolled_distances<T, Dim, 2>(points + i * Dim, tile, width, used, r + i * tile_columns);
+    for (; i < rows; ++i) {
+        T* of_row = r + i * tile_columns;
+        if constexpr (Dim > 0) {
+            unrolled_distances<T, Dim, 1>(points + i * Dim, tile, width, used, of_row);
+        } else {
+            const T* point = points + (int64_t)i * dim;
+            int j = 0;
+            for (; j + 4 * lanes<T> <= used;
+                 j += 4 * lanes<T>)  // four sums hide the latency of the additions
+                sum_squares<T, 4>(point, tile + j, dim, width, of_row + j);
+            for (; j < used; j += lanes<T>) sum_squares<T, 1>(point, tile + j, dim, width, of_row + j);
+        }
     }
 }
 

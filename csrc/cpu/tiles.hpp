@@ -22,7 +22,7 @@
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
-constexpr int tile_columns = 256;
+constexpr int tile_columns = 512;
 constexpr int chunk_vectors = 8;
 constexpr int group = 4;  // terms added in T, and groups of them, before the sum goes to double
 constexpr int chunk_dims = 32;
@@ -73,11 +73,12 @@ Columns<T> stage(const T* points,   // [count, dim]
 
 // Loops over the pairs of rows with a tile; `dim` and `width` are the tile's, `used` of its columns are read.
 template <class T> struct PairLoops {
-    // r[j] = |point - column j|^2 by differences.
-    void (*squared_distances)(const T* point,  // [dim]
-                              const T* tile,   // [dim][width]
+    // r[i][j] = |point i - column j|^2 by differences.
+    void (*squared_distances)(const T* points,  // [rows, dim]
+                              int rows,
+                              const T* tile,  // [dim][width]
                               int dim, int width, int used,
-                              T* r);  // [used]
+                              T* r);  // [rows][tile_columns]
     // gradient[d] += sum_j c[j] (point[d] - column j [d]).
     void (*add_differences)(const T* point,  // [dim]
                             const T* tile,   // [dim][width]
