@@ -187,10 +187,10 @@ def value_and_gradient(mmd2: Callable[..., Tensor], x: Tensor, y: Tensor, bandwi
 
 
 def warm_up(implementation: str, mmd2: Callable[..., Tensor], dim: int, bandwidths: Floats) -> bool:
-    """Load, compile and start threads on a few points; False for torch.compile, which compiles for each shape."""
+    """Load, compile and start threads on a few tiles; False for torch.compile, which compiles for each shape."""
     if implementation == "torch.compile":
         return False
-    x, y = (points.clone().requires_grad_() for points in two_samples(100, 100, dim))
+    x, y = (points.clone().requires_grad_() for points in two_samples(512, 512, dim))
     value_and_gradient(mmd2, x, y.detach(), bandwidths)
     if implementation == "GeomLoss" and max(SIZES.against_n) > 5000:
         geomloss_mmd2(x, y, bandwidths, backend="online").backward()

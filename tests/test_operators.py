@@ -259,6 +259,24 @@ def test_batched_gradients(name: str) -> None:
 
 
 @every_function
+@pytest.mark.parametrize("batched", [False, True])
+def test_backward_again_and_again(name: str, batched: bool) -> None:
+    """The last pass may overwrite what the forward pass saved; none before it may."""
+    function, tensors = arguments(name)
+    leaves = [leaf(t) for t in tensors]
+    out = function(*leaves)
+    rows = points(*([3] if batched else []), *out.shape, seed=7)
+
+    def backward(retain_graph: bool) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(out, leaves, rows, is_grads_batched=batched, retain_graph=retain_graph)
+
+    first = backward(True)
+    kept = [gradient.clone() for gradient in first]
+    for found in (backward(True), backward(False), first):
+        assert all(map(torch.equal, found, kept))
+
+
+@every_function
 def test_compile_in_one_graph(backend: str, name: str) -> None:
     """Value and gradients without a graph break, the same numbers as eager."""
     function, tensors = arguments(name)

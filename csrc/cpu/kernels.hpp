@@ -67,8 +67,8 @@ struct Distances {
     double farthest, typical;
 };
 
-// Fills `plan`, with `rungs` [S]. For sums per rung nothing is folded or far; without `may_fold` nothing is rounded
-// that would be off for all pairs alike.
+// Fills `plan`, with `rungs` [S]. For sums per rung nothing is folded or far; without `may_fold` nothing is
+// rounded alike for all pairs.
 template <class T>
 void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool per_rung, bool may_fold,
                Rung<T>* rungs, const PlanScratch& scratch, Plan<T>& plan);  // kernels.cpp

@@ -7,6 +7,7 @@ kernel runs the implementation itself where the dispatcher would come to it next
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.autograd import forward_ad
 
 library = torch.library.Library("fastmmd", "DEF")
 
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 _DEVICES = frozenset({torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA})
 
 
@@ -133,6 +135,9 @@ def apply_gradient(grad: Tensor, gradient: Tensor, variables: Sequence[Tensor | 
     if gradient.ndim == 1:  # the empty tensor that stands for a gradient not asked for; gradients are [B, ...]
         raise RuntimeError("the forward pass did not compute the gradient in an input that needs it")
     if not torch.is_grad_enabled():  # no second derivative can follow
+        if not shared and type(gradient) is Tensor and not _keeps_graph():
+            with suppress(RuntimeError):  # of vmap, which is_grads_batched uses
+                return gradient.mul_(_per_member(grad, gradient))  # nothing reads it again: no second copy of it
         return _apply_gradient(grad, gradient, *variables, shared)
     return torch.ops.fastmmd.apply_gradient(grad, gradient, *variables, shared)  # type: ignore[no-any-return]
 
@@ -141,7 +146,11 @@ def _apply_gradient(grad: Tensor, gradient: Tensor, *rest: Any) -> Tensor:
     *_, shared = rest
     if shared:
         return (grad[:, None] * gradient).sum(0).to(gradient.dtype)
-    return grad.to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1)) * gradient
+    return _per_member(grad, gradient) * gradient
+
+
+def _per_member(grad: Tensor, gradient: Tensor) -> Tensor:
+    return grad.to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:

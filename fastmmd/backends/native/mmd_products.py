@@ -30,7 +30,8 @@ from .products import even_tile_size, full_precision, multiply
 F64 = torch.float64
 TILE = 256  # rows and columns: large enough for BLAS; sums of so many products in float32 are accurate enough
 KEPT_BLOCKS = 4  # copies of points about a centre
-CHUNK = 64  # rows at a time in float64
+CHUNK = 16  # rows at a time in float64
+PRODUCT = 128  # rows at a time of products with points, which take memory
 NEAR = 0.1  # of the samples' mean squared distance from their means: centres as near to these serve as well
 OUTLIER = 16.0  # squared distance from the centre over its median; farther points would drown others in float32 sums
 TRIMS = 2  # times that the mean is taken again without outliers
@@ -51,14 +52,20 @@ class _Sample:
         self.weights = self.weights * self.scale
         self.factor = float(1 / (1 - self.weights.square().sum())) if unbiased else 1.0
         self.unit = self.factor * self.scale  # of the sums over the sample's own pairs
+        self.wide = points.new_empty((CHUNK, points.shape[1]), dtype=F64)  # kept: new ones would fragment the heap
         self.measure(None)
+
+    def chunk(self, rows: slice, centre: Tensor | None = None) -> Tensor:
+        """Some of the points, about a centre as the tiles have them, in float64; valid until the next call."""
+        points = self.points[rows] if centre is None else self.points[rows] - centre
+        return self.wide[: len(points)].copy_(points)
 
     def measure(self, without: Tensor | None) -> None:
         """The mean [D] and the mean squared distance from it, without some of the points."""
         points, count = self.points, len(self.points) - (0 if without is None else int(without.sum()))
         total, squares = points.new_zeros(points.shape[1], dtype=F64), 0.0
         for rows in _chunks(len(points)):
-            chunk = points[rows].to(F64)
+            chunk = self.chunk(rows)
             if without is not None:
                 chunk.masked_fill_(without[rows, None], 0)
             total += chunk.sum(0)
@@ -80,25 +87,19 @@ class _Side:
         self.mass[:count] = 1 if sample.given is None else sample.given
         self.moment = points.new_zeros(self.dim, dtype=F64)  # sum_j w_j (x_j - centre)
         for rows in _chunks(count):
-            chunk = self.chunk(rows)
-            self.norms[rows] = chunk.square().sum(1)
+            chunk = sample.chunk(rows, centre)
+            self.norms[rows] = torch.linalg.vector_norm(chunk, dim=1).square()
             self.moment += sample.weights[rows] @ chunk
         self.farthest = float(self.norms.max())
         self.far = self.norms > OUTLIER * self.norms[:count].median()
         self.outliers = [block.nonzero()[:, 0] for block in self.far.split(self.size)]
 
-    def chunk(self, rows: slice) -> Tensor:
-        """Some of the points, rounded as the tiles have them, in float64."""
-        return self.about_centre(self.sample.points[rows]).to(F64)
-
-    def about_centre(self, points: Tensor) -> Tensor:
-        return points if self.centre is None else points - self.centre
-
     def some(self, step: float) -> Tensor:
         """Points from everywhere, at multiples of an irrational fraction of their number: no order defeats it."""
         count = len(self.sample.points)
         at = torch.tensor([int(k * step % 1 * count) for k in range(SOME)])
-        return self.about_centre(self.sample.points[at]).to(F64)
+        points = self.sample.points[at]
+        return (points if self.centre is None else points - self.centre).to(F64)
 
     def is_view(self, block: int) -> bool:
         """Whether a block is the points as they are."""
@@ -138,7 +139,8 @@ class _Sums:
         if len(outliers):
             wide, points = points[outliers].to(F64), points.index_fill(0, outliers, 0)
             self.grad[rows].sub_((c[:count, outliers].to(F64) @ wide).mul_(self.scale))
-        self.grad[rows].add_(multiply(c, points.T)[:count], alpha=-self.scale)
+        for some in _chunks(count, PRODUCT):
+            self.grad[rows][some].add_(multiply(c[some], points.T), alpha=-self.scale)
 
 
 @dataclass
@@ -167,7 +169,8 @@ class _Term:
     def choose_offset(self, kernel: _Kernel) -> None:
         """The slope at the median of some distances, where most slopes are much alike."""
         p, q = self.rows.some(0.6180339887), self.columns.some(0.4142135624)
-        r = p.square().sum(1)[:, None] + q.square().sum(1) - 2 * p @ q.T
+        norms = [torch.linalg.vector_norm(points, dim=1).square() for points in (p, q)]
+        r = norms[0][:, None] + norms[1] - 2 * (p @ q.T)
         at = r.flatten().quantile(r.new_tensor([0.1, 0.5, 0.9])).clamp_(min=0)
         self.shift, (low, median, high) = kernel.slopes(at.to(self.rows.norms.dtype))
         alike = abs(low - high) <= ALIKE * abs(median)
@@ -390,11 +393,12 @@ def _finish(grad: Tensor, sample: _Sample, self_term: _Term, cross: _Term | None
         if cross.rows.sample is not sample:
             sides = (cross.columns, cross.rows, cross.column_sums)
         parts.append((*sides, -sides[1].sample.scale, -cross.shift))
+    wide = torch.empty_like(sample.wide)
     for rows in _chunks(len(grad)):
-        total = sample.unit * grad[rows].to(F64)
+        total = wide[: rows.stop - rows.start].copy_(grad[rows]).mul_(sample.unit)
         for own, other, sums, scale, shift in parts:
             assert sums is not None
-            total.addcmul_(own.chunk(rows), (scale * sums.slopes[rows] + shift)[:, None]).sub_(shift * other.moment)
+            total.addcmul_(sample.chunk(rows, own.centre), (scale * sums.slopes[rows] + shift)[:, None]).sub_(shift * other.moment)
         grad[rows] = total.mul_(4 * sample.weights[rows, None])
 
 
@@ -402,6 +406,6 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else math.nan
 
 
-def _chunks(count: int) -> Iterator[slice]:
-    for first in range(0, count, CHUNK):
-        yield slice(first, min(first + CHUNK, count))
+def _chunks(count: int, size: int = CHUNK) -> Iterator[slice]:
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
