@@ -34,6 +34,10 @@ class Components:
         parts = (self.weights, self.means, self.eigenvalues, self.eigenvectors)
         return Components(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
+    def first(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviations [D] of the first component, the latter in its own axes."""
+        return self.means[0].to(device), self.eigenvalues[0].sqrt().to(device)
+
     def differences(self) -> Components:
         """The difference of two independent draws: a mixture of K^2, its means given in the components' own axes."""
         count, dim = self.means.shape
@@ -73,6 +77,7 @@ class MixturePrior(Prior):
         differences = components.differences()
         self._components = DeviceCache(components.to)
         self._differences = DeviceCache(differences.to)
+        self._first = DeviceCache(components.first)
 
     def components(self, device: torch.device | None = None) -> Components:
         """The components in float64, on the CPU by default."""
@@ -93,10 +98,13 @@ class MixturePrior(Prior):
         """Independent draws: [count, dim]."""
         z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
         components = self.components(z.device)
-        means, scales, vectors = components.means, components.eigenvalues.sqrt(), components.eigenvectors
+        means, vectors = components.means, components.eigenvectors
         if len(means) == 1:
-            z = z * scales[0].to(z)
-            return means[0].to(z) + (z if vectors is None else z @ vectors[0].T.to(z))
+            mean, scale = self._first.get(z.device)
+            if vectors is None:
+                return torch.addcmul(mean.to(z), z, scale.to(z))
+            return mean.to(z) + (z * scale.to(z)) @ vectors[0].T.to(z)
+        scales = components.eigenvalues.sqrt()
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
         chosen = torch.searchsorted(components.weights.cumsum(0).to(z), u, right=True).clamp_(max=len(means) - 1)
         z = z * scales.to(z)[chosen]

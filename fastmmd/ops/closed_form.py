@@ -24,7 +24,7 @@ from .arguments import (
 )
 from .device_cache import DeviceCache
 from .mmd import check_estimator
-from .registration import needs_grad
+from .registration import needs_grad, operators
 
 F64 = torch.float64
 
@@ -74,7 +74,7 @@ def mmd2_to_prior(
     if xb.dtype == torch.float32:
         s_floats, w_floats = _as_float32(s_floats, w_floats)
     needs = needs_grad(xb, None, weights, None, s, w)
-    self_term = torch.ops.fastmmd.mmd2(
+    self_term = operators.mmd2(
         xb, None, weights, None, s, w, s_floats, w_floats, "gaussian", 1.0, unbiased, needs, current()
     )[0]
     if s is None and w is None:

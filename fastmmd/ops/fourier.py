@@ -23,7 +23,7 @@ from .arguments import (
     sample_weights,
 )
 from .device_cache import DeviceCache
-from .registration import define, reject_forward_mode
+from .registration import define, operators, reject_forward_mode
 
 INT64_MAX = 2**63 - 1
 
@@ -98,7 +98,7 @@ class FourierFeatures:
         dtype = torch.float32 if dtype is None else dtype
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype: got {dtype}, expected torch.float32 or torch.float64")
-        return torch.ops.fastmmd.fourier_frequencies(  # type: ignore[no-any-return]
+        return operators.fourier_frequencies(  # type: ignore[no-any-return]
             key, self.count, self.bandwidths, self.weights, self.dim, dtype, current()
         )
 
@@ -139,7 +139,7 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     xb = batched(x, batch)
     w = sample_weights("weights", weights, "x", x)
     w = xb.new_full(xb.shape[:2], 1.0 / n) if w is None else normalized(w).reshape(-1, n)
-    out = torch.ops.fastmmd.fourier_sum(
+    out = operators.fourier_sum(
         xb, w, features.key(x.device), features.count, features.bandwidths, features.weights, current()
     )
     return out.reshape(*batch, 2 * features.count)  # type: ignore[no-any-return]
@@ -166,7 +166,7 @@ def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures)
     check_same(x=x, coefficients=coefficients)
     reject_forward_mode("coefficients", coefficients)
     dtype = compute_dtype(x)
-    return torch.ops.fastmmd.fourier_function(  # type: ignore[no-any-return]
+    return operators.fourier_function(  # type: ignore[no-any-return]
         x.to(dtype)[None],
         coefficients.to(dtype)[None],
         features.key(x.device),
@@ -246,7 +246,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradient(name: str) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[:2])
-        found = getattr(torch.ops.fastmmd, name)(grad, *ctx.saved_tensors, *ctx.description, needs)
+        found = getattr(operators, name)(grad, *ctx.saved_tensors, *ctx.description, needs)
         return (*(g if need else None for g, need in zip(found, needs, strict=True)), None)  # None: the key
 
     return backward

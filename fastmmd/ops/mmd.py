@@ -21,7 +21,7 @@ from .arguments import (
     reject_unknown,
     sample_weights,
 )
-from .registration import apply_gradient, define, needs_grad
+from .registration import apply_gradient, define, needs_grad, operators
 
 ESTIMATORS = ("biased", "unbiased")
 
@@ -80,9 +80,7 @@ def mmd2(
     wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
     xb, yb = batched(x, batch), batched(y, batch)
     needs = needs_grad(xb, yb, wx, wy, s, w)
-    out = torch.ops.fastmmd.mmd2(
-        xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, current()
-    )
+    out = operators.mmd2(xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, current())
     return out[0].to(xb.dtype).reshape(batch)  # type: ignore[no-any-return]
 
 
@@ -119,7 +117,7 @@ def witness(
     signed = torch.cat([_or_uniform("x", x_weights, x), -_or_uniform("y", y_weights, y)])
     dtype = compute_dtype(points)
     samples = torch.cat([x.to(dtype), y.to(dtype)])
-    return torch.ops.fastmmd.witness(  # type: ignore[no-any-return]
+    return operators.witness(  # type: ignore[no-any-return]
         points.to(dtype), samples, signed, s, w, s_floats, w_floats, kernel, float(alpha), current()
     )
 
@@ -239,7 +237,7 @@ def _witness_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _witness_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *description, backend = ctx.description
     needs = list(ctx.needs_input_grad[:5])
-    found = torch.ops.fastmmd.witness_backward(grad, *ctx.saved_tensors, *description, needs, backend)
+    found = operators.witness_backward(grad, *ctx.saved_tensors, *description, needs, backend)
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends import current, select
 from .arguments import check_points, compute_dtype, positive_floats
-from .registration import define
+from .registration import define, operators
 
 
 def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequence[float]) -> Tensor:
@@ -38,7 +38,7 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
     dtype = compute_dtype(points)
     x, y = points.to(dtype), samples.to(dtype)
     center = _center(x)
-    out, _, _ = torch.ops.fastmmd.parzen_log_likelihood(x - center, y - center, sigmas, current())
+    out, _, _ = operators.parzen_log_likelihood(x - center, y - center, sigmas, current())
     return out[0] if isinstance(sigma, Real) else out  # type: ignore[no-any-return]
 
 
@@ -74,7 +74,7 @@ class ParzenEstimator:
         """Add samples [N, D]; returns self."""
         check_points(2, points=self._points, samples=samples)
         shifted = samples.to(self._points.dtype) - self._center
-        self._minimum, self._sums = torch.ops.fastmmd.parzen_update(
+        self._minimum, self._sums = operators.parzen_update(
             self._points, shifted, self.sigmas, self._minimum, self._sums, current()
         )
         self.count += len(samples)
@@ -174,7 +174,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     points, samples, minimum, sums = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:2])
-    found = torch.ops.fastmmd.parzen_backward(grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend)
+    found = operators.parzen_backward(grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend)
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))
 
 

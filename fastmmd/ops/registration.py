@@ -1,13 +1,15 @@
 """How an operator becomes a `torch.library` operator: schema, implementation, fake kernel, autograd from Python.
 
-Most of the time of a small call goes into converting its arguments between Python and the dispatcher. So the autograd
-kernel runs the implementation itself where the dispatcher would come to it next, and dispatches again elsewhere.
+Most of the time of a small call goes into converting its arguments between Python and the dispatcher, the more so
+where other work has emptied the caches. So `operators` go around it where only autograd would act on a call, and the
+autograd kernel runs the implementation itself where the dispatcher would come to it next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,8 +17,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 library = torch.library.Library("fastmmd", "DEF")
+operators = SimpleNamespace()  # torch.ops.fastmmd, faster
 
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+_TENSORS = frozenset({Tensor, torch.nn.Parameter})
 _DEVICES = frozenset({torch._C.DispatchKey.CPU, torch._C.DispatchKey.CUDA})
 
 
@@ -42,24 +46,29 @@ def define(
     kernel = _without_autocast(implementation)
     library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmmd::{name}", fake, lib=library)
-    library.impl(name, _autograd_kernel(name, kernel, setup_context, backward), "Autograd", with_keyset=True)
+    autograd, direct = _with_autograd(name, kernel, setup_context, backward)
+    library.impl(name, autograd, "Autograd", with_keyset=True)
+    setattr(operators, name, direct)
 
 
-def _autograd_kernel(
+def _with_autograd(
     name: str,
     kernel: Callable[..., Any],
     setup_context: Callable[..., None] | None,
     backward: Callable[..., Any] | None,
-) -> Callable[..., Any]:
-    """As torch.library.register_autograd makes it, at half the cost of a call or less.
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The autograd kernel and the operator as Python calls it.
 
-    That one converts all arguments again on the way to the kernel, and rebuilds the schema to look for defaults.
+    torch.library.register_autograd converts all arguments again on the way to the kernel, and rebuilds the schema to
+    look for defaults.
     """
     operator = getattr(torch.ops.fastmmd, name).default
     types = [str(argument.type) for argument in operator._schema.arguments]
     positions = [i for i, kind in enumerate(types) if kind in ("Tensor", "Optional[Tensor]")]
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
+        if keyset is None:
+            return kernel(*arguments)
         rest = keyset & torch._C._after_autograd_keyset
         with torch._C._AutoDispatchBelowAutograd():
             if rest.highestPriorityTypeId() in _DEVICES:
@@ -95,7 +104,31 @@ def _autograd_kernel(
                 return function.apply(*tensors, keyset, arguments)
         return below(keyset, arguments)
 
-    return run
+    def direct(*arguments: Any) -> Any:
+        if _intercepted() or not all(_is_plain(arguments[i]) for i in positions):
+            return operator(*arguments)
+        return run(None, *arguments)
+
+    return run, direct
+
+
+def _intercepted() -> bool:
+    """Whether anything but autograd looks at calls of operators: compilers, modes, transforms, the profiler."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def _is_plain(tensor: Tensor | None) -> bool:
+    """Whether the kernels take the tensor as it is: no subclass, on a device, nothing lazy."""
+    if tensor is None:
+        return True
+    keys = torch._C._dispatch_keys(tensor) & torch._C._after_ADInplaceOrView_keyset
+    return type(tensor) in _TENSORS and keys.highestPriorityTypeId() in _DEVICES
 
 
 def needs_grad(*tensors: Tensor | None) -> list[bool]:
@@ -139,7 +172,7 @@ def apply_gradient(grad: Tensor, gradient: Tensor, variables: Sequence[Tensor | 
             with suppress(RuntimeError):  # of vmap, which is_grads_batched uses
                 return gradient.mul_(_per_member(grad, gradient))  # nothing reads it again: no second copy of it
         return _apply_gradient(grad, gradient, *variables, shared)
-    return torch.ops.fastmmd.apply_gradient(grad, gradient, *variables, shared)  # type: ignore[no-any-return]
+    return operators.apply_gradient(grad, gradient, *variables, shared)  # type: ignore[no-any-return]
 
 
 def _apply_gradient(grad: Tensor, gradient: Tensor, *rest: Any) -> Tensor:

@@ -398,7 +398,8 @@ def _finish(grad: Tensor, sample: _Sample, self_term: _Term, cross: _Term | None
         total = wide[: rows.stop - rows.start].copy_(grad[rows]).mul_(sample.unit)
         for own, other, sums, scale, shift in parts:
             assert sums is not None
-            total.addcmul_(sample.chunk(rows, own.centre), (scale * sums.slopes[rows] + shift)[:, None]).sub_(shift * other.moment)
+            slopes = scale * sums.slopes[rows] + shift
+            total.addcmul_(sample.chunk(rows, own.centre), slopes[:, None]).sub_(shift * other.moment)
         grad[rows] = total.mul_(4 * sample.weights[rows, None])
 
 
