@@ -105,7 +105,8 @@ template <class T> FASTMMD_INLINE Vector<T> flip_sign(Vector<T> value, Bits<T> s
     return (Vector<T>)((Bits<T>)value ^ sign);
 }
 
-// sin(pi t) and cos(pi t) for any t, with an absolute error of 1.4e-7 (float) or 3e-16 (double).
+// sin(pi t) and cos(pi t) for any t, with an absolute error of 1.4e-7 (float; 1.8e-7 without
+// fused operations) or 3e-16 (double).
 template <class T> FASTMMD_INLINE void sincospi_of(Vector<T> t, Vector<T>& sine, Vector<T>& cosine) {
     const HalfTurns<T> turns = half_turns<T>(within_a_turn<T>(t));
     const Vector<T> square = turns.rest * turns.rest;
