@@ -84,9 +84,11 @@ def _group(group: dict[str, Any], record: Record) -> str:
         spread = _ms(row["iqr_ms"]) if row["rounds"] > 1 else ""
         line = [_label(row["name"], record), _ms(row["median_ms"]), spread, str(row["rounds"])]
         line.append(f"{row['median_ms'] / mine:{_digits(row['median_ms'] / mine)}}" if mine else "")
-        if turns:
+        if "ratio" in row:
             low, high = row["interval"]
             line += [f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})", _ms(1e3 * row["baseline_s"])]
+        elif turns:
+            line += ["", ""]
         lines.append(line)
     return f"### {group['title']}\n\n{table(head, lines)}"
 
