@@ -1,0 +1,52 @@
+"""The Triton backend: the fused operations on any GPU that Triton compiles for, without a compiler at installation."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+
+__all__ = [
+    "fourier_frequencies",
+    "fourier_function",
+    "fourier_sum",
+    "mmd2",
+    "parzen_backward",
+    "parzen_update",
+    "unavailable",
+    "unsupported",
+    "witness",
+    "witness_backward",
+]
+_OPERATIONS = {"mmd": ("mmd2", "witness"), "fourier": ("fourier_",), "parzen": ("parzen_",)}
+
+
+def __getattr__(name: str) -> Any:
+    """Kernels are imported at their first call: Triton takes a second to load, and need not be there."""
+    for operation, starts in _OPERATIONS.items():
+        if name.startswith(starts):
+            return getattr(importlib.import_module(f".{operation}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels on the CPU, which it decides when the kernels are imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def unavailable(device_type: str) -> str | None:
+    """None where Triton is installed and compiles for this device, or interprets; else what is missing."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton"
+    if device_type == "cpu" and not interpreted():
+        return "Triton compiles for GPUs; pass CUDA tensors, or set TRITON_INTERPRET=1 to interpret kernels on the CPU"
+    if device_type not in ("cpu", "cuda"):
+        return f"no Triton kernels for {device_type} tensors; pass CUDA tensors"
+    return None
+
+
+def unsupported(operation: str, dtype: torch.dtype, device_type: str) -> str | None:
+    """None: every operation runs in float32 and float64."""
+    return None

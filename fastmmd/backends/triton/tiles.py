@@ -1,0 +1,279 @@
+"""Tile helpers that the Triton kernels share, and their one grammar of names.
+
+i, j          rows (points that receive a result) and columns (points summed over), of a tile [BLOCK_I, BLOCK_J]
+d, k          a dimension, a random feature
+b, s          a member of the batch, a bandwidth or sigma
+n, m, dim     numbers of rows, of columns, of dimensions
+r             squared distances of a tile
+u, kappa      a kernel minus its value at r = 0, and the kernel
+mass          weight of a column as given; 0 in the padding
+split         a part of the columns (or rows) whose sums another stage adds up, in order
+
+Sums run in the points' dtype over one tile and in float64 across tiles. Constants are those of csrc/common, so that
+backends round alike. A function of two dtypes chooses by `x.dtype` when it is compiled.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MOST_SPLITS = 32  # partial results of an ordered reduction
+PROGRAMS = 528  # worth having: four for each of the 132 multiprocessors of an H100 or H200
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to an integer
+ROUNDER_WIDE = tl.constexpr(6755399441055744.0)  # 1.5 * 2^52: a float64
+
+
+def splits(programs: int, tiles: int) -> int:
+    """Into how many parts `tiles` are shared out, where there are so many programs without: by sizes alone."""
+    return max(1, min(MOST_SPLITS, tiles, -(-PROGRAMS // max(1, programs))))
+
+
+@lru_cache(1024)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Numbers on a device: [len(values)], copied once and not while a CUDA graph is captured."""
+    with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward pass
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def squared_norms(points: Tensor) -> Tensor:
+    """[..., N]; NaN where a coordinate is not finite, so that no difference of infinities hides it."""
+    norms = points.square().sum(-1, dtype=torch.float64)
+    return (norms + (norms - norms)).to(points.dtype)
+
+
+@triton.jit
+def exponentials(x):
+    """expm1(x) and exp(x), relative error about 1e-7 (float32) or 3e-16. exp is 0 and expm1 -1 below -87.3 (-708.4)."""
+    if x.dtype == tl.float64:
+        clamped = tl.where(x < -708.396, -708.396, tl.where(x > 709.0, 709.0, x))
+        n = (clamped * LOG2_E + ROUNDER_WIDE) - ROUNDER_WIDE
+        rest = (clamped - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+        q = rest * 2.09147553258932022e-9 + 2.51053127296221018e-8
+        q = q * rest + 2.75572734787185805e-7
+        q = q * rest + 2.75572551700008874e-6
+        q = q * rest + 2.48015873256774619e-5
+        q = q * rest + 1.98412698750022788e-4
+        q = q * rest + 1.38888888888837112e-3
+        q = q * rest + 8.33333333332608312e-3
+        q = q * rest + 4.16666666666666698e-2
+        q = q * rest + 1.6666666666666671e-1
+        q = q * rest + 0.5
+        scale = ((n.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+    else:
+        clamped = tl.where(x < -87.3365, -87.3365, tl.where(x > 88.0, 88.0, x))
+        n = (clamped * LOG2_E + ROUNDER) - ROUNDER
+        rest = (clamped - n * 0.6931381225585938) - n * 9.05800061445916e-06
+        q = rest * 1.98910805e-4 + 1.39337307e-3
+        q = q * rest + 8.33331084e-3
+        q = q * rest + 4.16664642e-2
+        q = q * rest + 1.66666667e-1
+        q = q * rest + 0.5
+        scale = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    p = rest * rest * q + rest
+    gone = x < (-708.396 if x.dtype == tl.float64 else -87.3365)
+    return scale * p + (scale - 1), tl.where(gone, 0.0, scale * p + scale)
+
+
+@triton.jit
+def log(x):
+    """log(x) for normal x > 0, relative error about 1e-7 (float32) or 2e-16."""
+    if x.dtype == tl.float64:
+        bits = x.to(tl.int64, bitcast=True)
+        exponent = (bits - 0x3FE6A09E667F3BCD) >> 52
+        f = (bits - (exponent << 52)).to(tl.float64, bitcast=True) - 1
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F3504F3) >> 23
+        f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1
+    e = exponent.to(x.dtype)
+    s = f / (f + 2)
+    z = s * s
+    if x.dtype == tl.float64:
+        q = z * 1.479819860511658591e-01 + 1.531383769920937332e-01
+        q = q * z + 1.818357216161805012e-01
+        q = q * z + 2.222219843214978396e-01
+        q = q * z + 2.857142874366239149e-01
+        q = q * z + 3.999999999940941908e-01
+        q = q * z + 6.666666666666735130e-01
+        low, high = e * 1.9082149292705877e-10, e * 0.6931471803691238
+    else:
+        q = z * 0.24279078841 + 0.28498786688
+        q = q * z + 0.40000972152
+        q = q * z + 0.66666662693
+        low, high = e * 9.05800061445916e-06, e * 0.6931381225585938
+    half_square = 0.5 * f * f
+    return high - ((half_square - (s * (half_square + z * q) + low)) - f)
+
+
+@triton.jit
+def square_root(x):
+    """Correctly rounded, as tl.sqrt is for float64 alone."""
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@triton.jit
+def log1p(t):
+    """log(1 + t) for 0 <= t < the largest number; what 1 + t loses is added back to first order."""
+    x = t + 1
+    result = log(x) + (t - (x - 1)) / x
+    return tl.where(t == t, result, t)
+
+
+@triton.jit
+def sincospi(t):
+    """sin(pi t) and cos(pi t) for any t, absolute error 1.8e-7 (float32) or 3e-16; NaN for infinities."""
+    t -= 2 * tl.floor(0.5 * t + 0.5)  # whole turns: exact, but one too many where 0.5 t + 0.5 rounds up
+    t = tl.where(t < -1, t + 2, t)
+    whole = tl.floor(t + 0.5)  # -1, 0 or 1
+    rest = t - whole
+    sign = 1 - 2 * tl.abs(whole)
+    z = rest * rest
+    if t.dtype == tl.float64:
+        s = z * 7.6839403982554303e-7 - 2.1902021519819661e-5
+        s = s * z + 4.6629917057059183e-4
+        s = s * z - 7.3704303560238920e-3
+        s = s * z + 8.2145886553282657e-2
+        s = s * z - 5.9926452931745793e-1
+        s = s * z + 2.5501640398772413
+        s = s * z - 5.1677127800499686
+        s = s * z + 3.1415926535897932
+        c = z * 4.1507502376256615e-6 - 1.0456780740766166e-4
+        c = c * z + 1.9295568179082351e-3
+        c = c * z - 2.5806888862681167e-2
+        c = c * z + 2.3533063014598705e-1
+        c = c * z - 1.3352627688446645
+        c = c * z + 4.0587121264165444
+        c = c * z - 4.9348022005446776
+    else:
+        s = z * 7.80204087e-2 - 5.98516999e-1
+        s = s * z + 2.55012584
+        s = s * z - 5.16771412
+        s = s * z + 3.14159274
+        c = z * 2.20007196e-1 - 1.33206248
+        c = c * z + 4.05844736
+        c = c * z - 4.93479538
+    return sign * (rest * s), sign * (c * z + 1)
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    """Philox-4x32-10 (Salmon et al. 2011): four words from counters of four words and a key of two, all uint32."""
+    for _ in tl.static_range(10):
+        high0, low0 = tl.umulhi(c0, tl.full(c0.shape, 0xD2511F53, tl.uint32)), c0 * 0xD2511F53
+        high1, low1 = tl.umulhi(c2, tl.full(c2.shape, 0xCD9E8D57, tl.uint32)), c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0 += 0x9E3779B9
+        k1 += 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def box_muller(radius_word, angle_word, dtype: tl.constexpr):
+    """Two normals of two words: radius from u = (2 (word >> 9) + 1) 2^-24, angle 2 pi word 2^-32, cosine first."""
+    odd = ((radius_word >> 9) * 2 + 1).to(tl.int32).to(dtype)
+    radius = square_root(-2 * log(odd * 5.9604644775390625e-8))
+    # The nearest quarter turn, and what is left of the angle: at most an eighth of a turn to either side.
+    quarter = (angle_word + 536870912) >> 30
+    angle = (angle_word - (quarter << 30)).to(tl.int32, bitcast=True).to(dtype) * 1.4629180792671596e-9
+    z = angle * angle
+    if dtype == tl.float64:
+        q = z * 1.58962301576546568060e-10 - 2.50507477628578072866e-8
+        q = q * z + 2.75573136213857245213e-6
+        q = q * z - 1.98412698295895385996e-4
+        q = q * z + 8.33333333332211858878e-3
+        q = q * z - 1.66666666666666307295e-1
+        c = z * -1.13585365213876817300e-11 + 2.08757008419747316778e-9
+        c = c * z - 2.75573141792967388112e-7
+        c = c * z + 2.48015872888517045348e-5
+        c = c * z - 1.38888888888730564116e-3
+        c = c * z + 4.16666666666665929218e-2
+    else:
+        q = z * -1.9515295891e-4 + 8.3321608736e-3
+        q = q * z - 1.6666654611e-1
+        c = z * 2.443315711809948e-5 - 1.388731625493765e-3
+        c = c * z + 4.166664568298827e-2
+    s = angle * z * q + angle
+    c = z * z * c + (1 - 0.5 * z)
+    odd_quarter = (quarter & 1) == 1
+    sine = tl.where((quarter & 2) == 2, -1.0, 1.0).to(dtype) * tl.where(odd_quarter, c, s)
+    cosine = tl.where(((quarter + 1) & 2) == 2, -1.0, 1.0).to(dtype) * tl.where(odd_quarter, s, c)
+    return radius * cosine, radius * sine
+
+
+@triton.jit
+def rescaled(totals, before, now, t):
+    """Sums [BLOCK, S] of exp((before - r) t), float64, as those of exp((now - r) t) for a lower minimum: an online
+    log-sum-exp. before [BLOCK] is inf where nothing was summed yet."""
+    fallen = tl.where(before == float("inf"), 0.0, now - before)
+    return totals * exponentials(fallen[:, None] * t[None, :])[1].to(tl.float64)
+
+
+@triton.jit
+def checked(value):
+    """NaN in place of infinities, which kernels that vanish far away would hide."""
+    return value + (value - value)
+
+
+@triton.jit
+def squared_distances(
+    p, q, p_norms, q_norms, i, j, n, m, dim: tl.constexpr, DIRECT: tl.constexpr, cancel, BLOCK_D: tl.constexpr
+):
+    """r of the points i of p [n, dim] and j of q [m, dim]; any number in the padding.
+
+    By differences, or as |p|^2 + |q|^2 - 2 p . q in full precision (tensor cores would take float32 as TF32) unless
+    `cancel` says that this loses too much.
+    """
+    dtype: tl.constexpr = p.dtype.element_ty
+    r = tl.zeros([i.shape[0], j.shape[0]], dtype)
+    if DIRECT:
+        r = _by_differences(p, q, i, j, n, m, dim)
+    elif cancel:
+        r = _by_differences(p, q, i, j, n, m, dim)
+    else:
+        for first in range(0, dim, BLOCK_D):
+            d = first + tl.arange(0, BLOCK_D)
+            left, right = coordinates(p, i, n, dim, d), coordinates(q, j, m, dim, d)
+            r = tl.dot(left, tl.trans(right), r, input_precision="ieee", out_dtype=dtype)
+        left_norms = tl.load(p_norms + i, mask=i < n, other=0.0)
+        right_norms = tl.load(q_norms + j, mask=j < m, other=0.0)
+        r = (left_norms[:, None] + right_norms[None, :]) - 2 * r
+        r = tl.where(r < 0, 0.0, r)
+    return r
+
+
+@triton.jit
+def _by_differences(p, q, i, j, n, m, dim: tl.constexpr):
+    r = tl.zeros([i.shape[0], j.shape[0]], p.dtype.element_ty)
+    if dim <= 16:
+        for d in tl.static_range(dim):
+            r += _square(p, q, i, j, n, m, dim, d)
+    else:
+        for d in range(dim):
+            r += _square(p, q, i, j, n, m, dim, d)
+    return r
+
+
+@triton.jit
+def _square(p, q, i, j, n, m, dim, d):
+    difference = coordinate(p, i, n, dim, d)[:, None] - coordinate(q, j, m, dim, d)[None, :]
+    return difference * difference
+
+
+@triton.jit
+def coordinates(points, i, n, dim, d):
+    """Coordinates d of the points i: [BLOCK, BLOCK_D]; 0 in the padding."""
+    at = points + i.to(tl.int64)[:, None] * dim + d[None, :]
+    return tl.load(at, mask=(i < n)[:, None] & (d < dim)[None, :], other=0.0)
+
+
+@triton.jit
+def coordinate(points, i, n, dim, d):
+    """Coordinate d of the points i: [BLOCK]; 0 in the padding."""
+    return checked(tl.load(points + i.to(tl.int64) * dim + d, mask=i < n, other=0.0))
