@@ -1,0 +1,206 @@
+"""What compiled Triton kernels consist of: the machine code of their tile loops, instruction by instruction."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+
+MULTIPROCESSORS, CLOCK = 132, 1.98e9  # of an H200
+# Lanes per multiprocessor and cycle of compute capability 9.0, and the instructions that take them. Conversions share
+# the special-function unit; shuffles, shared and global memory share one pipe, which wide accesses hold for longer.
+PIPES = {
+    "issue": (128, r"."),
+    "float32": (128, r"FFMA|FADD|FMUL|FSWZADD"),
+    "integer": (
+        64,
+        r"FSEL|FSETP|FMNMX|FCHK|IADD|IMAD|IMNMX|ISETP|LOP3|LEA|SEL|SHF|PRMT|IABS|VIADD|VIMNMX|POPC|BMSK|SGXT",
+    ),
+    "special": (16, r"MUFU|F2I|I2F|F2F|FRND|I2I"),
+    "float64": (64, r"DADD|DMUL|DFMA|DSETP|DMNMX"),
+    "memory": (32, r"SHFL|LDS|STS|LDSM|STSM|LDG|STG|LDL|STL|LD\b|ST\b|ATOM|RED\b"),
+}
+SHOWN = {
+    "FFMA": r"FFMA",
+    "FADD": r"FADD",
+    "FMUL": r"FMUL",
+    "MUFU": r"MUFU",
+    "F2I, F2F": r"F2I|I2F|F2F|FRND",
+    "double": r"D(ADD|MUL|FMA|SETP|MNMX)",
+    "SHFL": r"SHFL",
+    "shared": r"(LDS|STS|LDSM|STSM)",
+    "global": r"(LDG|STG)",
+    "matrix": r"(HMMA|HGMMA|DMMA|IMMA|UTC\w*MMA)\b",
+}
+MATRIX = re.compile(r"^(HMMA|HGMMA|DMMA|IMMA|QGMMA|UTC\w*MMA)\b")  # HFMA2.MMA moves a constant
+PROGRAM = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
+STEP = 16  # bytes of an instruction
+
+
+@dataclass
+class Loop:
+    """Instructions from first to last, addresses; what runs `trips` times within one turn of the loop around it."""
+
+    first: int
+    last: int
+    trips: float = 1.0
+
+
+@dataclass
+class Code:
+    """A kernel's machine code."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]  # numbers and compile-time constants by name
+    target: str
+    warps: int
+    registers: int
+    shared: int
+    spills: int  # loads from and stores to local memory (NVIDIA), spilled registers (AMD)
+    instructions: list[tuple[int, str]] = field(default_factory=list)  # address, name with its modifiers
+    loops: list[Loop] = field(default_factory=list)  # the tile loop first, then those in it
+    rare: list[Loop] = field(default_factory=list)  # parts that counts leave out: the slower side of an alternative
+
+    @property
+    def tile(self) -> int:
+        """Pairs in a tile."""
+        sizes = [self.arguments.get(f"BLOCK_{axis}") for axis in "IJK"]
+        return math.prod(size for size in sizes if size)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of one launch: rows times columns or features, times the batch."""
+        names = [name for name in ("n", "m", "count") if name in self.arguments]
+        batch = self.grid[2] if len(self.grid) > 2 else 1
+        return batch * math.prod(self.arguments[name] for name in names[:2])
+
+    def of(self, pattern: str | re.Pattern[str]) -> list[str]:
+        """All instructions that begin with the pattern."""
+        return [name for _, name in self.instructions if re.match(pattern, name)]
+
+    def inner_loads(self) -> list[str]:
+        """Loads from global memory in the loops over dimensions within the tile loop."""
+        return [
+            name
+            for at, name in self.instructions
+            if re.match(r"LDG(?!DEPBAR)", name)
+            and any(part.first <= at <= part.last for part in self.loops[1:])
+            and not any(part.first <= at <= part.last for part in self.rare)
+        ]
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> Code:
+        """The inverse of dataclasses.asdict and JSON."""
+        parts = {name: [Loop(**loop) for loop in values[name]] for name in ("loops", "rare")}
+        return cls(**values | parts | {"instructions": [(at, name) for at, name in values["instructions"]]})
+
+    def per_pair(self) -> Counter[str]:
+        """Executed instructions of all threads for each pair of the tile loop."""
+        counts: Counter[str] = Counter()
+        outer = self.loops[0] if self.loops else Loop(0, self.instructions[-1][0] if self.instructions else 0)
+        for at, name in self.instructions:
+            if outer.first <= at <= outer.last and not any(part.first <= at <= part.last for part in self.rare):
+                times = math.prod(loop.trips for loop in self.loops[1:] if loop.first <= at <= loop.last)
+                counts[name] += times * 32 * self.warps / self.tile
+        return counts
+
+    def seconds(self) -> dict[str, float]:
+        """Of a launch on an H200, by the pipe that takes them."""
+        return {
+            pipe: self.pairs * amount(self.per_pair(), pattern) / (lanes * MULTIPROCESSORS * CLOCK)
+            for pipe, (lanes, pattern) in PIPES.items()
+        }
+
+
+def amount(counts: Counter[str], pattern: str) -> float:
+    """How many of the counted instructions begin with the pattern."""
+    return sum(number for name, number in counts.items() if re.match(pattern, name))
+
+
+def read(name: str, grid: tuple[int, ...], arguments: dict[str, Any], compiled: Any) -> Code:
+    """The code of a compiled kernel."""
+    target, warps = compiled.metadata.target, compiled.metadata.num_warps
+    numbers = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
+    common = (name, tuple(grid), numbers)
+    if target.backend != "cuda":
+        return _amd(common, str(target.arch), warps, compiled.metadata.shared, compiled.asm["amdgcn"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _disassemble("-res-usage", file.name)
+        listing = _disassemble("-sass", file.name)
+    registers = int(re.findall(r"REG:(\d+)", usage)[-1])
+    instructions, loops, alternatives = parse(listing)
+    spills = sum(bool(re.match(r"LDL|STL", mnemonic)) for _, mnemonic in instructions)
+    target = f"sm_{target.arch}"
+    code = Code(*common, target, warps, registers, compiled.metadata.shared, spills, instructions, loops)
+    count_trips(code, alternatives)
+    return code
+
+
+def _disassemble(option: str, path: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
+
+
+def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, Loop]]]:
+    """Instructions of cuobjdump's listing; the longest loop and those in it; both sides of every if with an else."""
+    instructions, branches = [], []
+    for line in listing.splitlines():
+        found = PROGRAM.match(line)
+        if not found or found[3] == "NOP":
+            continue
+        at, name, operands = int(found[1], 16), found[3], found[4]
+        instructions.append((at, name))
+        goal = re.search(r"0x([0-9a-f]+)\s*$", operands.strip())
+        if name.startswith("BRA") and goal:
+            branches.append((at, int(goal[1], 16), bool(found[2]) or "P" in operands))
+    # Two ways back to one place are one loop; a branch to itself fills the space behind the program.
+    last = {goal: at for at, goal, _ in sorted(branches) if goal < at}
+    loops = [Loop(*loop) for loop in sorted(last.items(), key=lambda loop: loop[0] - loop[1])]
+    inner = [loop for loop in loops[1:] if loops[0].first < loop.first and loop.last < loops[0].last]
+    leaps = {at: goal for at, goal, conditional in branches if goal > at and not conditional}
+    alternatives = [
+        (Loop(at + STEP, goal - STEP), Loop(goal, leaps[goal - STEP] - STEP))
+        for at, goal, conditional in branches
+        if conditional and goal > at and goal - STEP in leaps
+    ]
+    return instructions, loops[:1] + inner, alternatives
+
+
+def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
+    """A loop within the tile loop walks over the dimensions, with one multiply-add for each pair and dimension (or
+    three in TF32): this tells how many it takes in one turn, however it was unrolled. Of two alternatives that both
+    have loops the one that takes more is usual. Without a tile loop, the program itself is the body."""
+    if "split_tiles" not in code.arguments:
+        code.loops = []
+    steps = {}
+    for loop in code.loops[1:]:
+        body = Counter(name for at, name in code.instructions if loop.first <= at <= loop.last)
+        fused = 32 * (amount(body, "FFMA") + amount(body, "FFMA2")) + 1024 / 3 * amount(body, "HMMA.1688")
+        steps[loop.first] = 2 ** max(0, math.floor(math.log2(max(1.0, 1.05 * fused * code.warps / code.tile))))
+        loop.trips = math.ceil(code.arguments["dim"] / steps[loop.first])
+    for sides in alternatives:
+        of_side = [[steps[at] for at in steps if side.first <= at <= side.last] for side in sides]
+        if all(of_side):
+            code.rare.append(min(zip(map(max, of_side), range(2), sides, strict=True))[2])
+
+
+def _amd(common: tuple[str, tuple[int, ...], dict[str, Any]], target: str, warps: int, shared: int, text: str) -> Code:
+    """Metadata and the names of instructions; no loops."""
+
+    def number(key: str) -> int:
+        return int((re.findall(rf"\.{key}:\s+(\d+)", text) or ["0"])[-1])
+
+    names = re.findall(r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|scratch_\w+)", text, re.M)
+    spills = number("vgpr_spill_count") + number("sgpr_spill_count")
+    return Code(*common, target, warps, number("vgpr_count"), shared, spills, list(enumerate(names)))

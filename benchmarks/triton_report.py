@@ -1,0 +1,258 @@
+"""What the Triton kernels compile to, without a GPU: registers, spills, instructions per pair, predicted times.
+
+    python benchmarks/triton_report.py [--arch sm_90 ...] [--case mmd2-8192 ...] [--json FILE]
+
+The operations run as on a GPU, on CPU tensors, up to their launches: these are compiled with the arguments, the block
+sizes and the alignment that a GPU would get, and are not started. An autotuned kernel is compiled in every
+configuration. Instructions are read from the machine code of the tile loop, inner loops as often as they run.
+
+The prediction is a lower bound: the busiest pipe of an H200 at full rate, where nothing waits for memory or for another
+warp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.pop("TRITON_INTERPRET", None)  # before the kernels are imported: interpreted ones compile to nothing
+
+import torch
+from machine_code import PIPES, SHOWN, Code, amount, read
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
+
+from fastmmd.backends.specs import FeatureSpec, KernelSpec
+
+SIX = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+SIGMAS = tuple(10 ** (-1 + i / 9) for i in range(10))
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of the backend up to its launches."""
+
+    title: str
+    run: Callable[[], Any]
+
+
+def cases(offset: int = 0) -> dict[str, Case]:
+    """The sizes of the record. offset: elements between the tensors' start and an aligned address."""
+
+    def points(*shape: int) -> torch.Tensor:
+        return torch.zeros(math.prod(shape) + offset)[offset:].view(shape)
+
+    def mmd2(n: int, dim: int, gradient: bool = True, weighted: bool = False) -> None:
+        from fastmmd.backends.triton import mmd
+
+        kernel = KernelSpec("gaussian", SIX, (1.0,) * 6)
+        weights = [points(1, n) + 1 if weighted else None for _ in range(2)]
+        needs = (gradient, False, weighted, False, weighted, weighted)
+        mmd.mmd2(points(1, n, dim), points(1, n, dim), *weights, kernel, False, needs)
+
+    def fourier(gradient: bool | None) -> None:
+        from fastmmd.backends.triton import fourier
+
+        n, count = 65536, 4096
+        features = FeatureSpec(torch.tensor([1, 0]), count, (1.0,), (1.0,))
+        if gradient is None:
+            fourier.fourier_frequencies(features, 6, torch.float32)
+        elif gradient:
+            fourier.fourier_function(points(1, n, 6), points(1, 2 * count), features, False, True)
+        else:
+            fourier.fourier_sum(points(1, n, 6), points(1, n), features)
+
+    def parzen(gradient: bool) -> None:
+        from fastmmd.backends.triton import parzen
+
+        n = 2048 if gradient else 10_000
+        found = points(n), torch.ones(len(SIGMAS), n, dtype=torch.float64)
+        if gradient:
+            grad = points(len(SIGMAS), n)
+            parzen.parzen_backward(grad, points(n, 784), points(n, 784), SIGMAS, *found, (True, True))
+        else:
+            parzen.parzen_update(points(n, 784), points(n, 784), SIGMAS, *found)
+
+    return {
+        "mmd2-1000": Case("mmd2 forward+backward, N=M=1000, D=6", lambda: mmd2(1000, 6)),
+        "mmd2-8192": Case("mmd2 forward+backward, N=M=8192, D=6", lambda: mmd2(8192, 6)),
+        "mmd2-65536": Case("mmd2 forward+backward, N=M=65,536, D=6", lambda: mmd2(65536, 6)),
+        "mmd2-wide": Case("mmd2 forward+backward, N=M=4096, D=784", lambda: mmd2(4096, 784)),
+        "mmd2-value": Case("mmd2 without gradients, N=M=8192, D=6", lambda: mmd2(8192, 6, False)),
+        "mmd2-weights": Case("the same with all gradients, weighted", lambda: mmd2(8192, 6, True, True)),
+        "frequencies": Case("fourier_frequencies, count=4096, D=6", lambda: fourier(None)),
+        "fourier": Case("fourier_mean forward, N=65,536, count=4096, D=6", lambda: fourier(False)),
+        "fourier-backward": Case("fourier_mean backward, N=65,536, count=4096, D=6", lambda: fourier(True)),
+        "parzen": Case("parzen_log_likelihood, 10,000 x 10,000, D=784, ten sigmas", lambda: parzen(False)),
+        "parzen-backward": Case("its gradients, 2048 x 2048, D=784, ten sigmas", lambda: parzen(True)),
+    }
+
+
+def launches(run: Callable[[], Any], architecture: str, **options: Any) -> list[Code]:
+    """What run() launches, in order, compiled for the architecture and read. options: further ones of the compiler."""
+    with _recording(architecture, options) as record:
+        run()
+    return [read(kernel.__name__, *launch) for kernel, *launch in record]
+
+
+@contextmanager
+def _recording(
+    architecture: str, more: dict[str, Any]
+) -> Iterator[list[tuple[Any, tuple[int, ...], dict[str, Any], Any]]]:
+    """Launches are compiled and recorded in place of started, on a machine that has any GPU or none."""
+    record: list[tuple[Any, tuple[int, ...], dict[str, Any], Any]] = []
+    launch = JITFunction.run
+
+    def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        del warmup
+        kernel = launch(self, *args, grid=grid, warmup=True, **options | more)
+        names = signature(self.fn)
+        bound = names.bind(*args, **{key: value for key, value in options.items() if key in names.parameters})
+        record.append((self.fn, grid(bound.arguments) if callable(grid) else grid, dict(bound.arguments), kernel))
+        return kernel
+
+    def every_configuration(self: Any, *args: Any, **options: Any) -> None:
+        self.nargs = dict(zip(self.arg_names, args, strict=False))
+        for config in self.prune_configs(options):
+            self.fn.run(*args, **options | config.all_kwargs())
+
+    before = driver._active
+    driver.set_active(_NoDevice(architecture))
+    with patch.object(JITFunction, "run", compiled), patch.object(Autotuner, "run", every_configuration):
+        for kernel in _kernels():  # they remember what they compiled for another target
+            kernel.device_caches.clear()
+        try:
+            yield record
+        finally:
+            driver._active = before
+            for kernel in _kernels():
+                kernel.device_caches.clear()
+
+
+class _NoDevice:
+    """As much of a driver as compiling takes."""
+
+    def __init__(self, architecture: str) -> None:
+        nvidia = architecture.startswith("sm_")
+        number: Any = int(architecture.removeprefix("sm_")) if nvidia else architecture
+        self.target = GPUTarget("cuda" if nvidia else "hip", number, 32 if nvidia else 64)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _kernels() -> list[Any]:
+    from fastmmd.backends.triton import fourier, mmd, parzen
+
+    found = [value for module in (mmd, fourier, parzen) for value in vars(module).values()]
+    while any(hasattr(value, "fn") and isinstance(value, Autotuner) for value in found):
+        found = [value.fn if isinstance(value, Autotuner) else value for value in found]
+    return [value for value in found if isinstance(value, JITFunction)]
+
+
+def markdown(found: dict[str, list[Code]], titles: dict[str, str]) -> str:
+    """Two tables: the kernels, and what an H200 needs at least for the operations."""
+    shown = list(SHOWN)
+    head = ["case", "kernel", "target", "tile", "warps", "registers", "shared, B", "spills", "all per pair", *shown]
+    rows = []
+    for case, codes in found.items():
+        for code in codes:
+            counts = code.per_pair() if code.target.startswith("sm_") else Counter()
+            values = [amount(counts, r"."), *(amount(counts, pattern) for pattern in SHOWN.values())]
+            sizes = [str(code.arguments[key]) for key in code.arguments if re.fullmatch("BLOCK_.", key)]
+            cells = [case, code.kernel, code.target, " x ".join(sizes), code.warps, code.registers, code.shared]
+            numbers = [f"{value:.3g}" if counts else "" for value in values]
+            rows.append([*map(str, cells), str(code.spills), *numbers])
+    parts = [_table(head, list(dict.fromkeys(map(tuple, rows))))]
+    rows = []
+    for case, codes in found.items():
+        codes = [code for code in codes if code.target == "sm_90"]
+        if codes:
+            pipes = {pipe: 1e3 * sum(code.seconds()[pipe] for code in _fastest(codes)) for pipe in PIPES}
+            slowest = max(pipes, key=lambda pipe: pipes[pipe])
+            rows.append([titles[case], f"{pipes[slowest]:.3g}", slowest, *(f"{pipes[pipe]:.3g}" for pipe in PIPES)])
+    if rows:
+        parts.append("Milliseconds on an H200 at least, by pipe:")
+        parts.append(_table(["operation", "predicted", "by", *PIPES], rows))
+    return "\n\n".join(parts)
+
+
+def _fastest(codes: Sequence[Code]) -> list[Code]:
+    """Of the configurations of a launch, which follow each other, the one that the prediction prefers."""
+    best: dict[Any, Code] = {}
+    launch, seen = 0, set()
+    for code in codes:
+        own = {
+            key: value for key, value in code.arguments.items() if not key.startswith("BLOCK_") and key != "split_tiles"
+        }
+        key = (code.kernel, str(own))
+        configuration = (key, str(code.arguments), code.warps)
+        if configuration in seen:  # the same launch once more
+            launch, seen = launch + 1, set()
+        seen.add(configuration)
+        now = (launch, *key)
+        if now not in best or max(code.seconds().values()) < max(best[now].seconds().values()):
+            best[now] = code
+    return list(best.values())
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kernels() -> list[str]:
+    """The names of all that the backend can launch."""
+    return sorted(kernel.__name__ for kernel in _kernels() if kernel.__name__.endswith("_kernel"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    titles = {name: case.title for name, case in cases().items()}
+    parser.add_argument("--arch", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    parser.add_argument("--case", nargs="+", default=list(titles), choices=list(titles))
+    parser.add_argument("--json", type=Path, help="write what was read here as well")
+    parser.add_argument("--offset", type=int, default=0, help="elements from an aligned address to every tensor")
+    parser.add_argument("--maxnreg", type=int, help="registers of a thread at most")
+    options = parser.parse_args()
+    limits = {} if options.maxnreg is None else {"maxnreg": options.maxnreg}
+    found: dict[str, list[Code]] = {name: [] for name in options.case}
+    failed = 0
+    for architecture in options.arch:
+        for name in options.case:
+            try:
+                found[name] += launches(cases(options.offset)[name].run, architecture, **limits)
+            except Exception as error:  # of any stage of the compiler; the others shall be shown
+                failed += 1
+                print(f"{name} for {architecture}: {type(error).__name__}: {error}", file=sys.stderr)
+    print(markdown(found, titles))
+    if options.json:
+        codes = {name: [asdict(code) for code in codes] for name, codes in found.items()}
+        options.json.write_text(json.dumps({"kernels": kernels(), "cases": codes}))
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        main()

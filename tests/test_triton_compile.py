@@ -1,0 +1,233 @@
+"""What the Triton kernels compile to without a GPU: no spills, full precision in matrix products, wide loads.
+
+Compiled in processes of their own, since Triton decides at the import of a kernel whether it is interpreted. The last
+tests plant what each check looks for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+FULL = os.environ.get("FASTMMD_TEST_FULL") == "1"
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942") if FULL else ("sm_90",)
+PRODUCTS = {"mmd2-wide": 784, "parzen": 784, "parzen-backward": 784}  # by tl.dot: dimensions
+CASES = ("mmd2-8192", "mmd2-value", "frequencies", "fourier", "fourier-backward", *PRODUCTS)
+CASES += ("mmd2-1000", "mmd2-65536", "mmd2-weights") if FULL else ()
+PER_LAUNCH = [(case, architecture) for case in CASES for architecture in ARCHITECTURES]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton"
+)
+
+
+@pytest.fixture(scope="module")
+def machine_code() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("machine_code", BENCHMARKS / "machine_code.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["machine_code"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(output: Path, package: Path = ROOT, **options: Any) -> subprocess.Popen[str]:
+    """benchmarks/triton_report.py on the fastmmd in `package`. One process compiles on one core."""
+    environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
+    environment |= options.pop("environment", {})
+    command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "triton_report.py"), "--json", str(output)]
+    for name, value in options.items():
+        command += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], output: Path) -> dict[str, Any]:
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    return json.loads(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def compiled(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """ "kernels": their names; "cases": name -> code of every launch."""
+    folder = tmp_path_factory.mktemp("compiled")
+    halves = [(folder / f"{half}.json", CASES[half::2]) for half in range(2)]
+    running = [(start(output, arch=ARCHITECTURES, case=names), output) for output, names in halves]
+    found = [finish(process, output) for process, output in running]
+    codes = {name: codes for part in found for name, codes in part["cases"].items()}
+    return {"kernels": found[0]["kernels"], "cases": _codes(machine_code, codes)}
+
+
+def _codes(machine_code: ModuleType, cases: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+    return {name: [machine_code.Code.of_json(code) for code in codes] for name, codes in cases.items()}
+
+
+def of(compiled: dict[str, Any], case: str, architecture: str) -> list[Any]:
+    codes = [code for code in compiled["cases"][case] if code.target == architecture]
+    assert codes, "nothing was launched"
+    return codes
+
+
+def no_spills(codes: list[Any]) -> None:
+    spilling = {code.kernel: (code.spills, code.registers) for code in codes if code.spills}
+    assert not spilling, f"spills and registers: {spilling}"
+
+
+def full_precision(codes: list[Any], dim: int) -> None:
+    """input_precision="ieee": a tensor core would take float32 as TF32, an error of 5e-4 that the contract forbids.
+    Distances take one multiply-add per pair and dimension, gradients up to another."""
+    for code in codes:
+        if code.target.startswith("gfx"):  # whose matrix instructions take float32 as it is, unless they are xf32
+            assert not code.of(r"v_s?mfma\w*xf32")
+            assert code.of(r"v_s?mfma_f32_\w*x\d+_?f32|v_(pk_)?fma(c|k)?_f32")
+            continue
+        assert not code.of(r"(HMMA|HGMMA|DMMA|IMMA|QGMMA|UTC\w*MMA)\b"), f"{code.kernel}: tensor cores"
+        counts = code.per_pair()
+        fused = sum(
+            number * (2 if name.startswith("FFMA2") else 1) for name, number in counts.items() if "FFMA" in name
+        )
+        most = 2 * dim if code.arguments.get("GRADIENT") or code.kernel == "gradient_kernel" else dim
+        assert dim <= fused <= 1.4 * most, f"{code.kernel}: {fused:.0f} multiply-adds, expected {dim} to {most}"
+
+
+def wide_loads(codes: list[Any]) -> None:
+    """Rows of 784 floats begin at multiples of 64 bytes; loops over their dimensions load 8 or 16 bytes at a time."""
+    for code in codes:
+        if code.target.startswith("gfx"):
+            assert code.of(r"(global|buffer)_load_dwordx4"), code.kernel
+            continue
+        loads = code.inner_loads()
+        assert loads, f"{code.kernel}: no loads in the loops over dimensions"
+        narrow = [name for name in loads if not name.endswith(("64", "128"))]
+        assert not narrow, f"{code.kernel}: {len(narrow)} of {len(loads)} loads are narrow, such as {narrow[0]}"
+
+
+def fused(codes: list[Any]) -> None:
+    """Polynomials in FFMA: more of them than of additions and multiplications that could not be fused."""
+    for code in codes:
+        counts = code.per_pair()
+        assert counts["FFMA"] > counts["FMUL"], code.kernel
+
+
+# --- the kernels ---
+
+
+def test_every_kernel_is_compiled(compiled: dict[str, Any]) -> None:
+    assert {code.kernel for codes in compiled["cases"].values() for code in codes} == set(compiled["kernels"])
+
+
+@pytest.mark.parametrize(("case", "architecture"), PER_LAUNCH)
+def test_nothing_spills(compiled: dict[str, Any], case: str, architecture: str) -> None:
+    no_spills(of(compiled, case, architecture))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_keep_float32(compiled: dict[str, Any], case: str, architecture: str) -> None:
+    full_precision(of(compiled, case, architecture), PRODUCTS[case])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_rows_are_loaded_in_wide_words(compiled: dict[str, Any], case: str, architecture: str) -> None:
+    wide_loads(of(compiled, case, architecture))
+
+
+def test_multiply_adds_are_fused(compiled: dict[str, Any]) -> None:
+    fused(of(compiled, "mmd2-value", "sm_90"))
+
+
+def test_prediction_counts_every_launch(compiled: dict[str, Any], machine_code: ModuleType) -> None:
+    codes = of(compiled, "mmd2-value", "sm_90")
+    (code,) = {code.kernel: code for code in codes}.values()
+    assert code.pairs == 8192**2
+    seconds = code.seconds()
+    assert set(seconds) == set(machine_code.PIPES)
+    instructions = machine_code.amount(code.per_pair(), r".")
+    assert seconds["issue"] == pytest.approx(8192**2 * instructions / (128 * 132 * 1.98e9))
+    assert 6 < instructions < 1000  # a difference takes at least one for each dimension
+
+
+# --- what the checks look for, planted ---
+
+
+@pytest.fixture(scope="module")
+def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Few registers, tensors 4 bytes off, no fusion, and kernels whose products are in TF32."""
+    folder = tmp_path_factory.mktemp("planted")
+    tf32 = folder / "tf32"
+    shutil.copytree(ROOT / "fastmmd", tf32 / "fastmmd", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    changed = 0
+    for path in (tf32 / "fastmmd" / "backends" / "triton").glob("*.py"):
+        text = path.read_text()
+        changed += text.count('input_precision="ieee"')
+        path.write_text(text.replace('input_precision="ieee"', 'input_precision="tf32"'))
+    assert changed, "no product to change"
+    plants: dict[str, dict[str, Any]] = {
+        "registers": {"case": "fourier", "maxnreg": 32},
+        "offset": {"case": "parzen", "offset": 1},
+        "tf32": {"case": "parzen", "package": tf32},
+        "unfused": {"case": "mmd2-value", "environment": {"TRITON_DEFAULT_FP_FUSION": "0"}},
+    }
+    found = {}
+    names = list(plants)
+    for pair in (names[:2], names[2:]):
+        running = [(name, start(folder / f"{name}.json", arch="sm_90", **plants[name])) for name in pair]
+        for name, process in running:
+            cases = _codes(machine_code, finish(process, folder / f"{name}.json")["cases"])
+            found[name] = cases[plants[name]["case"]]
+    return found
+
+
+def test_planted_spills_are_found(planted: dict[str, list[Any]]) -> None:
+    with pytest.raises(AssertionError, match="spills"):
+        no_spills(planted["registers"])
+
+
+def test_planted_narrow_loads_are_found(planted: dict[str, list[Any]]) -> None:
+    with pytest.raises(AssertionError, match="narrow"):
+        wide_loads(planted["offset"])
+
+
+def test_planted_tf32_is_found(planted: dict[str, list[Any]]) -> None:
+    with pytest.raises(AssertionError, match="tensor cores"):
+        full_precision(planted["tf32"], 784)
+
+
+def test_planted_separate_roundings_are_found(planted: dict[str, list[Any]]) -> None:
+    with pytest.raises(AssertionError, match="sums_kernel"):
+        fused(planted["unfused"])
+
+
+def test_loops_and_alternatives(machine_code: ModuleType) -> None:
+    """An if with an else, each side a loop, in the tile loop; then what fills the space behind the program."""
+    lines = [
+        "MOV R1, R2", "@P0 BRA 0x0060",
+        "FADD R1, R1, R2", "@P1 BRA 0x0020", "FADD R1, R1, R2", "BRA 0x00a0",
+        "FFMA R1, R1, R2, R3", "FFMA R1, R1, R2, R3", "LDG.E.128 R4, desc[UR4][R2.64]", "@!P2 BRA 0x0060",
+        "BRA.U UP0, 0x0000", "EXIT", "BRA 0x00c0",
+    ]  # fmt: skip
+    listing = "\n".join(f"        /*{16 * at:04x}*/    {line} ;    /* 0x0 */" for at, line in enumerate(lines))
+    instructions, loops, alternatives = machine_code.parse(listing)
+    assert len(instructions) == len(lines)
+    assert [(loop.first, loop.last) for loop in loops] == [(0x00, 0xA0), (0x60, 0x90), (0x20, 0x30)]
+    assert [[(side.first, side.last) for side in sides] for sides in alternatives] == [[(0x20, 0x50), (0x60, 0x90)]]
+    arguments = {"n": 64, "m": 32, "dim": 6, "split_tiles": 4, "BLOCK_I": 32, "BLOCK_J": 1}
+    code = machine_code.Code("kernel", (2, 1), arguments, "sm_90", 1, 32, 0, 0, instructions, loops)
+    machine_code.count_trips(code, alternatives)
+    # Two multiply-adds of 32 threads on 32 pairs: two dimensions in a turn, three turns.
+    assert [loop.trips for loop in code.loops] == [1, 3, 6]
+    assert [(part.first, part.last) for part in code.rare] == [(0x20, 0x50)]
+    assert code.per_pair() == {"MOV": 1, "BRA": 1 + 3, "FFMA": 6, "LDG.E.128": 3, "BRA.U": 1}
+    assert code.inner_loads() == ["LDG.E.128"]
