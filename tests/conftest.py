@@ -1,9 +1,10 @@
-"""Shared fixtures: the backends under test, a quiet machine, hypothesis without deadlines."""
+"""Shared fixtures: the backends and the device under test, a quiet machine, hypothesis without deadlines."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads shall not spin on a busy machine
 
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="reference,native",
         help="comma-separated backends under test; one that cannot run fails its tests, it is never skipped",
     )
+    parser.addoption("--device", default="cpu", help="where the tensors of the tests of a backend are: cpu, cuda")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,10 +40,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test on one backend by explicit choice, which never falls back."""
-    with fastmmd.backend(request.param):
-        yield request.param
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test on one backend by explicit choice, which never falls back, with new tensors on the device."""
+    device = request.config.getoption("--device")
+    if device != "cpu":
+        for name in ("rand", "randn", "randint"):
+            monkeypatch.setattr(torch, name, _drawn_on_cpu(getattr(torch, name)))
+        numpy = torch.Tensor.numpy
+        monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: numpy(tensor.cpu()))
+        torch.set_default_device(device)
+    try:
+        with fastmmd.backend(request.param):
+            yield request.param
+    finally:
+        torch.set_default_device(None)
+
+
+def _drawn_on_cpu(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The numbers of a generator do not depend on the device."""
+
+    def drawn(*shape: Any, generator: torch.Generator | None = None, **options: Any) -> torch.Tensor:
+        if generator is None:
+            return draw(*shape, **options)
+        device = options.pop("device", None) or torch.get_default_device()
+        return draw(*shape, generator=generator, device="cpu", **options).to(device)
+
+    return drawn
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,8 @@ def assert_close(
     """
     assert actual.shape == expected.shape, f"shape {list(actual.shape)}, expected {list(expected.shape)}"
     rtol = RTOL[actual.dtype] if rtol is None else rtol
-    actual, expected = actual.detach().to(F64), expected.detach().to(F64)
+    actual, expected = actual.detach().to(F64), expected.detach().to(actual.device, F64)
+    atol = atol.to(actual.device) if isinstance(atol, Tensor) else atol
     assert expected.isfinite().all(), "the expectation is not finite"
     assert actual.isfinite().all(), f"{int((~actual.isfinite()).sum())} entries are not finite"
     error, size = actual - expected, expected
@@ -56,14 +57,15 @@ def assert_close(
 
 
 def points(*shape: int, seed: int = 0, dtype: torch.dtype = F32, scale: float = 1.0, shift: float = 0.0) -> Tensor:
-    """Reproducible normal points; drawn in float64 and rounded, so that dtypes hold the same points."""
-    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return (shift + scale * z).to(dtype)
+    """Reproducible normal points on the default device; drawn in float64 and rounded: dtypes hold the same points."""
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64, device="cpu")
+    return (shift + scale * z).to(torch.get_default_device(), dtype)
 
 
 def positive(*shape: int, seed: int = 0, dtype: torch.dtype = F32) -> Tensor:
-    """Reproducible weights in (0.2, 1.2)."""
-    return (0.2 + torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)).to(dtype)
+    """Reproducible weights in (0.2, 1.2), on the default device."""
+    z = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64, device="cpu")
+    return (0.2 + z).to(torch.get_default_device(), dtype)
 
 
 def leaf(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 
 import pytest
@@ -198,3 +199,17 @@ def test_a_bad_capability_is_listed_and_raised(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="FASTMMD_CPU_CAPABILITY"):
         fastmmd.mmd2(points(4, 2), points(4, 2))
     select.cache_clear()
+
+
+def test_triton_explains_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = importlib.import_module("fastmmd.backends.triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    select.cache_clear()
+    x, y = points(4, 2), points(3, 2, seed=1)
+    with fastmmd.backend("triton"), pytest.raises(RuntimeError, match="Triton compiles for GPUs.*TRITON_INTERPRET=1"):
+        fastmmd.mmd2(x, y)
+    assert "pass CUDA tensors" in triton.unavailable("mps")
+    assert triton.unavailable("cuda") is None
+    monkeypatch.setattr(triton, "find_spec", lambda name: None)
+    assert triton.unavailable("cuda") == "Triton is not installed; pip install triton"
+    fastmmd.mmd2(x, y)  # the automatic choice does not care

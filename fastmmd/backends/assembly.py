@@ -97,7 +97,7 @@ def mmd2(
     sx = measure(x, x_weights, unbiased)
     xx = sums(sx, sx, sx.factor, needs[0])
     of_x, others = xx, [x.new_empty(0), x.new_empty(0)]
-    value = 0.0
+    value: Tensor | float = 0.0
     if y is not None:
         sy = measure(y, y_weights, unbiased)
         both = needs[1] or needs[3]  # else x and y need meet from one side only

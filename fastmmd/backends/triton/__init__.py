@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def interpreted() -> bool:
 
 def unavailable(device_type: str) -> str | None:
     """None where Triton is installed and compiles for this device, or interprets; else what is missing."""
-    if importlib.util.find_spec("triton") is None:
+    if find_spec("triton") is None:
         return "Triton is not installed; pip install triton"
     if device_type == "cpu" and not interpreted():
         return "Triton compiles for GPUs; pass CUDA tensors, or set TRITON_INTERPRET=1 to interpret kernels on the CPU"

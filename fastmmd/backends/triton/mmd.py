@@ -226,7 +226,7 @@ def sum_rows(
         p, q = p - middle, q - middle
     plan = _plan(kernel, p, q, mass, per_rung, offset=not direct)
     count = plan.table.shape[2]
-    block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, direct)
+    block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, per_rung, direct)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
     in_registers = direct and dim <= UNROLLED_DIMS
     parts = splits(blocks * batch, tiles)
@@ -380,12 +380,14 @@ def _value_at(kernel: KernelSpec, s: Tensor, r: Tensor) -> Tensor:
     return torch.ones_like(t)
 
 
-def _blocks(n: int, m: int, dim: int, gradient: bool, direct: bool) -> tuple[int, int, int, int]:
+def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool, direct: bool) -> tuple[int, int, int, int]:
     """Rows, columns, dimensions of a tile, warps of a program. The interpreter's time is its number of operations."""
     if interpreted():
         sizes = ((n, 128), (m, 1024), (dim, 1024))
         rows, columns, dims = (max(16, min(most, triton.next_power_of_2(size))) for size, most in sizes)
         return rows, columns, dims, 1
+    if per_rung:  # so many sums take registers
+        return 16, 64, 16, 8
     if direct:
-        return (32, 128, 16, 4) if gradient else (64, 64, 16, 4)
-    return 64, 64, 32, 4
+        return (32, 64, 16, 8) if gradient else (32, 64, 16, 4)
+    return 64, 64, 32, 8

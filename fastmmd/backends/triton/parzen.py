@@ -142,7 +142,7 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
     update_kernel[(blocks, parts)](
         points, samples, *_norms(direct, rates, points, samples), found, totals, m, n, per_split,
         dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), DIRECT=direct,
-        BLOCK_I=block_i, BLOCK_J=block_j, BLOCK_D=block_d, num_warps=4,
+        BLOCK_I=block_i, BLOCK_J=block_j, BLOCK_D=block_d, num_warps=8,
     )  # fmt: skip
     found = torch.cat([minimum[None], found])
     totals = torch.cat([sums[None], totals])
@@ -169,7 +169,7 @@ def parzen_backward(
     def gradient(rows: Tensor, columns: Tensor, rows_are_points: bool) -> Tensor:
         (n, dim), m = rows.shape, len(columns)
         direct = dim <= DIRECT_DIMS
-        block_i, block_j, block_d = _blocks(n, m, dim)
+        block_i, block_j, block_d = _blocks(n, m, dim, 32)
         blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
         per_split = triton.cdiv(tiles, splits(blocks, tiles)) if tiles else 1
         parts = triton.cdiv(tiles, per_split)
@@ -179,7 +179,7 @@ def parzen_backward(
                 rows, columns, *_norms(direct, rates, rows, columns), minimum, shares, out, n, m, per_split,
                 dim=dim, DIM_SLOTS=triton.next_power_of_2(dim) if dim <= SLOTS else 1, S=len(sigmas),
                 ROWS_ARE_POINTS=rows_are_points, DIRECT=direct,
-                BLOCK_I=block_i, BLOCK_J=block_j, BLOCK_D=block_d, num_warps=4,
+                BLOCK_I=block_i, BLOCK_J=block_j, BLOCK_D=block_d, num_warps=8,
             )  # fmt: skip
         return out.sum(0).to(rows.dtype)
 
@@ -202,7 +202,7 @@ def _norms(direct: bool, rates: Tensor, *samples: Tensor) -> tuple[Tensor, ...]:
     return (*norms, rates, (largest > CANCELLING).to(torch.int32))
 
 
-def _blocks(m: int, n: int, dim: int) -> tuple[int, int, int]:
+def _blocks(m: int, n: int, dim: int, rows: int = 64) -> tuple[int, int, int]:
     """Points, samples and dimensions of a tile. The interpreter's time is its number of operations."""
     if interpreted():
         return (
@@ -210,4 +210,4 @@ def _blocks(m: int, n: int, dim: int) -> tuple[int, int, int]:
             max(16, min(1024, triton.next_power_of_2(n))),
             max(16, min(1024, triton.next_power_of_2(dim))),
         )
-    return 64, 64, 32
+    return rows, 64, 32
