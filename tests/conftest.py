@@ -48,6 +48,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setattr(torch, name, _drawn_on_cpu(getattr(torch, name)))
         numpy = torch.Tensor.numpy
         monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: numpy(tensor.cpu()))
+        frequencies = fastmmd.FourierFeatures.frequencies
+        monkeypatch.setattr(
+            fastmmd.FourierFeatures,
+            "frequencies",
+            lambda self, device=device, dtype=None: frequencies(self, device, dtype),
+        )
         torch.set_default_device(device)
     try:
         with fastmmd.backend(request.param):

@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one command and under 9 minutes, on a machine without a network:
+#
+#   benchmarks/gpu.sh
+#
+# builds the native library, runs the operator tests of every GPU backend and compute-sanitizer, compiles the Triton
+# report, times the operations against their peers, and prints a summary last. A step that fails is reported and the
+# next one runs; the exit status is 1 if any failed. Needed: Python with torch and triton, a C++ compiler, cmake, ninja.
+# Wheels of what else is missing (pytest and what it needs, scipy and scikit-learn for some tests) may lie in
+# build/wheels. Results go to $OUT, by default benchmarks/results.
+#
+# PYTHON             the interpreter, python3 by default
+# FASTMMD_GPU_DEVICE cuda by default; cpu runs the same steps on the interpreter of Triton, to check this script
+# FASTMMD_GPU_STEPS  some of "wheels build tests sanitizer report times", all by default
+# FASTMMD_GPU_TESTS  what is tested, pytest's arguments
+set -uo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+python=${PYTHON:-python3}
+device=${FASTMMD_GPU_DEVICE:-cuda}
+out=${OUT:-$root/benchmarks/results}
+work=$root/build/gpu
+steps=" ${FASTMMD_GPU_STEPS:-wheels build tests sanitizer report times} "
+tests=${FASTMMD_GPU_TESTS:-tests/test_mmd.py tests/test_fourier.py tests/test_parzen.py tests/test_operators.py tests/test_properties.py}
+LIMIT=520 # seconds in all
+mkdir -p "$out" "$work"
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONUNBUFFERED=1 FASTMMD_BENCH_DEVICE=$device
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$work/triton}
+if [ "$device" = cpu ]; then export TRITON_INTERPRET=1; fi
+summary=()
+failed=0
+
+# step NAME SECONDS FUNCTION: run it in the time that is left, note how it ended
+step() {
+  local name=$1 seconds=$2 function=$3 left=$((LIMIT - SECONDS)) start=$SECONDS status
+  case $steps in *" $name "*) ;; *) return ;; esac
+  if [ "$seconds" -gt "$left" ]; then seconds=$left; fi
+  if [ "$seconds" -lt 5 ]; then
+    summary+=("$name: not run, no time left")
+    failed=1
+    return
+  fi
+  printf '\n== %s (at most %s s)\n' "$name" "$seconds"
+  export step_seconds=$seconds
+  timeout --kill-after=5 "$seconds" bash -uo pipefail "$work/steps.sh" "$function" 2>&1 | tee "$out/gpu-$name.log"
+  status=${PIPESTATUS[0]}
+  case $status in
+    0) summary+=("$name: done in $((SECONDS - start)) s") ;;
+    77) summary+=("$name: skipped, $(tail -n 1 "$out/gpu-$name.log")") ;;
+    124 | 137) summary+=("$name: FAILED, over $seconds s") && failed=1 ;;
+    *) summary+=("$name: FAILED, exit status $status: $(tail -n 1 "$out/gpu-$name.log" | cut -c 1-160)") && failed=1 ;;
+  esac
+}
+
+export root python device out work tests
+cat >"$work/steps.sh" <<'STEPS'
+wheels() {
+  shopt -s nullglob
+  local found=("$root"/build/wheels/*.whl)
+  if [ ${#found[@]} = 0 ]; then
+    echo "no wheels in build/wheels"
+    return 77
+  fi
+  "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade \
+    --target "$work/site" "${found[@]}"
+}
+
+build() {
+  local directory
+  directory=$("$python" -c 'import pybind11; print(pybind11.get_cmake_dir())' 2>/dev/null) || directory=$work/pybind11
+  if [ "$directory" = "$work/pybind11" ]; then # as much of the package as csrc/CMakeLists.txt takes
+    local headers
+    headers=$("$python" -c 'import os, torch; print(os.path.join(os.path.dirname(torch.__file__), "include"))') || return
+    test -f "$headers/pybind11/pybind11.h" || { echo "no pybind11 headers in $headers"; return 1; }
+    mkdir -p "$directory/include"
+    ln -sfn "$headers/pybind11" "$directory/include/pybind11"
+    cat >"$directory/pybind11Config.cmake" <<'CMAKE'
+find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
+function(pybind11_add_module name)
+  Python_add_library(${name} MODULE WITH_SOABI ${ARGN})
+  target_include_directories(${name} SYSTEM PRIVATE "${pybind11_DIR}/include")
+  set_target_properties(${name} PROPERTIES CXX_VISIBILITY_PRESET hidden)
+endfunction()
+CMAKE
+  fi
+  rm -rf "$work/cmake"
+  cmake -S "$root/csrc" -B "$work/cmake" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$root/fastmmd" \
+    -Dpybind11_DIR="$directory" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+    -DPYBIND11_FINDPYTHON=ON &&
+    cmake --build "$work/cmake" --target install || return
+  "$python" -c 'import fastmmd; from fastmmd.backends import native; print("native:", native.capability()["capability"])'
+}
+
+backends() { # those of the device whose kernels are ours
+  "$python" -c "
+import fastmmd
+table = fastmmd.available_backends()
+print(','.join(name for name, devices in table.items() if name != 'reference' and devices['$device'].available))"
+}
+
+tests() { # every core runs a share of the tests; the kernels that one compiles the others find in the cache
+  local names shares finished=0 folder=$work/tests
+  # On a CPU native is there as well, and is not what this script is about.
+  if [ "$device" = cpu ]; then names=triton; else names=$(backends); fi
+  if [ -z "$names" ]; then echo "no backend with kernels for $device"; return 1; fi
+  echo "backends: $names"
+  rm -rf "$folder" && mkdir -p "$folder"
+  # shellcheck disable=SC2086
+  "$python" -m pytest -q --collect-only --continue-on-collection-errors --device "$device" --backends "$names" $tests \
+    -k "not memory_is_linear" -p no:cacheprovider >"$folder/collected" 2>&1
+  grep '::.*\[' "$folder/collected" | grep -E "$(echo "$names" | tr , '|')" >"$folder/all"
+  grep -E '^ERROR|Error:' "$folder/collected"
+  if [ ! -s "$folder/all" ]; then tail -n 5 "$folder/collected"; return 1; fi
+  shares=$(nproc)
+  if [ "$shares" -gt 14 ]; then shares=14; fi
+  split -n "r/$shares" -d "$folder/all" "$folder/share."
+  echo "$(wc -l <"$folder/all") tests in $shares processes"
+  for share in "$folder"/share.*; do
+    OMP_NUM_THREADS=1 timeout "$((step_seconds - 10))" "$python" -m pytest -q --device "$device" --backends "$names" \
+      -p no:cacheprovider --tb=short "@$share" >"$share.log" 2>&1 &
+  done
+  wait
+  grep -h '^FAILED' "$folder"/share.*.log | cut -c 1-200 | head -n 60
+  for share in "$folder"/share.??; do
+    if grep -Eq '^[0-9]+ passed' <(tail -n 1 "$share.log" | sed 's/=//g; s/^ *//'); then finished=$((finished + 1)); fi
+  done
+  cp "$folder/collected" "$out/gpu-tests-collected.txt"
+  cat "$folder"/share.*.log >"$out/gpu-tests-all.txt"
+  for log in "$folder"/share.??.log; do tail -n 1 "$log"; done |
+    awk '{ for (i = 2; i <= NF; i++) if ($i ~ /^(passed|failed|error|errors|skipped),?$/) n[substr($i, 1, 4)] += $(i - 1) }
+      END { printf "%d passed, %d failed, %d errors, %d skipped\n", n["pass"], n["fail"], n["erro"], n["skip"] }'
+  [ "$finished" = "$shares" ] && ! grep -Eq '^ERROR' "$folder/collected"
+}
+
+sanitizer() {
+  local tool
+  tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+  if [ "$device" = cpu ] || [ -z "$tool" ]; then echo "no compute-sanitizer"; return 77; fi
+  cat >"$work/small.py" <<'PYTHON'
+import torch, fastmmd
+torch.manual_seed(0)
+x, y = torch.randn(70, 6, device="cuda", requires_grad=True), torch.randn(45, 6, device="cuda")
+wide = torch.randn(70, 100, device="cuda", requires_grad=True)
+names = [n for n, d in fastmmd.available_backends().items() if n != "reference" and d["cuda"].available]
+for name in names:
+    with fastmmd.backend(name):
+        fastmmd.mmd2(x, y).backward()
+        fastmmd.mmd2(wide, wide.detach()[:33]).backward()
+        fastmmd.fourier_mean(x, fastmmd.FourierFeatures(6, 100)).sum().backward()
+        fastmmd.parzen_log_likelihood(wide, wide.detach()[:33], (0.5, 1.0)).sum().backward()
+torch.cuda.synchronize()
+print("ran", *names)
+PYTHON
+  "$python" "$work/small.py" || return # compiles; a kernel that fails by itself is no finding of the tool
+  local status=0 check
+  for check in memcheck racecheck; do
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$tool" --tool "$check" --error-exitcode 99 "$python" "$work/small.py" \
+      >"$work/$check.log" 2>&1
+    case $? in
+      0) echo "$check: $(grep -E 'SUMMARY' "$work/$check.log" | tail -n 1)" ;;
+      99) status=1; grep -E '=====' "$work/$check.log" | head -n 30 ;;
+      *) tail -n 3 "$work/$check.log"; echo "compute-sanitizer does not work here"; return 77 ;;
+    esac
+  done
+  return $status
+}
+
+report() {
+  local names=(mmd2-8192 mmd2-wide mmd2-value fourier fourier-backward parzen)
+  env -u TRITON_INTERPRET "$python" -W ignore benchmarks/triton_report.py --arch sm_90 --case "${names[@]}" \
+    --json "$out/gpu-report.json"
+}
+
+times() {
+  "$python" -W ignore benchmarks/gpu_times.py --seconds "$((step_seconds - 10))" --json "$out/gpu-times.json"
+}
+
+export PYTHONPATH=$PYTHONPATH:$work/site
+cd "$root" && "$1"
+STEPS
+
+step wheels 40 wheels
+step build 150 build
+step tests 210 tests
+step sanitizer 60 sanitizer
+step report 45 report
+step times 240 times
+
+printf '\n== summary after %s s, results in %s\n' "$SECONDS" "$out"
+printf '%s\n' "${summary[@]}"
+if [ -f "$out/gpu-times.log" ]; then grep '^|' "$out/gpu-times.log"; fi
+exit $failed
