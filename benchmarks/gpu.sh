@@ -117,7 +117,7 @@ tests() { # every core runs a share of the tests; the kernels that one compiles 
   split -n "r/$shares" -d "$folder/all" "$folder/share."
   echo "$(wc -l <"$folder/all") tests in $shares processes"
   for share in "$folder"/share.*; do
-    OMP_NUM_THREADS=1 timeout "$((step_seconds - 10))" "$python" -m pytest -q --device "$device" --backends "$names" \
+    OMP_NUM_THREADS=1 timeout "$((step_seconds - SECONDS - 5))" "$python" -m pytest -q --device "$device" --backends "$names" \
       -p no:cacheprovider --tb=short "@$share" >"$share.log" 2>&1 &
   done
   wait

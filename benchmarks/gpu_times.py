@@ -1,9 +1,9 @@
 """The three operations at the sizes of the record on a GPU, each implementation in a process of its own.
 
     FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py --seconds 240 --json FILE
-    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py '{"operation": "mmd2", "implementation": "eager", "n": 1000}'
+    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py '{"operation": "mmd2", "implementation": "eager", "n": 99}'
 
-Results are compared with float64 before they are timed, as in the other benchmarks. What runs out of memory or of time
+Results are compared with float64 before they are timed, as in the other benchmarks. What runs out of memory or time
 has "died" in place of a time. The file is written anew after every case.
 """
 

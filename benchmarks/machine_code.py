@@ -110,7 +110,7 @@ class Code:
         for at, name in self.instructions:
             if outer.first <= at <= outer.last and not any(part.first <= at <= part.last for part in self.rare):
                 times = math.prod(loop.trips for loop in self.loops[1:] if loop.first <= at <= loop.last)
-                counts[name] += times * 32 * self.warps / self.tile
+                counts[name] += times * 32 * self.warps / (self.tile * self.arguments.get("FLUSH", 1))
         return counts
 
     def seconds(self) -> dict[str, float]:
@@ -180,11 +180,17 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
 def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
     """A loop within the tile loop walks over the dimensions, with one multiply-add for each pair and dimension (or
     three in TF32): this tells how many it takes in one turn, however it was unrolled. Of two alternatives that both
-    have loops the one that takes more is usual. Without a tile loop, the program itself is the body."""
+    have loops the one that takes more is usual. Where sums go on in float64 only every FLUSH tiles, the longest loop
+    is over groups of so many. Without a tile loop, the program itself is the body."""
     if "split_tiles" not in code.arguments:
         code.loops = []
     steps = {}
-    for loop in code.loops[1:]:
+    over_dims = code.loops[1:]
+    if "FLUSH" in code.arguments:
+        tiles = max(over_dims, key=lambda loop: loop.last - loop.first)
+        tiles.trips = code.arguments["FLUSH"]
+        over_dims.remove(tiles)
+    for loop in over_dims:
         body = Counter(name for at, name in code.instructions if loop.first <= at <= loop.last)
         fused = 32 * (amount(body, "FFMA") + amount(body, "FFMA2")) + 1024 / 3 * amount(body, "HMMA.1688")
         steps[loop.first] = 2 ** max(0, math.floor(math.log2(max(1.0, 1.05 * fused * code.warps / code.tile))))

@@ -22,8 +22,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 from unittest.mock import patch
 
@@ -94,12 +96,12 @@ def cases(offset: int = 0) -> dict[str, Case]:
         "mmd2-65536": Case("mmd2 forward+backward, N=M=65,536, D=6", lambda: mmd2(65536, 6)),
         "mmd2-wide": Case("mmd2 forward+backward, N=M=4096, D=784", lambda: mmd2(4096, 784)),
         "mmd2-value": Case("mmd2 without gradients, N=M=8192, D=6", lambda: mmd2(8192, 6, False)),
-        "mmd2-weights": Case("the same with all gradients, weighted", lambda: mmd2(8192, 6, True, True)),
+        "mmd2-weights": Case("mmd2 with all gradients, weighted, N=M=8192, D=6", lambda: mmd2(8192, 6, True, True)),
         "frequencies": Case("fourier_frequencies, count=4096, D=6", lambda: fourier(None)),
         "fourier": Case("fourier_mean forward, N=65,536, count=4096, D=6", lambda: fourier(False)),
         "fourier-backward": Case("fourier_mean backward, N=65,536, count=4096, D=6", lambda: fourier(True)),
         "parzen": Case("parzen_log_likelihood, 10,000 x 10,000, D=784, ten sigmas", lambda: parzen(False)),
-        "parzen-backward": Case("its gradients, 2048 x 2048, D=784, ten sigmas", lambda: parzen(True)),
+        "parzen-backward": Case("parzen_log_likelihood backward, 2048 x 2048, D=784, ten sigmas", lambda: parzen(True)),
     }
 
 
@@ -123,7 +125,10 @@ def _recording(
         kernel = launch(self, *args, grid=grid, warmup=True, **options | more)
         names = signature(self.fn)
         bound = names.bind(*args, **{key: value for key, value in options.items() if key in names.parameters})
-        record.append((self.fn, grid(bound.arguments) if callable(grid) else grid, dict(bound.arguments), kernel))
+        arguments = dict(bound.arguments)
+        if "FLUSH" in self.fn.__code__.co_names:
+            arguments["FLUSH"] = self.fn.__globals__["FLUSH"].value
+        record.append((self.fn, grid(arguments) if callable(grid) else grid, arguments, kernel))
         return kernel
 
     def every_configuration(self: Any, *args: Any, **options: Any) -> None:
@@ -163,9 +168,10 @@ class _NoDevice:
 
 
 def _kernels() -> list[Any]:
-    from fastmmd.backends.triton import fourier, mmd, parzen
+    from fastmmd.backends import triton as package
 
-    found = [value for module in (mmd, fourier, parzen) for value in vars(module).values()]
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
+    found = list({id(value): value for module in modules for value in vars(module).values()}.values())
     while any(hasattr(value, "fn") and isinstance(value, Autotuner) for value in found):
         found = [value.fn if isinstance(value, Autotuner) else value for value in found]
     return [value for value in found if isinstance(value, JITFunction)]
