@@ -136,7 +136,7 @@ def _recording(
         for config in self.prune_configs(options):
             self.fn.run(*args, **options | config.all_kwargs())
 
-    before = driver._active
+    before = vars(driver).get("_active", vars(driver).get("active"))  # newer and older versions; None: not asked yet
     driver.set_active(_NoDevice(architecture))
     with patch.object(JITFunction, "run", compiled), patch.object(Autotuner, "run", every_configuration):
         for kernel in _kernels():  # they remember what they compiled for another target
@@ -144,7 +144,7 @@ def _recording(
         try:
             yield record
         finally:
-            driver._active = before
+            driver.set_active(before)
             for kernel in _kernels():
                 kernel.device_caches.clear()
 

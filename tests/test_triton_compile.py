@@ -139,7 +139,7 @@ def test_products_keep_float32(compiled: dict[str, Any], case: str, architecture
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("case", PRODUCTS)
+@pytest.mark.parametrize("case", [case for case in PRODUCTS if case != "parzen-backward"])  # by single dimensions
 def test_rows_are_loaded_in_wide_words(compiled: dict[str, Any], case: str, architecture: str) -> None:
     wide_loads(of(compiled, case, architecture))
 

@@ -50,9 +50,9 @@ def squared_norms(points: Tensor) -> Tensor:
 
 @triton.jit
 def exponentials(x):
-    """expm1(x) and exp(x), relative error about 1e-7 (float32) or 3e-16. exp is 0 and expm1 -1 below -87.3 (-708.4)."""
+    """expm1(x) and exp(x) for x <= 0, relative error about 1e-7 (float32) or 3e-16; 0 and -1 below -87.3 (-708.4)."""
     if x.dtype == tl.float64:
-        clamped = tl.where(x < -708.396, -708.396, tl.where(x > 709.0, 709.0, x))
+        clamped = tl.where(x < -708.396, -708.396, x)
         n = (clamped * LOG2_E + ROUNDER_WIDE) - ROUNDER_WIDE
         rest = (clamped - n * 0.6931471803691238) - n * 1.9082149292705877e-10
         q = rest * 2.09147553258932022e-9 + 2.51053127296221018e-8
@@ -67,7 +67,7 @@ def exponentials(x):
         q = q * rest + 0.5
         scale = ((n.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
     else:
-        clamped = tl.where(x < -87.3365, -87.3365, tl.where(x > 88.0, 88.0, x))
+        clamped = tl.where(x < -87.3365, -87.3365, x)
         n = (clamped * LOG2_E + ROUNDER) - ROUNDER
         rest = (clamped - n * 0.6931381225585938) - n * 9.05800061445916e-06
         q = rest * 1.98910805e-4 + 1.39337307e-3
