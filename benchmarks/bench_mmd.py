@@ -17,7 +17,7 @@ WIDE = wide_bandwidth(784)
 @pytest.mark.parametrize("n", SIZES.mmd2)
 @pytest.mark.parametrize("implementation", peers.candidates(peers.MMD2))
 def test_forward_backward(benchmark, measure, interleave, implementation, n):
-    """torch.compile takes turns with ours: the closest peer, whose ratio drift on a shared machine shall not decide."""
+    """torch.compile takes turns with ours as well: no drift of the machine, but caches that the other one filled."""
     if implementation == "GeomLoss" and n > 5000:
         pytest.skip("KeOps, six times over")
     benchmark.group = f"mmd2 forward+backward, D=6, six bandwidths, N=M={n}"

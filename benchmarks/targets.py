@@ -24,12 +24,10 @@ def ours(record: Record) -> str:
 
 
 def times_faster(peer: str, **case: Any) -> Callable[[Record], float | None]:
-    """Median of the peer over our median, of the rounds in turn where there are such."""
+    """Median of the peer over our median."""
 
     def ratio(record: Record) -> float | None:
         mine, theirs = find(record, ours(record), **case), find(record, peer, **case)
-        if theirs and theirs.get("baseline") == "fastmmd":
-            return theirs["ratio"]
         return theirs["median_ms"] / mine["median_ms"] if mine and theirs else None
 
     return ratio
