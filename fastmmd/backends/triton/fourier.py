@@ -174,8 +174,7 @@ def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
     (batch, n, dim), count = x.shape, features.count
     block_i, block_k = _blocks(n, count, 256, 16)
     blocks, tiles = triton.cdiv(count, block_k), triton.cdiv(n, block_i)
-    per_split = triton.cdiv(tiles, splits(blocks * batch, tiles))
-    parts = triton.cdiv(tiles, per_split)
+    parts, per_split = splits(blocks * batch, tiles)
     out = x.new_empty((parts, batch, 2, count), dtype=F64)
     sum_kernel[(blocks, parts, batch)](
         x, weights, features.key, _inverse(features, math.pi, x), out, n, count, _part(features), per_split,
@@ -191,8 +190,7 @@ def fourier_function(
     (batch, n, dim), count = x.shape, features.count
     block_i, block_k = _blocks(n, count, 128, 32)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(count, block_k)
-    per_split = triton.cdiv(tiles, splits(blocks * batch, tiles))
-    parts = triton.cdiv(tiles, per_split)
+    parts, per_split = splits(blocks * batch, tiles)
     value = x.new_empty((parts, batch, n) if needs_value else 0, dtype=F64)
     grad = x.new_zeros((parts, batch, n, dim) if needs_grad else 0, dtype=F64)
     scaled = (coefficients.to(F64).unflatten(1, (2, -1)) * _scales(features, x.device)).to(x.dtype)

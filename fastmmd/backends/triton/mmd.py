@@ -241,8 +241,7 @@ def sum_rows(
     count = planned.table.shape[2]
     block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, per_rung)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
-    per_split = triton.cdiv(tiles, splits(blocks * batch, tiles))
-    parts = triton.cdiv(tiles, per_split)
+    parts, per_split = splits(blocks * batch, tiles)
     value = p.new_empty((parts, batch, n), dtype=F64)
     slopes = p.new_zeros((parts, batch, n, dim), dtype=F64) if gradient else value
     rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value

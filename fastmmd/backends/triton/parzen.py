@@ -134,8 +134,7 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
     direct = dim <= DIRECT_DIMS
     block_i, block_j, block_d = _blocks(m, n, dim)
     blocks, tiles = triton.cdiv(m, block_i), triton.cdiv(n, block_j)
-    per_split = triton.cdiv(tiles, splits(blocks, tiles))
-    parts = triton.cdiv(tiles, per_split)
+    parts, per_split = splits(blocks, tiles)
     found = points.new_empty((parts, m))
     totals = points.new_empty((parts, count, m), dtype=F64)
     rates = _rates(sigmas, points)
@@ -171,8 +170,7 @@ def parzen_backward(
         direct = dim <= DIRECT_DIMS
         block_i, block_j, block_d = _blocks(n, m, dim, 32)
         blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
-        per_split = triton.cdiv(tiles, splits(blocks, tiles)) if tiles else 1
-        parts = triton.cdiv(tiles, per_split)
+        parts, per_split = splits(blocks, tiles)
         out = rows.new_zeros((parts, n, dim), dtype=F64)
         if n and m:
             gradient_kernel[(blocks, parts)](

@@ -30,9 +30,12 @@ ROUNDER = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds a float32 to 
 ROUNDER_WIDE = tl.constexpr(6755399441055744.0)  # 1.5 * 2^52: a float64
 
 
-def splits(programs: int, tiles: int) -> int:
-    """Into how many parts `tiles` are shared out, where there are so many programs without: by sizes alone."""
-    return max(1, min(MOST_SPLITS, tiles, -(-PROGRAMS // max(1, programs))))
+def splits(programs: int, tiles: int) -> tuple[int, int]:
+    """Parts into which `tiles` are shared out where there are so many programs without, and tiles of one, by sizes
+    alone: the sums, and their order, depend on nothing else."""
+    parts = max(1, min(MOST_SPLITS, tiles, -(-PROGRAMS // max(1, programs))))
+    per_split = max(1, -(-tiles // parts))
+    return -(-tiles // per_split), per_split
 
 
 @lru_cache(1024)
