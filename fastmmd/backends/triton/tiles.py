@@ -131,38 +131,54 @@ def log1p(t):
 
 @triton.jit
 def sincospi(t):
-    """sin(pi t) and cos(pi t) for any t, absolute error 1.8e-7 (float32) or 3e-16; NaN for infinities."""
-    t -= 2 * tl.floor(0.5 * t + 0.5)  # whole turns: exact, but one too many where 0.5 t + 0.5 rounds up
-    t = tl.where(t < -1, t + 2, t)
-    whole = tl.floor(t + 0.5)  # -1, 0 or 1
-    rest = t - whole
-    sign = 1 - 2 * tl.abs(whole)
-    z = rest * rest
+    """sin(pi t) and cos(pi t) up to one sign, which `signed` gives them: absolute error 1.8e-7 (float32) or 3e-16.
+    From |t| = 2^22 (2^51) on, the cosine and sine of some angle; NaN for infinities."""
     if t.dtype == tl.float64:
-        s = z * 7.6839403982554303e-7 - 2.1902021519819661e-5
-        s = s * z + 4.6629917057059183e-4
-        s = s * z - 7.3704303560238920e-3
-        s = s * z + 8.2145886553282657e-2
-        s = s * z - 5.9926452931745793e-1
-        s = s * z + 2.5501640398772413
-        s = s * z - 5.1677127800499686
-        s = s * z + 3.1415926535897932
-        c = z * 4.1507502376256615e-6 - 1.0456780740766166e-4
-        c = c * z + 1.9295568179082351e-3
-        c = c * z - 2.5806888862681167e-2
-        c = c * z + 2.3533063014598705e-1
-        c = c * z - 1.3352627688446645
-        c = c * z + 4.0587121264165444
-        c = c * z - 4.9348022005446776
+        shifted = t + ROUNDER_WIDE
+        rest = t - (shifted - ROUNDER_WIDE)
     else:
-        s = z * 7.80204087e-2 - 5.98516999e-1
-        s = s * z + 2.55012584
-        s = s * z - 5.16771412
-        s = s * z + 3.14159274
-        c = z * 2.20007196e-1 - 1.33206248
-        c = c * z + 4.05844736
-        c = c * z - 4.93479538
-    return sign * (rest * s), sign * (c * z + 1)
+        shifted = t + ROUNDER
+        rest = t - (shifted - ROUNDER)
+    # Beyond, rest may be any number: at z = 1 the polynomials are exactly 0 and -2, so that 0 and -1 result.
+    z = tl.minimum(rest * rest, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    if t.dtype == tl.float64:
+        s = z * 7.506776136651412e-7 - 2.188430496571811e-5
+        s = s * z + 4.6629197858488925e-4
+        s = s * z - 7.37042883788784e-3
+        s = s * z + 8.214588637623513e-2
+        s = s * z - 5.992645293063101e-1
+        s = s * z + 2.550164039876902
+        s = s * z - 5.167712780049965
+        s = s * z + 3.141592653589793
+        c = z * -1.3177591377794788e-7 + 4.298175376504896e-6
+        c = c * z - 1.0463639764823814e-4
+        c = c * z + 1.9295739769724565e-3
+        c = c * z - 2.5806891352964365e-2
+        c = c * z + 2.353306303566088e-1
+        c = c * z - 1.3352627688545198
+        c = c * z + 4.058712126416768
+        c = c * z - 4.934802200544679
+    else:
+        s = z * 7.14775324e-2 - 5.94843984e-1
+        s = s * z + 2.54944158
+        s = s * z - 5.16766691
+        s = s * z + 3.14159179
+        c = z * -2.29028668e-2 + 2.34035403e-1
+        c = c * z - 1.33502567
+        c = c * z + 4.05869532
+        c = c * z - 4.93480206
+    return rest * s, c * z + 1, shifted
+
+
+@triton.jit
+def signed(value, shifted):
+    """-value where `shifted` of sincospi is an odd number of half turns, value elsewhere: by adding to the sign's bit
+    the last one of the mantissa, one integer multiply-add."""
+    if value.dtype == tl.float64:
+        bits = value.to(tl.uint64, bitcast=True) + (shifted.to(tl.uint64, bitcast=True) << 63)
+    else:
+        bits = value.to(tl.uint32, bitcast=True) + (shifted.to(tl.uint32, bitcast=True) << 31)
+    return bits.to(value.dtype, bitcast=True)
 
 
 @triton.jit
