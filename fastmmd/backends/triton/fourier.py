@@ -276,7 +276,7 @@ def fourier_function(
 ) -> tuple[Tensor, Tensor]:
     """f(x_i) = phi(x_i) . c: value [B, N] and gradient in x [B, N, D]; empty where not needed."""
     (batch, n, dim), count = x.shape, features.count
-    block_i, block_k = _function_blocks(n, count, dim, x.dtype)
+    block_i, block_k = _function_blocks(n, count, dim, x.dtype, needs_grad)
     blocks = triton.cdiv(n, block_i)
     parts, per_split = _splits(blocks * batch, triton.cdiv(count, block_k * (FLUSH.value if _slots(dim) else 1)))
     value = x.new_empty((parts, batch, n) if needs_value else 0, dtype=F64)
@@ -347,15 +347,18 @@ def _sum_blocks(n: int, count: int, dim: int, dtype: torch.dtype) -> tuple[int, 
         return rows, min(64 if dim <= SMALL_DIMS else 256, triton.next_power_of_2(count)), rows
     if dim > SMALL_DIMS:
         return 256, 16, 256
-    return 512, (8 if dim <= 8 else 4) // (2 if dtype == F64 else 1), 128  # frequencies and sums in registers
+    return 512, (8 if dim <= 8 else 4) // (dtype.itemsize // 4), 128  # frequencies and sums in registers
 
 
-def _function_blocks(n: int, count: int, dim: int, dtype: torch.dtype) -> tuple[int, int]:
+def _function_blocks(n: int, count: int, dim: int, dtype: torch.dtype, gradient: bool) -> tuple[int, int]:
     """Rows and features of a tile."""
     if interpreted():
         return min(512, triton.next_power_of_2(n)), min(8 if dim <= SMALL_DIMS else 256, triton.next_power_of_2(count))
+    words = dtype.itemsize // 4
     if dim > SMALL_DIMS:
-        return 128, 32
-    if dtype == F64:  # points, gradients and frequencies in registers
-        return (256, 4) if dim <= 6 else (128, 4 if dim <= 8 else 2)
+        return 128, 32 // words
+    if not gradient:
+        return 512 // words, 8 // words
+    if dtype == F64:  # points, their gradients and the frequencies in registers
+        return (256, 4) if dim <= 6 else (128, 4 if dim <= 12 else 2)
     return (512 if dim <= 6 else 256), 4
