@@ -52,6 +52,7 @@ class Loop:
     first: int
     last: int
     trips: float = 1.0
+    scales: bool = False  # by powers of 2, as exponentials do
 
 
 @dataclass
@@ -81,7 +82,8 @@ class Code:
         """Pairs of one launch: rows times columns or features, times the batch."""
         names = [name for name in ("n", "m", "count") if name in self.arguments]
         batch = self.grid[2] if len(self.grid) > 2 else 1
-        return batch * math.prod(self.arguments[name] for name in names[:2])
+        found = batch * math.prod(self.arguments[name] for name in names[:2])
+        return found // 2 if self.arguments.get("HALF") else found
 
     def of(self, pattern: str | re.Pattern[str]) -> list[str]:
         """All instructions that begin with the pattern."""
@@ -154,19 +156,23 @@ def _disassemble(option: str, path: str) -> str:
 
 def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, Loop]]]:
     """Instructions of cuobjdump's listing; the longest loop and those in it; both sides of every if with an else."""
-    instructions, branches = [], []
+    instructions, branches, scaling = [], [], []
     for line in listing.splitlines():
         found = PROGRAM.match(line)
         if not found or found[3] == "NOP":
             continue
         at, name, operands = int(found[1], 16), found[3], found[4]
         instructions.append((at, name))
+        if re.search(r"\b0x(17|800000)\b", operands):  # 23, where the exponent of a float32 begins
+            scaling.append(at)
         goal = re.search(r"0x([0-9a-f]+)\s*$", operands.strip())
         if name.startswith("BRA") and goal:
             branches.append((at, int(goal[1], 16), bool(found[2]) or "P" in operands))
     # Two ways back to one place are one loop; a branch to itself fills the space behind the program.
     last = {goal: at for at, goal, _ in sorted(branches) if goal < at}
     loops = [Loop(*loop) for loop in sorted(last.items(), key=lambda loop: loop[0] - loop[1])]
+    for loop in loops:
+        loop.scales = any(loop.first <= at <= loop.last for at in scaling)
     inner = [loop for loop in loops[1:] if loops[0].first < loop.first and loop.last < loops[0].last]
     leaps = {at: goal for at, goal, conditional in branches if goal > at and not conditional}
     alternatives = [
@@ -180,8 +186,10 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
 def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
     """A loop within the tile loop walks over the dimensions, with one multiply-add for each pair and dimension (or
     three in TF32): this tells how many it takes in one turn, however it was unrolled. Of two alternatives that both
-    have loops the one that takes more is usual. Where sums go on in float64 only every FLUSH tiles, the longest loop
-    is over groups of so many. Without a tile loop, the program itself is the body."""
+    have loops the one that takes more is usual; of two without, the longer one. Where sums go on in float64 only every
+    FLUSH tiles, the longest loop is over groups of so many. A loop in it that scales by powers of 2 is over far rungs,
+    of which one is counted, in the last of the loops that unrolling left. Without a tile
+    loop, the program itself is the body."""
     if "split_tiles" not in code.arguments:
         code.loops = []
     steps = {}
@@ -190,8 +198,12 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
         tiles = max(over_dims, key=lambda loop: loop.last - loop.first)
         tiles.trips = code.arguments["FLUSH"]
         over_dims.remove(tiles)
+    over_rungs = sorted((loop for loop in over_dims if loop.scales), key=lambda loop: loop.first)
+    over_dims = [loop for loop in over_dims if not loop.scales]
+    if len(over_rungs) > 1:
+        code.rare.append(Loop(over_rungs[0].first, over_rungs[-1].first - STEP))
     for loop in over_dims:
-        body = Counter(name for at, name in code.instructions if loop.first <= at <= loop.last)
+        body = _body(code, loop)
         fused = 32 * (amount(body, "FFMA") + amount(body, "FFMA2")) + 1024 / 3 * amount(body, "HMMA.1688")
         steps[loop.first] = 2 ** max(0, math.floor(math.log2(max(1.0, 1.05 * fused * code.warps / code.tile))))
         loop.trips = math.ceil(code.arguments["dim"] / steps[loop.first])
@@ -199,6 +211,12 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
         of_side = [[steps[at] for at in steps if side.first <= at <= side.last] for side in sides]
         if all(of_side):
             code.rare.append(min(zip(map(max, of_side), range(2), sides, strict=True))[2])
+        elif not any(of_side):
+            code.rare.append(min(sides, key=lambda side: side.last - side.first))
+
+
+def _body(code: Code, loop: Loop) -> Counter[str]:
+    return Counter(name for at, name in code.instructions if loop.first <= at <= loop.last)
 
 
 def _amd(common: tuple[str, tuple[int, ...], dict[str, Any]], target: str, warps: int, shared: int, text: str) -> Code:
@@ -208,5 +226,5 @@ def _amd(common: tuple[str, tuple[int, ...], dict[str, Any]], target: str, warps
         return int((re.findall(rf"\.{key}:\s+(\d+)", text) or ["0"])[-1])
 
     names = re.findall(r"^\s+([vs]_\w+|ds_\w+|global_\w+|buffer_\w+|scratch_\w+)", text, re.M)
-    spills = number("vgpr_spill_count") + number("sgpr_spill_count")
+    spills = number("vgpr_spill_count")  # scalar registers spill into vector registers
     return Code(*common, target, warps, number("vgpr_count"), shared, spills, list(enumerate(names)))

@@ -10,8 +10,8 @@ come as given, v_j = factor * mass_j, since normalised ones would round each on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,40 +40,45 @@ class Rows:
         )
 
 
+@dataclass
+class Sample:
+    """One sample. Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations."""
+
+    points: Tensor  # [B, N, D]
+    mass: Tensor | None  # [B, N], weights as given, signed; None: ones
+    weights: Tensor | float = 1.0  # [B, N] float64, normalised
+    scale: Tensor | float = 1.0  # [B, 1], 1 / the sum of masses
+    factor: Tensor | float = 1.0  # [B, 1], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
+    found: dict[str, Any] = field(default_factory=dict)  # what a backend keeps from one sum to the next
+
+
 class SumRows(Protocol):
     """What a backend provides."""
 
     def __call__(
         self,
-        p: Tensor,  # [B, N, D]
-        q: Tensor,  # [B, M, D]
-        mass: Tensor | None,  # [B, M], signed; None: ones
-        factor: Tensor,  # [B, 1] float64
+        rows: Sample,  # N points; their masses are not read
+        columns: Sample,  # M points
+        factor: Tensor | float,  # [B, 1] float64
         kernel: KernelSpec,
         gradient: bool,
         row_weights: Tensor | None,  # [B, N] float64; None: no sums per kernel
+        half: bool,  # rows are columns, and only sum_i mass_i value_i matters: pairs may count on one side, twice
+        apart: tuple[Sample, Sample],  # pairs of these are typical of the call, whose sums shall round alike
     ) -> Rows:
         """The sums; those that are not asked for are empty."""
         ...
 
 
-class Sample(NamedTuple):
-    """One sample: points [B, N, D], weights as given, their normalised form [B, N], 1 / their sum [B, 1]."""
-
-    points: Tensor
-    mass: Tensor | None
-    weights: Tensor
-    scale: Tensor
-    factor: Tensor  # [B, 1], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
-
-
 def measure(x: Tensor, weights: Tensor | None, unbiased: bool) -> Sample:
     """The sample with what its weights, normalised in float64, give."""
-    w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
+    if weights is None:
+        n = x.shape[1]
+        return Sample(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
+    w = weights.to(F64)
     scale = 1 / w.sum(-1, keepdim=True)
     w = w * scale
-    factor = 1 / (1 - w.square().sum(-1, keepdim=True)) if unbiased else torch.ones_like(scale)
-    return Sample(x, weights, w, scale, factor)
+    return Sample(x, weights, w, scale, 1 / (1 - w.square().sum(-1, keepdim=True)) if unbiased else 1.0)
 
 
 def mmd2(
@@ -88,33 +93,36 @@ def mmd2(
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
 
-    def sums(rows: Sample, columns: Sample, factor: Tensor, gradient: bool) -> Rows:
-        row_weights = rows.weights if needs[4] or needs[5] else None
-        return sum_rows(
-            rows.points, columns.points, columns.mass, factor * columns.scale, kernel, gradient, row_weights
-        )
+    def sums(rows: Sample, columns: Sample, factor: Tensor | float, gradient: bool, half: bool = False) -> Rows:
+        row_weights = None
+        if needs[4] or needs[5]:
+            row_weights = _each(rows.weights, rows.points)
+        return sum_rows(rows, columns, factor * columns.scale, kernel, gradient, row_weights, half, (sx, sy or sx))
 
     sx = measure(x, x_weights, unbiased)
-    xx = sums(sx, sx, sx.factor, needs[0])
-    of_x, others = xx, [x.new_empty(0), x.new_empty(0)]
+    sy = None if y is None else measure(y, y_weights, unbiased)
+    xx = sums(sx, sx, sx.factor, needs[0], half=not (needs[0] or needs[2]))
+    of_x, of_points, of_weights = xx, x.new_empty(0), x.new_empty(0)
     value: Tensor | float = 0.0
-    if y is not None:
-        sy = measure(y, y_weights, unbiased)
-        both = needs[1] or needs[3]  # else x and y need meet from one side only
-        yy = sums(sy, sy, sy.factor, needs[1])
-        of_x = xx.plus(sums(sx, sy, -torch.ones_like(sx.factor), needs[0]), 1.0 if both or needs[2] else 2.0)
-        of_y = yy
-        if both or needs[2]:
-            of_y = yy.plus(sums(sy, sx, -torch.ones_like(sx.factor), needs[1]))
-        others = _gradients(sy, of_y, yy, unbiased, needs[1], needs[3])
+    per_kernel = [xx.bandwidths, xx.kernel_weights]
+    if sy is not None:
+        of_y = yy = sums(sy, sy, sy.factor, needs[1], half=not (needs[1] or needs[3]))
+        from_both = any(needs[1:4])  # else x and y need meet from one side only
+        of_x = xx.plus(sums(sx, sy, -1.0, needs[0]), 1.0 if from_both else 2.0)
+        if from_both:
+            of_y = yy.plus(sums(sy, sx, -1.0, needs[1]))
+        of_points, of_weights = _gradients(sy, of_y, yy, unbiased, needs[1], needs[3])
         value = (sy.weights * of_y.value).sum(-1)
         per_kernel = [of_x.bandwidths + of_y.bandwidths, of_x.kernel_weights + of_y.kernel_weights]
-    else:
-        per_kernel = [of_x.bandwidths, of_x.kernel_weights]
     own = _gradients(sx, of_x, xx, unbiased, needs[0], needs[2])
-    per_kernel = [sums if need else x.new_empty(0) for sums, need in zip(per_kernel, needs[4:], strict=True)]
-    gradients = (own[0], others[0], own[1], others[1], *per_kernel)
+    per_kernel = [found if need else x.new_empty(0) for found, need in zip(per_kernel, needs[4:], strict=True)]
+    gradients = (own[0], of_points, own[1], of_weights, *per_kernel)
     return ((sx.weights * of_x.value).sum(-1) + value, *[gradient.to(x.dtype) for gradient in gradients])
+
+
+def _each(weights: Tensor | float, points: Tensor) -> Tensor:
+    """Weights of all points: [B, N] float64."""
+    return weights if isinstance(weights, Tensor) else points.new_full(points.shape[:2], weights, dtype=F64)
 
 
 def _gradients(
@@ -122,9 +130,9 @@ def _gradients(
 ) -> list[Tensor]:
     """The gradients of mmd2 in one sample's points [B, N, D] and weights [B, N]; empty where not needed."""
     w, a = sample.weights, sample.factor
-    out = [w.new_empty(0), w.new_empty(0)]
+    out = [sample.points.new_empty(0), sample.points.new_empty(0)]
     if points:
-        out[0] = 4 * w[..., None] * all_rows.gradient
+        out[0] = (4 * w[..., None] if isinstance(w, Tensor) else 4 * w) * all_rows.gradient
     if weights:
         g = 2 * all_rows.value
         if unbiased:  # the factor depends on the weights; self_rows already holds it once
@@ -135,8 +143,9 @@ def _gradients(
 
 def witness(sum_rows: SumRows, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    one = points.new_ones((1, 1), dtype=F64)
-    return sum_rows(points[None], samples[None], weights[None], one, kernel, False, None).value[0].to(points.dtype)
+    rows, columns = Sample(points[None], None), Sample(samples[None], weights[None])
+    found = sum_rows(rows, columns, 1.0, kernel, False, None, False, (rows, columns))
+    return found.value[0].to(points.dtype)
 
 
 def witness_backward(
@@ -149,16 +158,17 @@ def witness_backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     """Gradients of grad . witness in points [P, D], samples [N, D], weights [N], bandwidths [S], kernel weights [S]."""
-    one, g, v = points.new_ones((1, 1), dtype=F64), grad[None], weights[None]
+    g, v = grad[None], weights[None]
+    of_points, of_samples = Sample(points[None], g), Sample(samples[None], v)
     out = [points.new_empty(0) for _ in range(5)]
     if needs[0] or needs[3] or needs[4]:
         row_weights = g.to(F64) if needs[3] or needs[4] else None
-        found = sum_rows(points[None], samples[None], v, one, kernel, needs[0], row_weights)
+        found = sum_rows(of_points, of_samples, 1.0, kernel, needs[0], row_weights, False, (of_points, of_samples))
         out[0] = (2 * g[..., None] * found.gradient)[0] if needs[0] else out[0]
         out[3] = found.bandwidths[0] if needs[3] else out[3]
         out[4] = found.kernel_weights[0] if needs[4] else out[4]
     if needs[1] or needs[2]:
-        found = sum_rows(samples[None], points[None], g, one, kernel, needs[1], None)
+        found = sum_rows(of_samples, of_points, 1.0, kernel, needs[1], None, False, (of_points, of_samples))
         out[1] = (2 * v[..., None] * found.gradient)[0] if needs[1] else out[1]
         out[2] = found.value[0] if needs[2] else out[2]
     return tuple(gradient.to(points.dtype) for gradient in out)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import assembly
-from ..assembly import Rows
+from ..assembly import Rows, Sample
 from ..specs import KernelSpec
 from .tiles import row_tiles
 
@@ -89,16 +89,18 @@ def witness_backward(
 
 
 def sum_rows(
-    p: Tensor,
-    q: Tensor,
-    mass: Tensor | None,
-    factor: Tensor,
+    rows: Sample,
+    columns: Sample,
+    factor: Tensor | float,
     kernel: KernelSpec,
     gradient: bool,
     row_weights: Tensor | None,
+    half: bool,
+    apart: tuple[Sample, Sample],
 ) -> Rows:
-    """See `assembly.SumRows`; everything in float64."""
-    v = (factor * (p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64))).expand(q.shape[:2])
+    """See `assembly.SumRows`; everything in float64, and every pair from both sides."""
+    p, q, mass = rows.points, columns.points, columns.mass
+    v = factor * (p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64))
     per_kernel = row_weights is not None
     (batch, n, dim), members = p.shape, _members(kernel)
     p, q = p.to(F64), q.to(F64)

@@ -4,28 +4,31 @@
     gradient_i = sum_j mass_j slope(r_ij) (p_i - q_j)
 
 A program holds BLOCK_I rows and walks over tiles of BLOCK_J columns; `assembly` makes mmd2 of such sums, so both
-halves of the symmetric terms are computed and no two programs write to one place. In few dimensions all coordinates
-and sums stay in registers, lane by lane, and are added up every FLUSH tiles; beyond, the gradient is kept in memory.
+halves of the symmetric terms are computed where rows need their own results, and no two programs write to one place.
+In few dimensions all coordinates and sums stay in registers, lane by lane, and are added up every FLUSH tiles; beyond,
+the gradient is kept in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .. import assembly
-from ..assembly import F64, Rows
+from ..assembly import F64, Rows, Sample
 from ..specs import KernelSpec
 from . import interpreted
-from .kernels import ROWS_OF_TABLE, SQUARINGS, Plan, evaluate, plan
-from .tiles import checked, coordinate, coordinates, splits, squared_distances, squared_norms
+from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
+from .plan import TERMS, Plan, plan, statistics
+from .tiles import checked, constant, coordinate, coordinates, splits, squared_distances, squared_norms
 
 SMALL_DIMS = 16  # all coordinates in registers
 DIRECT_DIMS = 48  # up to here distances by differences, beyond by products where the kernel is smooth
-FLUSH = tl.constexpr(8)  # terms added in the points' dtype before the sum goes on in float64
+FLUSH = tl.constexpr(64)  # terms added in the points' dtype, lane by lane, before the sum goes on in float64
 
 
 @triton.jit
@@ -34,15 +37,15 @@ def small_kernel(
     q,  # [B, dim, m]
     mass,  # [B, m]; unread without HAS_MASS
     row_weights,  # [B, n] float64; unread without PER_RUNG
-    table,  # [B, 6, S]
+    table,  # [B, 14, S]
+    terms,  # [B, 6] float64
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    per_rung,  # [B, programs, 2, S] float64: sums of r slope, of u; unread without PER_RUNG
+    rungs,  # [B, programs, 2, S] float64: sums of r slope, of u; unread without PER_RUNG
     n,
     m,
     split_tiles,  # tiles of columns in a split
     dim: tl.constexpr,
-    SLOTS: tl.constexpr,  # power of 2 of at least dim
     S: tl.constexpr,
     S_SLOTS: tl.constexpr,
     FOLLOWS: tl.constexpr,
@@ -51,53 +54,63 @@ def small_kernel(
     HAS_MASS: tl.constexpr,
     GRADIENT: tl.constexpr,
     PER_RUNG: tl.constexpr,
+    HALF: tl.constexpr,  # rows are columns: only pairs i <= j, those of different points twice
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
     block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dtype: tl.constexpr = p.dtype.element_ty
     table += b * ROWS_OF_TABLE * S
+    start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    d = tl.arange(0, SLOTS)
     row = (split * tl.num_programs(2) + b) * n + i  # of value and gradient
     by_slope = tl.zeros([S_SLOTS], tl.float64)
-    by_u = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = tl.zeros([BLOCK_I], tl.float64)
-    if PER_RUNG:
-        row_weight = tl.load(row_weights + b * n + i, mask=i < n, other=0.0)
-    left = tl.load(p + (b * n + i)[None, :] * dim + d[:, None], mask=(i < n)[None, :] & (d < dim)[:, None], other=0.0)
-    left = checked(left)[:, :, None]
+    by_value = tl.zeros([S_SLOTS], tl.float64)
+    row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
+    left = tl.tuple([])
+    for d in tl.static_range(dim):
+        left = left + (tl.load(p + (b * n + i) * dim + d, mask=i < n, other=0.0)[:, None],)
     values = tl.zeros([BLOCK_I], tl.float64)
-    gradients = tl.zeros([SLOTS, BLOCK_I], tl.float64)
+    gradients = (values,) * dim
+    first = split * split_tiles
     last = tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))
-    for group in range(split * split_tiles, last, FLUSH):
+    if HALF:
+        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
+    for group in range(first, last, FLUSH):
         lane_values = tl.zeros([BLOCK_I, BLOCK_J], dtype)
-        lane_gradients = tl.zeros([SLOTS, BLOCK_I, BLOCK_J], dtype)
+        lane_gradients = (lane_values,) * dim
         for tile in range(group, tl.minimum(group + FLUSH, last)):
             j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-            if HAS_MASS:
-                w = tl.load(mass + b * m + j, mask=j < m, other=0.0)
-            else:
-                w = (j < m).to(dtype)
-            there = (d < dim)[:, None] & (j < m)[None, :]
-            right = tl.load(q + (b * dim + d)[:, None] * m + j[None, :], mask=there, other=0.0)
-            difference = left - checked(right)[:, None, :]
-            r = tl.sum(difference * difference, axis=0)
-            total, slope, by_slope, by_u = evaluate(
-                r, w, row_weight, by_slope, by_u, table, S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG
+            w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
+            r = tl.zeros([BLOCK_I, BLOCK_J], dtype)
+            differences = tl.tuple([])
+            for d in tl.static_range(dim):
+                right = tl.load(q + (b * dim + d) * m + j, mask=j < m, other=0.0)
+                difference = left[d] - right[None, :]
+                r += difference * difference
+                differences = differences + (difference,)
+            total, slope, by_slope, by_value = evaluate(
+                r, w, row_weight, by_slope, by_value, table, start, far, S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG
             )
-            lane_values += w[None, :] * total
+            lane_values += w * total
             if GRADIENT:
-                lane_gradients += (w[None, :] * slope)[None, :, :] * difference
-        values += tl.sum(lane_values, axis=1).to(tl.float64)
+                c = w * slope
+                sums = tl.tuple([])
+                for d in tl.static_range(dim):
+                    sums = sums + (lane_gradients[d] + c * differences[d],)
+                lane_gradients = sums
+        values += tl.sum(lane_values.to(tl.float64), axis=1)
         if GRADIENT:
-            gradients += tl.sum(lane_gradients, axis=2).to(tl.float64)
+            sums = tl.tuple([])
+            for d in tl.static_range(dim):
+                sums = sums + (gradients[d] + tl.sum(lane_gradients[d].to(tl.float64), axis=1),)
+            gradients = sums
     tl.store(value + row, values, mask=i < n)
     if GRADIENT:
-        at = gradient + row[None, :] * dim + d[:, None]
-        tl.store(at, gradients, mask=(i < n)[None, :] & (d < dim)[:, None])
+        for d in tl.static_range(dim):
+            tl.store(gradient + row * dim + d, gradients[d], mask=i < n)
     if PER_RUNG:
-        _store_per_rung(per_rung, by_slope, by_u, b, split, block, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
 
 
 @triton.jit
@@ -108,11 +121,11 @@ def large_kernel(
     q_norms,  # [B, m]
     mass,  # [B, m]; unread without HAS_MASS
     row_weights,  # [B, n] float64; unread without PER_RUNG
-    table,  # [B, 6, S]
-    offset,  # [B]: what is taken off all slopes; unread with DIRECT
+    table,  # [B, 14, S]
+    terms,  # [B, 6] float64
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64, zeros; unread without GRADIENT
-    per_rung,  # [B, programs, 2, S] float64; unread without PER_RUNG
+    rungs,  # [B, programs, 2, S] float64; unread without PER_RUNG
     n,
     m,
     split_tiles,
@@ -125,12 +138,15 @@ def large_kernel(
     HAS_MASS: tl.constexpr,
     GRADIENT: tl.constexpr,
     PER_RUNG: tl.constexpr,
+    HALF: tl.constexpr,
+    SELF: tl.constexpr,  # rows are columns
     DIRECT: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    dtype: tl.constexpr = p.dtype.element_ty
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
     row = (split * tl.num_programs(2) + b) * n + i
     p += b * n * dim
@@ -138,46 +154,37 @@ def large_kernel(
     p_norms += b * n
     q_norms += b * m
     table += b * ROWS_OF_TABLE * S
+    start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
     by_slope = tl.zeros([S_SLOTS], tl.float64)
-    by_u = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = tl.zeros([BLOCK_I], tl.float64)
-    if PER_RUNG:
-        row_weight = tl.load(row_weights + b * n + i, mask=i < n, other=0.0)
+    by_value = tl.zeros([S_SLOTS], tl.float64)
+    row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
     values = tl.zeros([BLOCK_I], tl.float64)
-    for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))):
+    first = split * split_tiles
+    if HALF:
+        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
+    for tile in range(first, tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-        if HAS_MASS:
-            w = tl.load(mass + b * m + j, mask=j < m, other=0.0)
-        else:
-            w = (j < m).to(p.dtype.element_ty)
+        w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
         r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, False, BLOCK_D)
-        total, slope, by_slope, by_u = evaluate(
-            r,
-            w,
-            row_weight,
-            by_slope,
-            by_u,
-            table,
-            S,
-            S_SLOTS,
-            FOLLOWS,
-            KERNEL,
-            SQUARED,
-            PER_RUNG,
+        if SELF and not DIRECT:  # a point is nowhere away from itself, where products round
+            r = tl.where(i[:, None] == j[None, :], 0.0, r)
+        total, slope, by_slope, by_value = evaluate(
+            r, w, row_weight, by_slope, by_value, table, start, far, S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG
         )
-        values += tl.sum(w[None, :] * total, axis=1).to(tl.float64)
+        values += tl.sum(w * total, axis=1).to(tl.float64)
         if GRADIENT:
+            c = w * slope
             if DIRECT:
-                c = w[None, :] * slope
                 for d in range(dim):
                     difference = coordinate(p, i, n, dim, d)[:, None] - coordinate(q, j, m, dim, d)[None, :]
                     at = gradient + row * dim + d
                     g = tl.load(at, mask=i < n, other=0.0) + tl.sum(c * difference, axis=1).to(tl.float64)
                     tl.store(at, g, mask=i < n)
             else:
-                c = w[None, :] * (slope - tl.load(offset + b))
-                for first in range(0, dim, BLOCK_D):
-                    d = first + tl.arange(0, BLOCK_D)
+                if SELF:
+                    c = tl.where(i[:, None] == j[None, :], 0.0, c)
+                for first_d in range(0, dim, BLOCK_D):
+                    d = first_d + tl.arange(0, BLOCK_D)
                     at = gradient + row[:, None] * dim + d[None, :]
                     there = (i < n)[:, None] & (d < dim)[None, :]
                     g = tl.sum(c, axis=1)[:, None] * coordinates(p, i, n, dim, d)
@@ -185,15 +192,83 @@ def large_kernel(
                     tl.store(at, tl.load(at, mask=there, other=0.0) + g.to(tl.float64), mask=there)
     tl.store(value + row, values, mask=i < n)
     if PER_RUNG:
-        _store_per_rung(per_rung, by_slope, by_u, b, split, block, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
 
 
 @triton.jit
-def _store_per_rung(per_rung, by_slope, by_u, b, split, block, S: tl.constexpr, S_SLOTS: tl.constexpr):
+def _masses(mass, offset, i, j, m, dtype: tl.constexpr, HAS_MASS: tl.constexpr, HALF: tl.constexpr):
+    """Masses of the columns, 0 in the padding: [1, BLOCK_J]; with HALF as often as their pairs count: [BLOCK_I, ...]"""
+    if HAS_MASS:
+        w = tl.load(mass + offset + j, mask=j < m, other=0.0)[None, :]
+    else:
+        w = (j < m).to(dtype)[None, :]
+    if HALF:
+        w *= (j[None, :] >= i[:, None]).to(dtype) + (j[None, :] > i[:, None]).to(dtype)
+    return w
+
+
+@triton.jit
+def _row_weights(row_weights, offset, i, n, dtype: tl.constexpr, PER_RUNG: tl.constexpr):
+    """[BLOCK_I, 1]"""
+    if PER_RUNG:
+        return tl.load(row_weights + offset + i, mask=i < n, other=0.0).to(dtype)[:, None]
+    else:
+        return tl.zeros_like(i).to(dtype)[:, None]
+
+
+@triton.jit
+def _store_per_rung(rungs, by_slope, by_value, b, split, block, S: tl.constexpr, S_SLOTS: tl.constexpr):
     slot = tl.arange(0, S_SLOTS)
-    at = per_rung + ((b * tl.num_programs(1) + split) * tl.num_programs(0) + block) * 2 * S + slot
+    at = rungs + ((b * tl.num_programs(1) + split) * tl.num_programs(0) + block) * 2 * S + slot
     tl.store(at, by_slope, mask=slot < S)
-    tl.store(at + S, by_u, mask=slot < S)
+    tl.store(at + S, by_value, mask=slot < S)
+
+
+@triton.jit
+def finish_kernel(
+    p,  # [B, n, dim]
+    value,  # [splits, B, n] float64
+    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
+    centre,  # [B, dim] float64, of the columns
+    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
+    terms,  # [B, 6] float64
+    factor,  # [1] or [B] float64
+    all_values,  # [B, n] float64
+    all_gradients,  # [B, n, dim] float64; unread without GRADIENT
+    n,
+    parts,  # splits
+    factor_stride,
+    dim,
+    GRADIENT: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The sums over all splits in their units, with what the tiles left out. Infinite points give NaN."""
+    b = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
+    terms += b * TERMS
+    shift, offset, mass, poison = tl.load(terms + 1), tl.load(terms + 2), tl.load(terms + 3), tl.load(terms + 4)
+    unit = tl.load(factor + b * factor_stride)
+    row = b * n + i
+    values = tl.zeros([BLOCK_I], tl.float64) + poison
+    all_rows = tl.cast(n, tl.int64) * tl.num_programs(1)
+    for split in range(parts):
+        values += tl.load(value + split * all_rows + row, mask=i < n, other=0.0)
+    for first in range(0, dim, BLOCK_D):
+        d = first + tl.arange(0, BLOCK_D)
+        there = (i < n)[:, None] & (d < dim)[None, :]
+        at = row[:, None] * dim + d[None, :]
+        points = checked(tl.load(p + at, mask=there, other=0.0).to(tl.float64))
+        values += tl.sum(points - points, axis=1)
+        if GRADIENT:
+            middle = tl.load(centre + b * dim + d, mask=d < dim, other=0.0)
+            left_out = mass * (points - middle[None, :])
+            left_out -= tl.load(moment + b * dim + d, mask=d < dim, other=0.0)[None, :]
+            g = shift * left_out
+            for split in range(parts):
+                g += tl.load(gradient + split * all_rows * dim + at, mask=there, other=0.0)
+            tl.store(all_gradients + at, unit * g, mask=there)
+    tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
 
 
 def mmd2(
@@ -222,65 +297,81 @@ def witness_backward(
 
 
 def sum_rows(
-    p: Tensor,
-    q: Tensor,
-    mass: Tensor | None,
-    factor: Tensor,
+    rows: Sample,
+    columns: Sample,
+    factor: Tensor | float,
     kernel: KernelSpec,
     gradient: bool,
     row_weights: Tensor | None,
+    half: bool,
+    apart: tuple[Sample, Sample],
 ) -> Rows:
     """See `assembly.SumRows`."""
-    (batch, n, dim), m, per_rung = p.shape, q.shape[1], row_weights is not None
+    p, q, mass, per_rung = rows.points, columns.points, columns.mass, row_weights is not None
+    (batch, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
     small = dim <= SMALL_DIMS
     direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy")  # which show what products round
-    if not direct:
-        middle = ((p.mean(1, keepdim=True, dtype=F64) + q.mean(1, keepdim=True, dtype=F64)) / 2).to(p.dtype)
-        p, q = p - middle, q - middle
-    planned = plan(kernel, p, q, mass, per_rung, offset=not direct)
-    count = planned.table.shape[2]
+    planned = plan(kernel, rows, columns, apart, products=not direct)
     block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, per_rung)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
     parts, per_split = splits(blocks * batch, tiles)
     value = p.new_empty((parts, batch, n), dtype=F64)
-    slopes = p.new_zeros((parts, batch, n, dim), dtype=F64) if gradient else value
+    slopes = value
+    if gradient:  # where it is kept in memory, from zero
+        slopes = (p.new_empty if small else p.new_zeros)((parts, batch, n, dim), dtype=F64)
     rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value
-    weights = p if mass is None else mass, value if row_weights is None else row_weights, planned.table
+    weights = p if mass is None else mass, value if row_weights is None else row_weights
+    sums = planned.table, planned.terms, value, slopes, rungs, n, m, per_split
     options = dict(
         dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.name,
         SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
-        BLOCK_I=block_i, BLOCK_J=block_j, num_warps=warps,
+        HALF=half, BLOCK_I=block_i, BLOCK_J=block_j, num_warps=warps,
     )  # fmt: skip
     if small:
-        small_kernel[(blocks, parts, batch)](
-            p, q.mT.contiguous(), *weights, value, slopes, rungs, n, m, per_split,
-            SLOTS=triton.next_power_of_2(dim), **options,
-        )  # fmt: skip
+        small_kernel[(blocks, parts, batch)](p, _transposed(columns), *weights, *sums, **options)
     else:
-        norms = (p, q) if direct else (squared_norms(p), squared_norms(q))
+        norms = p, q
+        if not direct:
+            middle = (statistics(rows).centre + statistics(columns).centre) / 2
+            p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
+            norms = squared_norms(p), squared_norms(q)
         large_kernel[(blocks, parts, batch)](
-            p, q, *norms, *weights, planned.typical_slope, value, slopes, rungs, n, m, per_split,
-            DIRECT=direct, BLOCK_D=block_d, **options,
-        )  # fmt: skip
-    sums = value.sum(0), slopes.sum(0) if gradient else None, rungs if per_rung else None
-    return _finished(p, planned, factor, *sums)
+            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_D=block_d, **options
+        )
+    found = _finished(rows.points, statistics(columns).centre, planned, factor, value, slopes, gradient)
+    if row_weights is not None:
+        places = constant(tuple(sorted(range(count), key=planned.order.__getitem__)), p.device, torch.int64)
+        by_slope, by_value = rungs.sum(1).unbind(1)
+        derivative, left_out = planned.per_rung.unbind(1)
+        found.bandwidths = (factor * derivative * by_slope)[:, places]
+        found.kernel_weights = (factor * (by_value - left_out * row_weights.sum(-1, keepdim=True)))[:, places]
+    return found
+
+
+def _transposed(sample: Sample) -> Tensor:
+    """[B, D, N], once for all sums over the sample."""
+    found: Tensor | None = sample.found.get("transposed")
+    if found is None:
+        found = sample.found["transposed"] = sample.points.mT.contiguous()
+    return found
 
 
 def _finished(
-    p: Tensor, plan: Plan, factor: Tensor, value: Tensor, slopes: Tensor | None, rungs: Tensor | None
+    p: Tensor, centre: Tensor, plan: Plan, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
 ) -> Rows:
-    """The sums in their units, with what the kernel left out."""
+    """The rows' sums, without those per kernel."""
+    (batch, n, dim), parts = p.shape, value.shape[0]
     empty = value.new_empty(0)
-    value = factor * (value - plan.offset * plan.mass)
-    if slopes is not None:
-        slopes = slopes + plan.shift * (plan.mass[..., None] * (p - plan.centre) - plan.moment)
-        slopes = factor[..., None] * slopes
-    if rungs is None:
-        return Rows(value, empty if slopes is None else slopes, empty, empty)
-    by_slope, by_u = (factor * rungs.sum(1).unbind(1)[k] for k in range(2))
-    return Rows(
-        value, empty if slopes is None else slopes, (plan.by_bandwidth * by_slope)[:, plan.places], by_u[:, plan.places]
-    )
+    values = value.new_empty((batch, n))
+    gradients = value.new_empty((batch, n, dim)) if gradient else empty
+    of_batch = isinstance(factor, Tensor)
+    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
+    block_i, block_d = (128, 32) if interpreted() else (max(8, 256 // triton.next_power_of_2(dim)), 32)
+    finish_kernel[(triton.cdiv(n, block_i), batch)](
+        p, value, slopes, centre, plan.moment, plan.terms, units, values, gradients, n, parts, int(of_batch), dim,
+        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4,
+    )  # fmt: skip
+    return Rows(values, gradients, empty, empty)
 
 
 def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool) -> tuple[int, int, int, int]:
@@ -289,8 +380,9 @@ def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool) -> tuple[i
         sizes = ((n, 64 if dim <= SMALL_DIMS else 128), (m, 1024), (dim, 1024))
         rows, columns, dims = (max(16, min(most, triton.next_power_of_2(size))) for size, most in sizes)
         return rows, columns, dims, 1
-    if dim <= SMALL_DIMS:  # the columns of a thread and all coordinates of its rows in registers
-        return (8 if dim <= 4 else 4 if dim <= 8 else 2, 256, 16, 4) if gradient else (8, 128, 16, 4)
+    if dim <= SMALL_DIMS:  # a thread has one column; all coordinates and sums of its pairs are in registers
+        rows = (8 if dim <= 8 else 4) if gradient else 16
+        return (rows // 2 if per_rung else rows), 128, 16, 4
     if per_rung:  # so many sums take registers
         return 16, 64, 16, 8
     return (32, 64, 32, 8) if dim <= DIRECT_DIMS else (64, 64, 32, 8)

@@ -55,8 +55,9 @@ def squared_norms(points: Tensor) -> Tensor:
 def exponentials(x):
     """expm1(x) and exp(x) for x <= 0, relative error about 1e-7 (float32) or 3e-16; 0 and -1 below -87.3 (-708.4)."""
     if x.dtype == tl.float64:
-        clamped = tl.where(x < -708.396, -708.396, x)
-        n = (clamped * LOG2_E + ROUNDER_WIDE) - ROUNDER_WIDE
+        clamped = tl.maximum(x, -708.396, propagate_nan=tl.PropagateNan.ALL)
+        rounded = clamped * LOG2_E + ROUNDER_WIDE
+        n = rounded - ROUNDER_WIDE
         rest = (clamped - n * 0.6931471803691238) - n * 1.9082149292705877e-10
         q = rest * 2.09147553258932022e-9 + 2.51053127296221018e-8
         q = q * rest + 2.75572734787185805e-7
@@ -68,20 +69,50 @@ def exponentials(x):
         q = q * rest + 4.16666666666666698e-2
         q = q * rest + 1.6666666666666671e-1
         q = q * rest + 0.5
-        scale = ((n.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
+        scale = ((rounded.to(tl.int64, bitcast=True) << 52) + (1023 << 52)).to(tl.float64, bitcast=True)
     else:
-        clamped = tl.where(x < -87.3365, -87.3365, x)
-        n = (clamped * LOG2_E + ROUNDER) - ROUNDER
+        clamped = tl.maximum(x, -87.3365, propagate_nan=tl.PropagateNan.ALL)
+        rounded = clamped * LOG2_E + ROUNDER
+        n = rounded - ROUNDER
         rest = (clamped - n * 0.6931381225585938) - n * 9.05800061445916e-06
         q = rest * 1.98910805e-4 + 1.39337307e-3
         q = q * rest + 8.33331084e-3
         q = q * rest + 4.16664642e-2
         q = q * rest + 1.66666667e-1
         q = q * rest + 0.5
-        scale = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+        scale = ((rounded.to(tl.int32, bitcast=True) << 23) + (127 << 23)).to(tl.float32, bitcast=True)
     p = rest * rest * q + rest
     gone = x < (-708.396 if x.dtype == tl.float64 else -87.3365)
     return scale * p + (scale - 1), tl.where(gone, 0.0, scale * p + scale)
+
+
+@triton.jit
+def power_of_2(x, high, low):
+    """2^(x (high + low)) for products from -126 (float64: -1022) to 0, relative error about 1e-7 or 3e-16, unbiased."""
+    rounder: tl.constexpr = ROUNDER_WIDE if x.dtype == tl.float64 else ROUNDER
+    rounded = x * high + rounder
+    f = (x * high - (rounded - rounder)) + x * low
+    if x.dtype == tl.float64:
+        q = f * 2.5729324177362305e-11 + 4.4558179083360645e-10
+        q = q * f + 7.0548973041554995e-9
+        q = q * f + 1.0178057087733941e-7
+        q = q * f + 1.3215486808705563e-6
+        q = q * f + 1.5252733841556773e-5
+        q = q * f + 1.5403530393370734e-4
+        q = q * f + 1.333355814640647e-3
+        q = q * f + 9.61812910762848e-3
+        q = q * f + 5.5504108664821625e-2
+        q = q * f + 2.4022650695910072e-1
+        q = q * f + 6.931471805599453e-1
+        scale = ((rounded.to(tl.int64, bitcast=True) << 52) + (1023 << 52)).to(tl.float64, bitcast=True)
+    else:
+        q = f * 1.53264802e-4 + 1.33908074e-3
+        q = q * f + 9.61850584e-3
+        q = q * f + 5.55035993e-2
+        q = q * f + 2.40226477e-1
+        q = q * f + 6.93147182e-1
+        scale = ((rounded.to(tl.int32, bitcast=True) << 23) + (127 << 23)).to(tl.float32, bitcast=True)
+    return scale * (q * f + 1)
 
 
 @triton.jit
