@@ -27,6 +27,7 @@ PIPES = {
     "special": (16, r"MUFU|F2I|I2F|F2F|FRND|I2I"),
     "float64": (64, r"DADD|DMUL|DFMA|DSETP|DMNMX"),
     "memory": (32, r"SHFL|LDS|STS|LDSM|STSM|LDG|STG|LDL|STL|LD\b|ST\b|ATOM|RED\b"),
+    "matrix": (2048, r"HMMA|HGMMA"),  # multiply-adds of float16, not instructions
 }
 SHOWN = {
     "FFMA": r"FFMA",
@@ -82,6 +83,8 @@ class Code:
         """Pairs of one launch: rows times columns or features, times the batch."""
         names = [name for name in ("n", "m", "count") if name in self.arguments]
         batch = self.grid[2] if len(self.grid) > 2 else 1
+        if self.arguments.get("CANCELLING"):  # a launch that looks for pairs which hardly any data have
+            return 0
         found = batch * math.prod(self.arguments[name] for name in names[:2])
         return found // 2 if self.arguments.get("HALF") else found
 
@@ -91,11 +94,12 @@ class Code:
 
     def inner_loads(self) -> list[str]:
         """Loads from global memory in the loops over dimensions within the tile loop."""
+        over_dims = [loop for loop in self.loops[1:] if not amount(_body(self, loop), "MUFU.EX2")]
         return [
             name
             for at, name in self.instructions
             if re.match(r"LDG(?!DEPBAR)", name)
-            and any(part.first <= at <= part.last for part in self.loops[1:])
+            and any(part.first <= at <= part.last for part in over_dims)
             and not any(part.first <= at <= part.last for part in self.rare)
         ]
 
@@ -118,14 +122,29 @@ class Code:
     def seconds(self) -> dict[str, float]:
         """Of a launch on an H200, by the pipe that takes them."""
         return {
-            pipe: self.pairs * amount(self.per_pair(), pattern) / (lanes * MULTIPROCESSORS * CLOCK)
+            pipe: self.pairs * amount(counts, pattern) / (lanes * MULTIPROCESSORS * CLOCK)
             for pipe, (lanes, pattern) in PIPES.items()
+            for counts in (_multiply_adds(self.per_pair()) if pipe == "matrix" else self.per_pair(),)
         }
 
+    def matrix_multiply_adds(self) -> float:
+        """Of tensor cores for each pair, before Blackwell; one in TF32 as two, which is the time that it takes."""
+        return sum(_multiply_adds(self.per_pair()).values())
 
-def amount(counts: Counter[str], pattern: str) -> float:
+
+def amount(counts: Counter[str], pattern: str | re.Pattern[str]) -> float:
     """How many of the counted instructions begin with the pattern."""
     return sum(number for name, number in counts.items() if re.match(pattern, name))
+
+
+def _multiply_adds(counts: Counter[str]) -> Counter[str]:
+    """Those of tensor cores in place of instructions: a warp's (HMMA, 16 rows, 8 columns) or four warps' (HGMMA)."""
+    result: Counter[str] = Counter()
+    for name, number in counts.items():
+        if found := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)|HMMA\.168(8|16)\b", name):
+            size = 16 * 8 * int(found[4]) * 4 if found[4] else math.prod(map(int, found.groups()[:3]))
+            result[name] += number * size / 128 * (2 if "TF32" in name else 1)
+    return result
 
 
 def read(name: str, grid: tuple[int, ...], arguments: dict[str, Any], compiled: Any) -> Code:
@@ -206,7 +225,11 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
         body = _body(code, loop)
         fused = 32 * (amount(body, "FFMA") + amount(body, "FFMA2")) + 1024 / 3 * amount(body, "HMMA.1688")
         steps[loop.first] = 2 ** max(0, math.floor(math.log2(max(1.0, 1.05 * fused * code.warps / code.tile))))
+        if amount(body, MATRIX):
+            steps[loop.first] = code.arguments["BLOCK_D"]
         loop.trips = math.ceil(code.arguments["dim"] / steps[loop.first])
+        if amount(body, "MUFU.EX2"):  # over bandwidths, as often as there are exponentials for each pair in its body
+            loop.trips = code.arguments["S"] / max(1, round(32 * amount(body, "MUFU.EX2") * code.warps / code.tile))
     for sides in alternatives:
         of_side = [[steps[at] for at in steps if side.first <= at <= side.last] for side in sides]
         if all(of_side):
