@@ -94,7 +94,9 @@ class Code:
 
     def inner_loads(self) -> list[str]:
         """Loads from global memory in the loops over dimensions within the tile loop."""
-        over_dims = [loop for loop in self.loops[1:] if not amount(_body(self, loop), "MUFU.EX2")]
+        over_dims = [
+            loop for loop in self.loops[1:] if not loop.scales and not amount(_body(self, loop), "MUFU.EX2")
+        ]
         return [
             name
             for at, name in self.instructions
