@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -244,6 +245,42 @@ def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
     assert (found.double() - exact).abs().max() <= 0.005
     streamed = fastmmd.ParzenEstimator(x.float(), (0.1, 0.3)).update(y[:10].float()).update(y[10:].float())
     assert (streamed.log_likelihood().double() - exact).abs().max() <= 0.005
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="makes its halves in Triton's interpreter")
+def test_truncating_tensor_cores_keep_the_nats() -> None:
+    """The Triton backend's products where tensor cores truncate each addend and sum to the 24 bits of the largest
+    addend (no more than that is known of them), at the largest norms that it leaves to them."""
+    from fastmmd.backends.triton.halves import halves_of
+    from fastmmd.backends.triton.parzen import CANCELLING
+
+    def step(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        addends = torch.cat([total[..., None], left[:, None] * right[None]], -1)
+        unit = torch.exp2(addends.abs().amax(-1, keepdim=True).clamp(min=1e-30).log2().floor() - 23)
+        total = ((addends / unit).trunc() * unit).sum(-1)
+        unit = torch.exp2(total.abs().clamp(min=1e-30).log2().floor() - 23)
+        return (total / unit).trunc() * unit
+
+    sigma, limit = 0.1, 2 * CANCELLING * 0.1**2
+    for spread in (0.0, 0.5):  # every coordinate alike, or half of them 0: the sums grow steadily
+        x, noise = (torch.rand(32, 784, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+        x = (x >= spread) * (limit / 784 / (1 - spread)) ** 0.5 * 0.95
+        y = x + 0.01 * noise
+        (p, p_norms), (q, q_norms) = (halves_of(points, limit, 32, 32) for points in (x, y))
+        assert p_norms.max() <= limit and q_norms.max() <= limit and p_norms.max() > 0.85 * limit
+        products = torch.zeros(32, 32)
+        for first in range(0, 784, 32):
+            part = torch.zeros(32, 32, dtype=F64)
+            for left, right in ((1, 0), (0, 1), (0, 0)):  # low . high, high . low, high . high
+                for d in range(first, first + 32, 16):
+                    part = step(part, p[:, left, d : d + 16].to(F64), q[:, right, d : d + 16].to(F64))
+            products += part.float()
+        scales = [halves.sum(1)[0].max() / points[0].max() for halves, points in ((p.float(), x), (q.float(), y))]
+        scale = torch.exp2(torch.stack(scales).log2().round().sum())
+        r = (p_norms[:, None] + q_norms[None]) - 2 * products / scale
+        exact = oracle.squared_distances(x.to(F64), y.to(F64))
+        errors = [torch.logsumexp(-distances.to(F64) / (2 * sigma**2), 1) for distances in (r, exact)]
+        assert_close(errors[0], errors[1], rtol=0, atol=NATS, sensitivity=1)
 
 
 def test_sigma_may_be_a_numpy_number() -> None:
