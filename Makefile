@@ -27,9 +27,9 @@ test-full: $(VENV)/installed-test
 	FASTMMD_TEST_FULL=1 $(BIN)/python -m pytest tests -q
 	FASTMMD_TEST_FULL=1 $(TRITON_TESTS)
 
-# The operators' tests once more, with the Triton kernels interpreted on the CPU.
-TRITON_TESTS = TRITON_INTERPRET=1 $(BIN)/python -m pytest -q --backends triton \
-	$(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators))
+# The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
+TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --backends triton \
+	$(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators triton))
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.

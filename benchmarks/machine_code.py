@@ -94,9 +94,7 @@ class Code:
 
     def inner_loads(self) -> list[str]:
         """Loads from global memory in the loops over dimensions within the tile loop."""
-        over_dims = [
-            loop for loop in self.loops[1:] if not loop.scales and not amount(_body(self, loop), "MUFU.EX2")
-        ]
+        over_dims = [loop for loop in self.loops[1:] if not loop.scales and not amount(_body(self, loop), "MUFU.EX2")]
         return [
             name
             for at, name in self.instructions
@@ -175,7 +173,7 @@ def _disassemble(option: str, path: str) -> str:
     return subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
 
 
-def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, Loop]]]:
+def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, ...]]]:
     """Instructions of cuobjdump's listing; the longest loop and those in it; both sides of every if with an else."""
     instructions, branches, scaling = [], [], []
     for line in listing.splitlines():
@@ -201,15 +199,21 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
         for at, goal, conditional in branches
         if conditional and goal > at and goal - STEP in leaps
     ]
-    return instructions, loops[:1] + inner, alternatives
+    # The heads of a ladder, without an else: what is skipped where a rung is far.
+    heads = [
+        Loop(at + STEP, goal - STEP, scales=True)
+        for at, goal, conditional in branches
+        if conditional and goal > at and goal - STEP not in leaps and any(at < step < goal for step in scaling)
+    ]
+    return instructions, loops[:1] + inner, alternatives + [(head,) for head in heads]
 
 
-def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
+def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
     """A loop within the tile loop walks over the dimensions, with one multiply-add for each pair and dimension (or
     three in TF32): this tells how many it takes in one turn, however it was unrolled. Of two alternatives that both
     have loops the one that takes more is usual; of two without, the longer one. Where sums go on in float64 only every
     FLUSH tiles, the longest loop is over groups of so many. A loop in it that scales by powers of 2 is over far rungs,
-    of which one is counted, in the last of the loops that unrolling left. Without a tile
+    of which one is counted, in the last of the loops that unrolling left, in place of the last head. Without a tile
     loop, the program itself is the body."""
     if "split_tiles" not in code.arguments:
         code.loops = []
@@ -221,8 +225,11 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
         over_dims.remove(tiles)
     over_rungs = sorted((loop for loop in over_dims if loop.scales), key=lambda loop: loop.first)
     over_dims = [loop for loop in over_dims if not loop.scales]
-    if len(over_rungs) > 1:
-        code.rare.append(Loop(over_rungs[0].first, over_rungs[-1].first - STEP))
+    if over_rungs:
+        code.rare += [Loop(over_rungs[0].first, over_rungs[-1].first - STEP)][: len(over_rungs) - 1]
+        heads = [sides[0] for sides in alternatives if len(sides) == 1 and _inside(sides[0], code.loops[0])]
+        heads = [head for head in heads if not any(_inside(loop, head) for loop in code.loops[1:])]
+        code.rare += sorted(heads, key=lambda head: head.first)[1:][-1:]
     for loop in over_dims:
         body = _body(code, loop)
         fused = 32 * (amount(body, "FFMA") + amount(body, "FFMA2")) + 1024 / 3 * amount(body, "HMMA.1688")
@@ -233,11 +240,17 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, Loop]]) -> None:
         if amount(body, "MUFU.EX2"):  # over bandwidths, as often as there are exponentials for each pair in its body
             loop.trips = code.arguments["S"] / max(1, round(32 * amount(body, "MUFU.EX2") * code.warps / code.tile))
     for sides in alternatives:
+        if len(sides) == 1:
+            continue
         of_side = [[steps[at] for at in steps if side.first <= at <= side.last] for side in sides]
         if all(of_side):
             code.rare.append(min(zip(map(max, of_side), range(2), sides, strict=True))[2])
         elif not any(of_side):
             code.rare.append(min(sides, key=lambda side: side.last - side.first))
+
+
+def _inside(part: Loop, whole: Loop) -> bool:
+    return whole.first <= part.first and part.last <= whole.last
 
 
 def _body(code: Code, loop: Loop) -> Counter[str]:

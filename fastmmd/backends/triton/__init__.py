@@ -21,6 +21,7 @@ __all__ = [
     "witness",
     "witness_backward",
 ]
+OLDEST = (3, 3)  # whose kernels take tuples
 _OPERATIONS = {"mmd": ("mmd2", "witness"), "fourier": ("fourier_",), "parzen": ("parzen_",)}
 
 
@@ -45,6 +46,9 @@ def unavailable(device_type: str) -> str | None:
         return "Triton compiles for GPUs; pass CUDA tensors, or set TRITON_INTERPRET=1 to interpret kernels on the CPU"
     if device_type not in ("cpu", "cuda"):
         return f"no Triton kernels for {device_type} tensors; pass CUDA tensors"
+    version = importlib.import_module("triton").__version__
+    if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        return f"Triton {version} is installed, and {OLDEST[0]}.{OLDEST[1]} is needed; upgrade torch to 2.7 or later"
     return None
 
 

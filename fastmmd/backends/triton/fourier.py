@@ -23,7 +23,7 @@ from torch import Tensor
 from ..specs import FeatureSpec
 from . import interpreted
 from .frequencies import frequencies, half_turns, handed_out, normals, plus_items, product
-from .tiles import MOST_SPLITS, constant, coordinate, signed, sincospi
+from .tiles import FUSED, MOST_SPLITS, constant, coordinate, signed, sincospi, tuned
 
 F64 = torch.float64
 SMALL_DIMS = 16  # all coordinates in registers
@@ -263,10 +263,11 @@ def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
     blocks = triton.cdiv(count, block_k)
     parts, per_split = _splits(blocks * batch, triton.cdiv(n, block_i))
     out = x.new_empty((parts, batch, 2, count), dtype=F64)
-    sum_kernel[(blocks, parts, batch)](
+    kernel, choice = tuned(sum_kernel, batch * n * count, *_choices("BLOCK_K", block_k, few))
+    kernel[lambda meta: (triton.cdiv(count, meta["BLOCK_K"]), parts, batch)](
         x.mT.contiguous() if few else x, weights, features.key, _inverse(features, math.pi, x),
         _scales(features, x.device, F64), out, n, count, _part(features), per_split, dim=dim, SLOTS=_slots(dim),
-        BLOCK_I=block_i, BLOCK_K=block_k, LANES=lanes, num_warps=4,
+        BLOCK_I=block_i, LANES=lanes, **choice,
     )  # fmt: skip
     return _added(out).flatten(1).to(x.dtype)
 
@@ -283,10 +284,10 @@ def fourier_function(
     grad = x.new_empty((parts, batch, n, dim) if needs_grad else 0, dtype=F64)
     by_part = coefficients.unflatten(1, (2, len(features.bandwidths), -1))
     scaled = by_part * _scales(features, x.device, x.dtype)[:, None]
-    function_kernel[(blocks, parts, batch)](
+    kernel, choice = tuned(function_kernel, batch * n * count, *_choices("BLOCK_I", block_i, _slots(dim) > 0))
+    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
         x, scaled, features.key, _inverse(features, math.pi, x), value, grad, n, count, _part(features), per_split,
-        dim=dim, SLOTS=_slots(dim), VALUE=needs_value, GRADIENT=needs_grad, BLOCK_I=block_i, BLOCK_K=block_k,
-        num_warps=4,
+        dim=dim, SLOTS=_slots(dim), VALUE=needs_value, GRADIENT=needs_grad, BLOCK_K=block_k, **choice,
     )  # fmt: skip
     return (
         _added(value).to(x.dtype) if needs_value else x.new_empty(0),
@@ -299,7 +300,14 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
     out = torch.empty((features.count, dim), dtype=dtype, device=features.key.device)
     block = 1024 if interpreted() else 128
     frequencies_kernel[(triton.cdiv(features.count, block),)](
-        features.key, _inverse(features, 1.0, out), out, features.count, _part(features), dim=dim, BLOCK_K=block
+        features.key,
+        _inverse(features, 1.0, out),
+        out,
+        features.count,
+        _part(features),
+        dim=dim,
+        BLOCK_K=block,
+        **FUSED,
     )
     return out
 
@@ -338,6 +346,11 @@ def _splits(programs: int, tiles: int) -> tuple[int, int]:
     ]
     per_split = -(-tiles // min(waves)[1])
     return -(-tiles // per_split), per_split
+
+
+def _choices(name: str, size: int, few: bool) -> list[dict[str, int]]:
+    """Results of a program; in many dimensions their number moves lanes and with them the order of sums."""
+    return [{name: part, "num_warps": 4} for part in ((size, size // 2) if few and size > 1 else (size,))]
 
 
 def _sum_blocks(n: int, count: int, dim: int, dtype: torch.dtype) -> tuple[int, int, int]:

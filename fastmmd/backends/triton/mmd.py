@@ -24,7 +24,7 @@ from ..specs import KernelSpec
 from . import interpreted
 from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
 from .plan import TERMS, Plan, plan, statistics
-from .tiles import checked, constant, coordinate, coordinates, splits, squared_distances, squared_norms
+from .tiles import FUSED, checked, constant, coordinate, coordinates, splits, squared_distances, squared_norms, tuned
 
 SMALL_DIMS = 16  # all coordinates in registers
 DIRECT_DIMS = 48  # up to here distances by differences, beyond by products where the kernel is smooth
@@ -325,10 +325,16 @@ def sum_rows(
     options = dict(
         dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.name,
         SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
-        HALF=half, BLOCK_I=block_i, BLOCK_J=block_j, num_warps=warps,
+        HALF=half, BLOCK_J=block_j,
     )  # fmt: skip
+    choices = [dict(BLOCK_I=block_i, num_warps=warps)]
     if small:
-        small_kernel[(blocks, parts, batch)](p, _transposed(columns), *weights, *sums, **options)
+        if not per_rung:  # whose sums go by program
+            choices.append(dict(BLOCK_I=block_i // 2, num_warps=warps))
+        kernel_of_sums, choice = tuned(small_kernel, batch * n * m, *choices)
+        kernel_of_sums[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
+            p, _transposed(columns), *weights, *sums, **options, **choice
+        )
     else:
         norms = p, q
         if not direct:
@@ -336,8 +342,9 @@ def sum_rows(
             p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
             norms = squared_norms(p), squared_norms(q)
         large_kernel[(blocks, parts, batch)](
-            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_D=block_d, **options
-        )
+            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_D=block_d,
+            **options, **choices[0], **FUSED,
+        )  # fmt: skip
     found = _finished(rows.points, statistics(columns).centre, planned, factor, value, slopes, gradient)
     if row_weights is not None:
         places = constant(tuple(sorted(range(count), key=planned.order.__getitem__)), p.device, torch.int64)
@@ -369,7 +376,7 @@ def _finished(
     block_i, block_d = (128, 32) if interpreted() else (max(8, 256 // triton.next_power_of_2(dim)), 32)
     finish_kernel[(triton.cdiv(n, block_i), batch)](
         p, value, slopes, centre, plan.moment, plan.terms, units, values, gradients, n, parts, int(of_batch), dim,
-        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4,
+        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip
     return Rows(values, gradients, empty, empty)
 

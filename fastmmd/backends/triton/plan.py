@@ -34,7 +34,7 @@ from .kernels import (
     STEEPNESS,
     WEIGHT,
 )
-from .tiles import LOG2_E, MOST_SPLITS, constant, exponentials, log1p, splits
+from .tiles import FUSED, LOG2_E, MOST_SPLITS, constant, exponentials, log1p, splits
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
 LEADERS = 64  # points whose mean is the centre: near enough to all points' for a tight bound
@@ -319,7 +319,7 @@ def _statistics(points: Tensor, mass: Tensor | None) -> Statistics:
     found = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
     statistics_kernel[(parts, chunks, batch)](
         points, points if mass is None else mass, *found, n, per_split, dim, min(n, LEADERS),
-        HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8,
+        HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
     )  # fmt: skip
     return found
 
@@ -337,7 +337,7 @@ def plan(kernel: KernelSpec, rows: Sample, columns: Sample, apart: tuple[Sample,
         x, y, *p[:3], *q, s, w, constant((kernel.alpha,), s.device, F64), table, terms, moment, per_rung,
         x.shape[1], y.shape[1], n, m, p.reach.shape[1], q.reach.shape[1], dim,
         S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products,
-        CHUNKS=p.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=4,
+        CHUNKS=p.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip
     return Plan(table, terms, moment, per_rung, follows, order)
 

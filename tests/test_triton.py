@@ -1,0 +1,83 @@
+"""What holds for the Triton backend alone: tuning changes no result, and nothing is read on the host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from helpers import leaf, points
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastmmd
+from fastmmd.backends.triton.tiles import FUSED, TUNED_PAIRS, tuned
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
+)
+
+
+def mmd2(dim: int) -> list[Tensor]:
+    x = leaf(points(150, dim, seed=1))
+    value = fastmmd.mmd2(x, points(170, dim, seed=2))
+    return [value.detach(), torch.autograd.grad(value, x)[0]]
+
+
+def fourier(dim: int) -> list[Tensor]:
+    x = leaf(points(150, dim, seed=1))
+    mean = fastmmd.fourier_mean(x, fastmmd.FourierFeatures(dim, 130))
+    return [mean.detach(), torch.autograd.grad(mean[::3].sum(), x)[0]]
+
+
+def parzen(dim: int) -> list[Tensor]:
+    x = leaf(points(150, dim, seed=1))
+    value = fastmmd.parzen_log_likelihood(x, points(170, dim, seed=2), (0.5, 1.0))
+    return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
+
+
+CALLS = [pytest.param(call, dim, id=f"{call.__name__}-{dim}") for call in (mmd2, fourier, parzen) for dim in (3, 70)]
+
+
+@pytest.mark.parametrize(("call", "dim"), CALLS)
+def test_tuning_changes_no_result(call: Callable[[int], list[Tensor]], dim: int, monkeypatch: Any) -> None:
+    """Every kernel in the last of its configurations gives what it gives in the first, to the bit."""
+    several = []
+
+    def last(kernel: Any, pairs: int, *choices: dict[str, int]) -> tuple[Any, dict[str, Any]]:
+        several.append(len(choices) > 1)
+        return kernel, choices[-1] | FUSED
+
+    with fastmmd.backend("triton"):
+        first = call(dim)
+        for module in ("mmd", "fourier"):
+            monkeypatch.setattr(import_module(f"fastmmd.backends.triton.{module}"), "tuned", last)
+        again = call(dim)
+    assert call is parzen or any(several) == (dim == 3)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_few_pairs_are_not_tuned() -> None:
+    choices = {"BLOCK_I": 8}, {"BLOCK_I": 4}
+    assert tuned("kernel", TUNED_PAIRS - 1, *choices) == ("kernel", choices[0] | FUSED)
+
+
+class NothingRead(TorchDispatchMode):
+    """Fails where a tensor's value decides what the host does: there it waits for the device."""
+
+    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique", "masked_select")
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        assert function.overloadpacket.__name__ not in self.READS, function
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("call", "dim"), CALLS)
+def test_nothing_is_read_on_the_host(call: Callable[[int], list[Tensor]], dim: int) -> None:
+    with fastmmd.backend("triton"), NothingRead():
+        call(dim)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            points(1, 1).sum().item()
