@@ -31,6 +31,8 @@ from unittest.mock import patch
 
 os.environ.pop("TRITON_INTERPRET", None)  # before the kernels are imported: interpreted ones compile to nothing
 
+from settings import SIGMAS, SIX  # isort: skip  before torch
+
 import torch
 from machine_code import PIPES, SHOWN, Code, amount, read
 from triton.backends.compiler import GPUTarget
@@ -40,8 +42,6 @@ from triton.runtime.jit import JITFunction
 
 from fastmmd.backends.specs import FeatureSpec, KernelSpec
 
-SIX = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-SIGMAS = tuple(10 ** (-1 + i / 9) for i in range(10))
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 

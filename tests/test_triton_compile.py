@@ -48,7 +48,6 @@ def machine_code() -> ModuleType:
 def start(output: Path, package: Path = ROOT, **options: Any) -> subprocess.Popen[str]:
     """benchmarks/triton_report.py on the fastmmd in `package`. One process compiles on one core."""
     environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    environment |= options.pop("environment", {})
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "triton_report.py"), "--json", str(output)]
     for name, value in options.items():
         command += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
@@ -201,6 +200,7 @@ def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     wrong = folder / "wrong"
     shutil.copytree(ROOT / "fastmmd", wrong / "fastmmd", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     changes = {'input_precision="ieee"': 'input_precision="tf32"', "part = tl.dot(left_high,": "tl.dot(left_high,"}
+    changes['"enable_fp_fusion": True'] = '"enable_fp_fusion": False'
     for right, planted in changes.items():
         changed = 0
         for path in (wrong / "fastmmd" / "backends" / "triton").glob("*.py"):
@@ -213,7 +213,7 @@ def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
         "offset": {"case": "parzen", "offset": 1},
         "tf32": {"case": "mmd2-wide", "package": wrong},
         "halves": {"case": "parzen", "package": wrong},
-        "unfused": {"case": "mmd2-value", "environment": {"TRITON_DEFAULT_FP_FUSION": "0"}},
+        "unfused": {"case": "mmd2-value", "package": wrong},
     }
     found = {}
     names = list(plants)

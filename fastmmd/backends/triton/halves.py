@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import checked, coordinates
+from .tiles import FUSED, checked, coordinates
 
 
 @triton.jit
@@ -130,6 +130,7 @@ def halves_of(points: Tensor, limit: float, block: int, block_d: int) -> tuple[T
     halves = points.new_empty((padded(n, block), 2, padded(dim, block_d)), dtype=torch.float16)
     norms = points.new_empty(n)
     split_kernel[(len(halves) // block,)](
-        points, halves, norms, n, limit, dim=dim, DIMS=halves.shape[2], BLOCK_I=block, BLOCK_D=block_d, num_warps=8
-    )
+        points, halves, norms, n, limit, dim=dim, DIMS=halves.shape[2], BLOCK_I=block, BLOCK_D=block_d, num_warps=8,
+        **FUSED,
+    )  # fmt: skip
     return halves, norms

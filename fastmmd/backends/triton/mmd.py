@@ -24,7 +24,18 @@ from ..specs import KernelSpec
 from . import interpreted
 from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
 from .plan import TERMS, Plan, plan, statistics
-from .tiles import FUSED, checked, constant, coordinate, coordinates, splits, squared_distances, squared_norms, tuned
+from .tiles import (
+    FUSED,
+    checked,
+    constant,
+    coordinate,
+    coordinates,
+    splits,
+    squared_distances,
+    squared_norms,
+    stages,
+    tuned,
+)
 
 SMALL_DIMS = 16  # all coordinates in registers
 DIRECT_DIMS = 48  # up to here distances by differences, beyond by products where the kernel is smooth
@@ -124,7 +135,7 @@ def large_kernel(
     table,  # [B, 14, S]
     terms,  # [B, 6] float64
     value,  # [splits, B, n] float64
-    gradient,  # [splits, B, n, dim] float64, zeros; unread without GRADIENT
+    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     rungs,  # [B, programs, 2, S] float64; unread without PER_RUNG
     n,
     m,
@@ -174,11 +185,13 @@ def large_kernel(
         values += tl.sum(w * total, axis=1).to(tl.float64)
         if GRADIENT:
             c = w * slope
+            before = tl.where(tile > first, n, 0)  # rows that have sums of other tiles
             if DIRECT:
+                tl.debug_barrier()  # another thread may have stored the sums
                 for d in range(dim):
                     difference = coordinate(p, i, n, dim, d)[:, None] - coordinate(q, j, m, dim, d)[None, :]
                     at = gradient + row * dim + d
-                    g = tl.load(at, mask=i < n, other=0.0) + tl.sum(c * difference, axis=1).to(tl.float64)
+                    g = tl.load(at, mask=i < before, other=0.0) + tl.sum(c * difference, axis=1).to(tl.float64)
                     tl.store(at, g, mask=i < n)
             else:
                 if SELF:
@@ -186,10 +199,10 @@ def large_kernel(
                 for first_d in range(0, dim, BLOCK_D):
                     d = first_d + tl.arange(0, BLOCK_D)
                     at = gradient + row[:, None] * dim + d[None, :]
-                    there = (i < n)[:, None] & (d < dim)[None, :]
+                    there, known = (i < n)[:, None] & (d < dim)[None, :], (i < before)[:, None] & (d < dim)[None, :]
                     g = tl.sum(c, axis=1)[:, None] * coordinates(p, i, n, dim, d)
                     g -= tl.dot(c, coordinates(q, j, m, dim, d), input_precision="ieee", out_dtype=c.dtype)
-                    tl.store(at, tl.load(at, mask=there, other=0.0) + g.to(tl.float64), mask=there)
+                    tl.store(at, tl.load(at, mask=known, other=0.0) + g.to(tl.float64), mask=there)
     tl.store(value + row, values, mask=i < n)
     if PER_RUNG:
         _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
@@ -316,9 +329,7 @@ def sum_rows(
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
     parts, per_split = splits(blocks * batch, tiles)
     value = p.new_empty((parts, batch, n), dtype=F64)
-    slopes = value
-    if gradient:  # where it is kept in memory, from zero
-        slopes = (p.new_empty if small else p.new_zeros)((parts, batch, n, dim), dtype=F64)
+    slopes = p.new_empty((parts, batch, n, dim), dtype=F64) if gradient else value
     rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value
     weights = p if mass is None else mass, value if row_weights is None else row_weights
     sums = planned.table, planned.terms, value, slopes, rungs, n, m, per_split
@@ -327,12 +338,11 @@ def sum_rows(
         SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
         HALF=half, BLOCK_J=block_j,
     )  # fmt: skip
-    choices = [dict(BLOCK_I=block_i, num_warps=warps)]
     if small:
-        if not per_rung:  # whose sums go by program
-            choices.append(dict(BLOCK_I=block_i // 2, num_warps=warps))
-        kernel_of_sums, choice = tuned(small_kernel, batch * n * m, *choices)
-        kernel_of_sums[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
+        rows_of_program = (block_i,) if per_rung else (block_i, block_i // 2)  # sums per rung go by program
+        choices = [dict(BLOCK_I=size, num_warps=warps) for size in rows_of_program]
+        summing, choice = tuned(small_kernel, batch * n * m, *choices)
+        summing[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
             p, _transposed(columns), *weights, *sums, **options, **choice
         )
     else:
@@ -341,9 +351,10 @@ def sum_rows(
             middle = (statistics(rows).centre + statistics(columns).centre) / 2
             p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
             norms = squared_norms(p), squared_norms(q)
-        large_kernel[(blocks, parts, batch)](
-            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_D=block_d,
-            **options, **choices[0], **FUSED,
+        summing, choice = tuned(large_kernel, batch * n * m, *stages(warps, not direct))
+        summing[(blocks, parts, batch)](
+            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_I=block_i, BLOCK_D=block_d,
+            **options, **choice,
         )  # fmt: skip
     found = _finished(rows.points, statistics(columns).centre, planned, factor, value, slopes, gradient)
     if row_weights is not None:
@@ -373,7 +384,7 @@ def _finished(
     gradients = value.new_empty((batch, n, dim)) if gradient else empty
     of_batch = isinstance(factor, Tensor)
     units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
-    block_i, block_d = (128, 32) if interpreted() else (max(8, 256 // triton.next_power_of_2(dim)), 32)
+    block_i, block_d = (128, 32) if interpreted() else (max(8, 128 // triton.next_power_of_2(dim)), 32)
     finish_kernel[(triton.cdiv(n, block_i), batch)](
         p, value, slopes, centre, plan.moment, plan.terms, units, values, gradients, n, parts, int(of_batch), dim,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import interpreted
 from .halves import add_products, halves_of, padded, products, unit
-from .tiles import constant, coordinate, splits, squared_distances, squared_norms
+from .tiles import FUSED, constant, coordinate, splits, squared_distances, squared_norms, stages, tuned
 
 F64 = torch.float64
 LOG2_E = 1.4426950408889634
@@ -230,13 +230,15 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
     found = points.new_empty((len(launches), parts, m))
     found_sums = points.new_empty((len(launches), parts, count, m), dtype=F64)
     for k, (blocks, options) in enumerate(launches):
-        update_kernel[(blocks, parts)](
+        kernel, choice = tuned(update_kernel, m * n, *stages(options.pop("num_warps"), options["HALVES"]))
+        kernel[(blocks, parts)](
             points, samples, *halves, *norms, rates, found[k], found_sums[k], limit, m, n, per_split,
-            S=count, **options,
+            S=count, **options, **choice,
         )  # fmt: skip
     merge_kernel[(triton.cdiv(m, 128),)](
-        found, found_sums, rates, minimum, sums, m, len(launches) * parts, S=count, BLOCK_I=128, num_warps=4
-    )
+        found, found_sums, rates, minimum, sums, m, len(launches) * parts, S=count, BLOCK_I=128,
+        num_warps=4, **FUSED,
+    )  # fmt: skip
 
 
 def parzen_backward(
@@ -265,7 +267,7 @@ def parzen_backward(
         for blocks, options in launches:
             gradient_kernel[(blocks, parts)](
                 rows, columns, *halves, *norms, rates, minimum, shares, out, limit, n, m, per_split,
-                S=len(sigmas), ROWS_ARE_POINTS=rows_are_points, **options,
+                S=len(sigmas), ROWS_ARE_POINTS=rows_are_points, **options, **FUSED,
             )  # fmt: skip
         return out.sum(0).to(rows.dtype)
 

@@ -47,11 +47,17 @@ def tuned(kernel: Any, pairs: int, *choices: dict[str, int]) -> tuple[Any, dict[
     """What to launch, and with which further options: the first choice, or for many pairs whichever is the fastest,
     found at the first launch for the dtype and the compile-time arguments.
 
-    Choices differ in how many results a program holds, which orders no sum: results do not depend on them.
+    Choices differ in how many results a program holds, or in loads in flight, and order no sum: results do not depend
+    on them.
     """
     if pairs < TUNED_PAIRS or len(choices) == 1 or interpreted():
         return kernel, choices[0] | FUSED
     return _tuner(kernel, tuple(tuple(choice.items()) for choice in choices)), dict(FUSED)
+
+
+def stages(warps: int, products: bool) -> list[dict[str, int]]:
+    """Choices for a kernel, with products by how many of their tiles are loaded ahead: as the target likes it, or 2."""
+    return [{"num_warps": warps}, {"num_warps": warps, "num_stages": 2}][: 1 + products]
 
 
 @lru_cache
@@ -282,14 +288,6 @@ def box_muller(radius_word, angle_word, dtype: tl.constexpr):
     sine = tl.where((quarter & 2) == 2, -1.0, 1.0).to(dtype) * tl.where(odd_quarter, c, s)
     cosine = tl.where(((quarter + 1) & 2) == 2, -1.0, 1.0).to(dtype) * tl.where(odd_quarter, s, c)
     return radius * cosine, radius * sine
-
-
-@triton.jit
-def rescaled(totals, before, now, t):
-    """Sums [BLOCK, S] of exp((before - r) t), float64, as those of exp((now - r) t) for a lower minimum: an online
-    log-sum-exp. before [BLOCK] is inf where nothing was summed yet."""
-    fallen = tl.where(before == float("inf"), 0.0, now - before)
-    return totals * exponentials(fallen[:, None] * t[None, :])[1].to(tl.float64)
 
 
 @triton.jit
