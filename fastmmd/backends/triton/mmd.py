@@ -384,7 +384,7 @@ def _finished(
     gradients = value.new_empty((batch, n, dim)) if gradient else empty
     of_batch = isinstance(factor, Tensor)
     units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
-    block_i, block_d = (128, 32) if interpreted() else (max(8, 128 // triton.next_power_of_2(dim)), 32)
+    block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
     finish_kernel[(triton.cdiv(n, block_i), batch)](
         p, value, slopes, centre, plan.moment, plan.terms, units, values, gradients, n, parts, int(of_batch), dim,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
@@ -403,4 +403,4 @@ def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool) -> tuple[i
         return (rows // 2 if per_rung else rows), 128, 16, 4
     if per_rung:  # so many sums take registers
         return 16, 64, 16, 8
-    return (32, 64, 32, 8) if dim <= DIRECT_DIMS else (64, 64, 32, 8)
+    return (32, 64, 32, 8) if dim <= DIRECT_DIMS else (64, 64, 16 if gradient else 32, 8)

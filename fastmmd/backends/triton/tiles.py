@@ -56,8 +56,10 @@ def tuned(kernel: Any, pairs: int, *choices: dict[str, int]) -> tuple[Any, dict[
 
 
 def stages(warps: int, products: bool) -> list[dict[str, int]]:
-    """Choices for a kernel, with products by how many of their tiles are loaded ahead: as the target likes it, or 2."""
-    return [{"num_warps": warps}, {"num_warps": warps, "num_stages": 2}][: 1 + products]
+    """Choices for a kernel, with products by how many of their tiles are loaded ahead: as the target likes it, or 4."""
+    if products and not interpreted():  # AMD's shared memory has room for no more
+        products = triton.runtime.driver.active.get_current_target().backend == "cuda"
+    return [{"num_warps": warps}, {"num_warps": warps, "num_stages": 4}][: 1 + products]
 
 
 @lru_cache
