@@ -70,6 +70,7 @@ class Code:
     spills: int  # loads from and stores to local memory (NVIDIA), spilled registers (AMD)
     instructions: list[tuple[int, str]] = field(default_factory=list)  # address, name with its modifiers
     loops: list[Loop] = field(default_factory=list)  # the tile loop first, then those in it
+    launch: int = 0  # its number; configurations among which tuning chooses share one
     rare: list[Loop] = field(default_factory=list)  # parts that counts leave out: the slower side of an alternative
 
     @property
@@ -190,8 +191,6 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
     # Two ways back to one place are one loop; a branch to itself fills the space behind the program.
     last = {goal: at for at, goal, _ in sorted(branches) if goal < at}
     loops = [Loop(*loop) for loop in sorted(last.items(), key=lambda loop: loop[0] - loop[1])]
-    for loop in loops:
-        loop.scales = any(loop.first <= at <= loop.last for at in scaling)
     inner = [loop for loop in loops[1:] if loops[0].first < loop.first and loop.last < loops[0].last]
     leaps = {at: goal for at, goal, conditional in branches if goal > at and not conditional}
     alternatives = [
@@ -199,6 +198,8 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
         for at, goal, conditional in branches
         if conditional and goal > at and goal - STEP in leaps
     ]
+    for part in [*loops, *(side for sides in alternatives for side in sides)]:
+        part.scales = any(part.first <= at <= part.last for at in scaling)
     # The heads of a ladder, without an else: what is skipped where a rung is far.
     heads = [
         Loop(at + STEP, goal - STEP, scales=True)
@@ -211,10 +212,10 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
 def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
     """A loop within the tile loop walks over the dimensions, with one multiply-add for each pair and dimension (or
     three in TF32): this tells how many it takes in one turn, however it was unrolled. Of two alternatives that both
-    have loops the one that takes more is usual; of two without, the longer one. Where sums go on in float64 only every
-    FLUSH tiles, the longest loop is over groups of so many. A loop in it that scales by powers of 2 is over far rungs,
-    of which one is counted, in the last of the loops that unrolling left, in place of the last head. Without a tile
-    loop, the program itself is the body."""
+    have loops the one that takes more is usual; of two without, the one without powers of 2, a series in place of a
+    ladder, or the longer one. Where sums go on in float64 only every FLUSH tiles, the longest loop is over groups of so
+    many. A loop in it that scales by powers of 2 is over far rungs, of which one is counted, in the last of the loops
+    that unrolling left, in place of the last head. Without a tile loop, the program itself is the body."""
     if "split_tiles" not in code.arguments:
         code.loops = []
     steps = {}
@@ -245,8 +246,8 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
         of_side = [[steps[at] for at in steps if side.first <= at <= side.last] for side in sides]
         if all(of_side):
             code.rare.append(min(zip(map(max, of_side), range(2), sides, strict=True))[2])
-        elif not any(of_side):
-            code.rare.append(min(sides, key=lambda side: side.last - side.first))
+        elif not any(of_side):  # a series, or the ladder in its place
+            code.rare.append(max(sides, key=lambda side: (side.scales, side.first - side.last)))
 
 
 def _inside(part: Loop, whole: Loop) -> bool:

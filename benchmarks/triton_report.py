@@ -109,16 +109,21 @@ def launches(run: Callable[[], Any], architecture: str, **options: Any) -> list[
     """What run() launches, in order, compiled for the architecture and read. options: further ones of the compiler."""
     with _recording(architecture, options) as record:
         run()
-    return [read(kernel.__name__, *launch) for kernel, *launch in record]
+    codes = []
+    for number, configurations in enumerate(record):
+        for kernel, *launch in configurations:
+            codes.append(read(kernel.__name__, *launch))
+            codes[-1].launch = number
+    return codes
 
 
 @contextmanager
-def _recording(
-    architecture: str, more: dict[str, Any]
-) -> Iterator[list[tuple[Any, tuple[int, ...], dict[str, Any], Any]]]:
-    """Launches are compiled and recorded in place of started, on a machine that has any GPU or none."""
-    record: list[tuple[Any, tuple[int, ...], dict[str, Any], Any]] = []
+def _recording(architecture: str, more: dict[str, Any]) -> Iterator[list[list[tuple[Any, ...]]]]:
+    """Launches, each in all its configurations, are compiled and recorded in place of started: kernel, grid, arguments,
+    code. On a machine that has any GPU or none."""
+    record: list[list[tuple[Any, ...]]] = []
     launch = JITFunction.run
+    tuning = False
 
     def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         del warmup
@@ -128,13 +133,19 @@ def _recording(
         arguments = dict(bound.arguments)
         if "FLUSH" in self.fn.__code__.co_names:
             arguments["FLUSH"] = self.fn.__globals__["FLUSH"].value
-        record.append((self.fn, grid(arguments) if callable(grid) else grid, arguments, kernel))
+        if not tuning:
+            record.append([])
+        record[-1].append((self.fn, grid(arguments) if callable(grid) else grid, arguments, kernel))
         return kernel
 
     def every_configuration(self: Any, *args: Any, **options: Any) -> None:
+        nonlocal tuning
         self.nargs = dict(zip(self.arg_names, args, strict=False))
+        record.append([])
+        tuning = True
         for config in self.prune_configs(options):
             self.fn.run(*args, **options | config.all_kwargs())
+        tuning = False
 
     before = vars(driver).get("_active", vars(driver).get("active"))  # newer and older versions; None: not asked yet
     driver.set_active(_NoDevice(architecture))
@@ -205,21 +216,12 @@ def markdown(found: dict[str, list[Code]], titles: dict[str, str]) -> str:
 
 
 def _fastest(codes: Sequence[Code]) -> list[Code]:
-    """Of the configurations of a launch, which follow each other, the one that the prediction prefers."""
-    best: dict[Any, Code] = {}
-    launch, seen = 0, set()
+    """Of the configurations of each launch the one that the prediction prefers."""
+    best: dict[int, Code] = {}
     for code in codes:
-        own = {
-            key: value for key, value in code.arguments.items() if not key.startswith("BLOCK_") and key != "split_tiles"
-        }
-        key = (code.kernel, str(own))
-        configuration = (key, str(code.arguments), code.warps)
-        if configuration in seen:  # the same launch once more
-            launch, seen = launch + 1, set()
-        seen.add(configuration)
-        now = (launch, *key)
-        if now not in best or max(code.seconds().values()) < max(best[now].seconds().values()):
-            best[now] = code
+        known = best.get(code.launch)
+        if known is None or max(code.seconds().values()) < max(known.seconds().values()):
+            best[code.launch] = code
     return list(best.values())
 
 

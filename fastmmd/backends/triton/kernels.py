@@ -31,22 +31,62 @@ def evaluate(
     by_slope,  # [S_SLOTS] float64: sums of r kappa' / steepness, to which those of this tile are added with PER_RUNG
     by_value,  # [S_SLOTS] float64: of u, of kappa for far rungs
     table,  # [14, S]
+    series,  # [2 SERIES + 1]: coefficients of P, of Q, by rising powers, and 2 / reach
     start,  # of the slope
     far,  # rungs in the rows FAR_...
+    folded,  # whether P and Q stand for the near rungs: u = r P(t), slope = start + r Q(t), t = 2 r / reach - 1
     S: tl.constexpr,
     S_SLOTS: tl.constexpr,
     FOLLOWS: tl.constexpr,  # bit s: rung s comes from rung s - 1 by squaring
     KERNEL: tl.constexpr,
     SQUARED: tl.constexpr,
     PER_RUNG: tl.constexpr,
+    SERIES: tl.constexpr,
 ):
     """total and slope: [BLOCK_I, BLOCK_J] each, and the sums per rung."""
     total = tl.zeros_like(r)
     slope = total + start
-    argument, inverse, u = r, r, total
+    argument, inverse = r, r
     if KERNEL == "laplacian" or KERNEL == "energy":
         argument = square_root(r)
         inverse = tl.where(argument > 0, 1 / argument, 0.0)
+    if SERIES > 0:
+        if folded:
+            t = r * tl.load(series + 2 * SERIES) - 1
+            p, q = total + tl.load(series + SERIES - 1), total + tl.load(series + 2 * SERIES - 1)
+            for k in tl.static_range(SERIES - 2, -1, -1):
+                p = p * t + tl.load(series + k)
+                q = q * t + tl.load(series + SERIES + k)
+            total += r * p
+            slope += r * q
+    if not folded:
+        total, slope, by_slope, by_value = ladder(
+            total, slope, argument, inverse, r, w, row_weight, by_slope, by_value, table,
+            S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG,
+        )  # fmt: skip
+    if KERNEL == "gaussian" or KERNEL == "laplacian":
+        for s in range(far):
+            x = tl.minimum(argument, tl.load(table + FAR_LIMIT * S + s), propagate_nan=tl.PropagateNan.ALL)
+            kappa = power_of_2(x, tl.load(table + FAR_RATE * S + s), tl.load(table + FAR_LOW * S + s))
+            total += tl.load(table + FAR_WEIGHT * S + s) * kappa
+            slope += tl.load(table + FAR_STEEPNESS * S + s) * kappa
+            if PER_RUNG:
+                rung = tl.load(table + FAR_RUNG * S + s).to(tl.int32)
+                by_slope, by_value = _per_rung(
+                    by_slope, by_value, rung, 1.0, r, kappa, kappa, inverse, w * row_weight, S_SLOTS, KERNEL
+                )
+    if KERNEL == "laplacian":
+        slope *= inverse
+    return total, slope, by_slope, by_value
+
+
+@triton.jit
+def ladder(
+    total, slope, argument, inverse, r, w, row_weight, by_slope, by_value, table, S: tl.constexpr,
+    S_SLOTS: tl.constexpr, FOLLOWS: tl.constexpr, KERNEL: tl.constexpr, SQUARED: tl.constexpr, PER_RUNG: tl.constexpr,
+):  # fmt: skip
+    """The sums with those over the rungs, one from another by squaring where it can be."""
+    u = tl.zeros_like(r)
     if KERNEL == "imq" or KERNEL == "rational_quadratic":
         largest: tl.constexpr = 1e300 if r.dtype == tl.float64 else 1e30
         argument = tl.where(r > largest, largest, r)
@@ -87,19 +127,6 @@ def evaluate(
                     by_slope, by_value, s, 1.0, r, plain, term, inverse, w * row_weight, S_SLOTS, KERNEL
                 )
         total += weight * term
-    if KERNEL == "gaussian" or KERNEL == "laplacian":
-        for s in range(far):
-            x = tl.minimum(argument, tl.load(table + FAR_LIMIT * S + s), propagate_nan=tl.PropagateNan.ALL)
-            kappa = power_of_2(x, tl.load(table + FAR_RATE * S + s), tl.load(table + FAR_LOW * S + s))
-            total += tl.load(table + FAR_WEIGHT * S + s) * kappa
-            slope += tl.load(table + FAR_STEEPNESS * S + s) * kappa
-            if PER_RUNG:
-                rung = tl.load(table + FAR_RUNG * S + s).to(tl.int32)
-                by_slope, by_value = _per_rung(
-                    by_slope, by_value, rung, 1.0, r, kappa, kappa, inverse, w * row_weight, S_SLOTS, KERNEL
-                )
-    if KERNEL == "laplacian":
-        slope *= inverse
     return total, slope, by_slope, by_value
 
 

@@ -23,10 +23,9 @@ from ..assembly import F64, Rows, Sample
 from ..specs import KernelSpec
 from . import interpreted
 from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
-from .plan import TERMS, Plan, plan, statistics
+from .plan import SERIES_TERMS, TERMS, finish, plan
+from .statistics import statistics
 from .tiles import (
-    FUSED,
-    checked,
     constant,
     coordinate,
     coordinates,
@@ -49,7 +48,8 @@ def small_kernel(
     mass,  # [B, m]; unread without HAS_MASS
     row_weights,  # [B, n] float64; unread without PER_RUNG
     table,  # [B, 14, S]
-    terms,  # [B, 6] float64
+    series,  # [B, 2 SERIES + 1]
+    terms,  # [B, 7] float64
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     rungs,  # [B, programs, 2, S] float64: sums of r slope, of u; unread without PER_RUNG
@@ -65,6 +65,7 @@ def small_kernel(
     HAS_MASS: tl.constexpr,
     GRADIENT: tl.constexpr,
     PER_RUNG: tl.constexpr,
+    SERIES: tl.constexpr,  # terms of a series for wide bandwidths
     HALF: tl.constexpr,  # rows are columns: only pairs i <= j, those of different points twice
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
@@ -72,7 +73,9 @@ def small_kernel(
     block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dtype: tl.constexpr = p.dtype.element_ty
     table += b * ROWS_OF_TABLE * S
+    series += b * (2 * SERIES + 1)
     start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
+    folded = tl.load(terms + b * TERMS + 6) > 0
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
     row = (split * tl.num_programs(2) + b) * n + i  # of value and gradient
     by_slope = tl.zeros([S_SLOTS], tl.float64)
@@ -95,14 +98,16 @@ def small_kernel(
             w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
             r = tl.zeros([BLOCK_I, BLOCK_J], dtype)
             differences = tl.tuple([])
+            there = tl.minimum(j, m - 1)  # the padding must not be farther away than any point
             for d in tl.static_range(dim):
-                right = tl.load(q + (b * dim + d) * m + j, mask=j < m, other=0.0)
+                right = tl.load(q + (b * dim + d) * m + there)
                 difference = left[d] - right[None, :]
                 r += difference * difference
                 differences = differences + (difference,)
             total, slope, by_slope, by_value = evaluate(
-                r, w, row_weight, by_slope, by_value, table, start, far, S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG
-            )
+                r, w, row_weight, by_slope, by_value, table, series, start, far, folded,
+                S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG, SERIES,
+            )  # fmt: skip
             lane_values += w * total
             if GRADIENT:
                 c = w * slope
@@ -133,7 +138,8 @@ def large_kernel(
     mass,  # [B, m]; unread without HAS_MASS
     row_weights,  # [B, n] float64; unread without PER_RUNG
     table,  # [B, 14, S]
-    terms,  # [B, 6] float64
+    series,  # [B, 2 SERIES + 1]
+    terms,  # [B, 7] float64
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     rungs,  # [B, programs, 2, S] float64; unread without PER_RUNG
@@ -149,6 +155,7 @@ def large_kernel(
     HAS_MASS: tl.constexpr,
     GRADIENT: tl.constexpr,
     PER_RUNG: tl.constexpr,
+    SERIES: tl.constexpr,  # terms of a series for wide bandwidths
     HALF: tl.constexpr,
     SELF: tl.constexpr,  # rows are columns
     DIRECT: tl.constexpr,
@@ -165,7 +172,9 @@ def large_kernel(
     p_norms += b * n
     q_norms += b * m
     table += b * ROWS_OF_TABLE * S
+    series += b * (2 * SERIES + 1)
     start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
+    folded = tl.load(terms + b * TERMS + 6) > 0
     by_slope = tl.zeros([S_SLOTS], tl.float64)
     by_value = tl.zeros([S_SLOTS], tl.float64)
     row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
@@ -177,11 +186,14 @@ def large_kernel(
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
         w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
         r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, False, BLOCK_D)
+        if SERIES > 0:  # the padding must not be farther away than any point
+            r = tl.where((j < m)[None, :], r, 0.0)
         if SELF and not DIRECT:  # a point is nowhere away from itself, where products round
             r = tl.where(i[:, None] == j[None, :], 0.0, r)
         total, slope, by_slope, by_value = evaluate(
-            r, w, row_weight, by_slope, by_value, table, start, far, S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG
-        )
+            r, w, row_weight, by_slope, by_value, table, series, start, far, folded,
+            S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG, SERIES,
+        )  # fmt: skip
         values += tl.sum(w * total, axis=1).to(tl.float64)
         if GRADIENT:
             c = w * slope
@@ -237,53 +249,6 @@ def _store_per_rung(rungs, by_slope, by_value, b, split, block, S: tl.constexpr,
     tl.store(at + S, by_value, mask=slot < S)
 
 
-@triton.jit
-def finish_kernel(
-    p,  # [B, n, dim]
-    value,  # [splits, B, n] float64
-    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    centre,  # [B, dim] float64, of the columns
-    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
-    terms,  # [B, 6] float64
-    factor,  # [1] or [B] float64
-    all_values,  # [B, n] float64
-    all_gradients,  # [B, n, dim] float64; unread without GRADIENT
-    n,
-    parts,  # splits
-    factor_stride,
-    dim,
-    GRADIENT: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The sums over all splits in their units, with what the tiles left out. Infinite points give NaN."""
-    b = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
-    terms += b * TERMS
-    shift, offset, mass, poison = tl.load(terms + 1), tl.load(terms + 2), tl.load(terms + 3), tl.load(terms + 4)
-    unit = tl.load(factor + b * factor_stride)
-    row = b * n + i
-    values = tl.zeros([BLOCK_I], tl.float64) + poison
-    all_rows = tl.cast(n, tl.int64) * tl.num_programs(1)
-    for split in range(parts):
-        values += tl.load(value + split * all_rows + row, mask=i < n, other=0.0)
-    for first in range(0, dim, BLOCK_D):
-        d = first + tl.arange(0, BLOCK_D)
-        there = (i < n)[:, None] & (d < dim)[None, :]
-        at = row[:, None] * dim + d[None, :]
-        points = checked(tl.load(p + at, mask=there, other=0.0).to(tl.float64))
-        values += tl.sum(points - points, axis=1)
-        if GRADIENT:
-            middle = tl.load(centre + b * dim + d, mask=d < dim, other=0.0)
-            left_out = mass * (points - middle[None, :])
-            left_out -= tl.load(moment + b * dim + d, mask=d < dim, other=0.0)[None, :]
-            g = shift * left_out
-            for split in range(parts):
-                g += tl.load(gradient + split * all_rows * dim + at, mask=there, other=0.0)
-            tl.store(all_gradients + at, unit * g, mask=there)
-    tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
-
-
 def mmd2(
     x: Tensor,
     y: Tensor | None,
@@ -324,7 +289,11 @@ def sum_rows(
     (batch, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
     small = dim <= SMALL_DIMS
     direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy")  # which show what products round
-    planned = plan(kernel, rows, columns, apart, products=not direct)
+    # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
+    # meets one of another origin.
+    few_digits = p.dtype == torch.float32 and apart[0] is not apart[1]
+    fold = few_digits and kernel.name == "gaussian" and count > 1 and not per_rung
+    planned = plan(kernel, columns, apart, products=not direct, fold=fold)
     block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, per_rung)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
     parts, per_split = splits(blocks * batch, tiles)
@@ -332,11 +301,11 @@ def sum_rows(
     slopes = p.new_empty((parts, batch, n, dim), dtype=F64) if gradient else value
     rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value
     weights = p if mass is None else mass, value if row_weights is None else row_weights
-    sums = planned.table, planned.terms, value, slopes, rungs, n, m, per_split
+    sums = planned.table, planned.series, planned.terms, value, slopes, rungs, n, m, per_split
     options = dict(
         dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.name,
         SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
-        HALF=half, BLOCK_J=block_j,
+        SERIES=SERIES_TERMS if fold else 0, HALF=half, BLOCK_J=block_j,
     )  # fmt: skip
     if small:
         rows_of_program = (block_i,) if per_rung else (block_i, block_i // 2)  # sums per rung go by program
@@ -356,7 +325,7 @@ def sum_rows(
             p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_I=block_i, BLOCK_D=block_d,
             **options, **choice,
         )  # fmt: skip
-    found = _finished(rows.points, statistics(columns).centre, planned, factor, value, slopes, gradient)
+    found = finish(planned, rows, columns, factor, value, slopes, gradient)
     if row_weights is not None:
         places = constant(tuple(sorted(range(count), key=planned.order.__getitem__)), p.device, torch.int64)
         by_slope, by_value = rungs.sum(1).unbind(1)
@@ -372,24 +341,6 @@ def _transposed(sample: Sample) -> Tensor:
     if found is None:
         found = sample.found["transposed"] = sample.points.mT.contiguous()
     return found
-
-
-def _finished(
-    p: Tensor, centre: Tensor, plan: Plan, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
-) -> Rows:
-    """The rows' sums, without those per kernel."""
-    (batch, n, dim), parts = p.shape, value.shape[0]
-    empty = value.new_empty(0)
-    values = value.new_empty((batch, n))
-    gradients = value.new_empty((batch, n, dim)) if gradient else empty
-    of_batch = isinstance(factor, Tensor)
-    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
-    block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
-    finish_kernel[(triton.cdiv(n, block_i), batch)](
-        p, value, slopes, centre, plan.moment, plan.terms, units, values, gradients, n, parts, int(of_batch), dim,
-        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
-    )  # fmt: skip
-    return Rows(values, gradients, empty, empty)
 
 
 def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool) -> tuple[int, int, int, int]:

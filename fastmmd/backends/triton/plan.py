@@ -1,21 +1,25 @@
-"""What the kernels of mmd2 and witness need to know of the data, found on the device in two launches.
+"""The plan of a sum for mmd2 and witness, made on the device of what the data are, and the sum's last step.
 
-Statistics of a sample bound its distances; the plan of a sum over q for points p follows from both samples': the ladder
-of bandwidths, and for each rung whether it adds u or kappa, its slope as it is or minus its value at r = 0.
+The plan is the ladder of bandwidths, for each rung whether it adds u or kappa and its slope as it is or minus its value
+at r = 0, a series in place of wide rungs; and what follows from these for all pairs alike, which tiles leave out and
+`finish` adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import F64, Sample
+from ..assembly import F64, Rows, Sample
 from ..specs import KernelSpec
+from . import interpreted
 from .kernels import (
     ALPHA,
     FAR_LIMIT,
@@ -34,108 +38,58 @@ from .kernels import (
     STEEPNESS,
     WEIGHT,
 )
-from .tiles import FUSED, LOG2_E, MOST_SPLITS, constant, exponentials, log1p, splits
+from .statistics import statistics, wide_tile
+from .tiles import FUSED, LOG2_E, MOST_SPLITS, checked, constant, exponentials, log1p
 
-MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
-LEADERS = 64  # points whose mean is the centre: near enough to all points' for a tight bound
-TERMS = tl.constexpr(6)
+TERMS = tl.constexpr(7)  # of a plan
 SLOTS = tl.constexpr(MOST_SPLITS)
-PAIRS = tl.constexpr(64)
-
-
-@triton.jit
-def statistics_kernel(
-    points,  # [B, n, dim]
-    mass,  # [B, n]; unread without HAS_MASS
-    centre,  # [B, dim] float64: mean of the first points
-    reach,  # [B, splits, chunks] float64: maximum of |p - centre|^2 over the dimensions of a chunk
-    sums,  # [B, splits, 2, dim] float64: of p - centre, of mass (p - centre)
-    masses,  # [B, splits] float64: of mass
-    n,
-    split_tiles,  # tiles of points in a split
-    dim,
-    leaders,  # points whose mean is the centre
-    HAS_MASS: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    split, chunk, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    d = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
-    points += b * n * dim
-    middle = tl.zeros([BLOCK_D], tl.float64)
-    for first in range(0, leaders, BLOCK_I):
-        i = first + tl.arange(0, BLOCK_I)
-        middle += tl.sum(_tile(points, i, d, leaders, dim), axis=0)
-    middle /= leaders
-    total = tl.zeros([BLOCK_D], tl.float64)
-    moment = tl.zeros([BLOCK_D], tl.float64)
-    all_mass = tl.zeros([BLOCK_I], tl.float64)
-    farthest = tl.zeros([BLOCK_I], tl.float64)
-    for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))):
-        i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
-        there = (i < n)[:, None] & (d < dim)[None, :]
-        difference = tl.where(there, _tile(points, i, d, n, dim) - middle[None, :], 0.0)
-        if HAS_MASS:
-            w = tl.load(mass + b * n + i, mask=i < n, other=0.0).to(tl.float64)
-        else:
-            w = (i < n).to(tl.float64)
-        farthest = tl.maximum(farthest, tl.sum(difference * difference, axis=1))
-        all_mass += w
-        total += tl.sum(difference, axis=0)
-        moment += tl.sum(w[:, None] * difference, axis=0)
-    part = b * tl.num_programs(0) + split
-    tl.store(reach + part * tl.num_programs(1) + chunk, tl.max(farthest))
-    tl.store(sums + part * 2 * dim + d, total, mask=d < dim)
-    tl.store(sums + (part * 2 + 1) * dim + d, moment, mask=d < dim)
-    if split == 0:
-        tl.store(centre + b * dim + d, middle, mask=d < dim)
-    if chunk == 0:
-        tl.store(masses + part, tl.sum(all_mass))
-
-
-@triton.jit
-def _tile(points, i, d, n, dim):
-    at = points + i.to(tl.int64)[:, None] * dim + d[None, :]
-    return tl.load(at, mask=(i < n)[:, None] & (d < dim)[None, :], other=0.0).to(tl.float64)
+PAIRS = tl.constexpr(64)  # that stand for all
+WIDEST_REACH = tl.constexpr(3.5)  # of r / (2 s^2) in the series; beyond, slopes at the far end would lose digits
+SERIES_TERMS = 10  # leave out less than float32 rounds, at the widest reach
+MOST_TERMS = tl.constexpr(16)
 
 
 @triton.jit
 def plan_kernel(
-    x,  # [B, x_count, dim]: points whose pairs show how far pairs are apart
+    x,  # [B, x_count, dim]: the points of a call, whose distances decide
     y,  # [B, y_count, dim]
-    p_centre,  # [B, dim] float64, and so on: what statistics_kernel found of the rows
-    p_reach,
-    p_sums,
-    q_centre,  # and of the columns
-    q_reach,
-    q_sums,
+    x_centre,  # [B, dim] float64, and so on: what statistics_kernel found of them
+    x_reach,
+    x_sums,
+    y_centre,
+    y_reach,
+    y_sums,
+    q_sums,  # and of the columns
     q_masses,
     bandwidths,  # [S], in the ladder's order
     weights,
     alphas,  # [1] float64
+    nodes,  # [SERIES] float64: in [-1, 1]
+    powers,  # [SERIES, SERIES] float64: values at the nodes -> coefficients of powers
     table,  # [B, 14, S], see kernels.py
-    terms,  # [B, 6] float64: start and shift of slopes, offset of values, sum of masses, 0 or NaN, number of far rungs
+    series,  # [B, 2 SERIES + 1], see kernels.py
+    terms,  # [B, 7] float64: start and shift of slopes, offset of values, sum of masses, 0 or NaN, far rungs, folded
     moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
     per_rung,  # [B, 2, S] float64: derivative in the bandwidth over the slopes' sum; masses of a far rung, else 0
     x_count,
     y_count,
-    p_count,
-    q_count,
-    p_splits,
+    x_splits,
+    y_splits,
     q_splits,
     dim,
     S: tl.constexpr,
     S_SLOTS: tl.constexpr,
     KERNEL: tl.constexpr,
     PRODUCTS: tl.constexpr,
+    SERIES: tl.constexpr,  # terms; 0: nothing may be folded
     CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     b = tl.program_id(0).to(tl.int64)
     dtype: tl.constexpr = table.dtype.element_ty
     split = tl.arange(0, SLOTS)
-    p_part, q_part = b * p_splits + split, b * q_splits + split
-    p_there, q_there = split < p_splits, split < q_splits
+    x_part, y_part, q_part = b * x_splits + split, b * y_splits + split, b * q_splits + split
+    x_there, y_there, q_there = split < x_splits, split < y_splits, split < q_splits
     mass = tl.sum(tl.load(q_masses + q_part, mask=q_there, other=0.0))
     # Some pairs stand for all; which ones must not follow from an order that the points may have.
     pair = tl.arange(0, PAIRS)
@@ -143,23 +97,27 @@ def plan_kernel(
     j = ((pair * 37 + 11) % PAIRS).to(tl.int64) * y_count // PAIRS
     r = tl.zeros([PAIRS], tl.float64)
     # Both means, from the centres.
-    p_shift, q_shift, apart, poison = 0.0 * mass, 0.0 * mass, 0.0 * mass, 0.0 * mass
+    x_shift, y_shift, apart, poison = 0.0 * mass, 0.0 * mass, 0.0 * mass, 0.0 * mass
     for first in range(0, dim, BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)
-        p_mean = _over_splits(p_sums, p_part, p_there, 0, d, dim) / p_count
-        q_mean = _over_splits(q_sums, q_part, q_there, 0, d, dim) / q_count
+        x_mean = _over_splits(x_sums, x_part, x_there, 0, d, dim) / x_count
+        y_mean = _over_splits(y_sums, y_part, y_there, 0, d, dim) / y_count
         of_mass = _over_splits(q_sums, q_part, q_there, 1, d, dim)
         tl.store(moment + b * dim + d, of_mass, mask=d < dim)
-        between = tl.load(p_centre + b * dim + d, mask=d < dim, other=0.0) + p_mean
-        between -= tl.load(q_centre + b * dim + d, mask=d < dim, other=0.0) + q_mean
-        p_shift += tl.sum(p_mean * p_mean)
-        q_shift += tl.sum(q_mean * q_mean)
+        between = tl.load(x_centre + b * dim + d, mask=d < dim, other=0.0) + x_mean
+        between -= tl.load(y_centre + b * dim + d, mask=d < dim, other=0.0) + y_mean
+        x_shift += tl.sum(x_mean * x_mean)
+        y_shift += tl.sum(y_mean * y_mean)
         apart += tl.sum(between * between)
-        poison += tl.sum(0.0 * q_mean)
-        difference = _tile(x + b * x_count * dim, i, d, x_count, dim) - _tile(y + b * y_count * dim, j, d, y_count, dim)
+        poison += tl.sum(0.0 * _over_splits(q_sums, q_part, q_there, 0, d, dim))
+        difference = wide_tile(x + b * x_count * dim, i, d, x_count, dim) - wide_tile(
+            y + b * y_count * dim, j, d, y_count, dim
+        )
         r += tl.sum(difference * difference, axis=1)
-    reached = _reached(p_reach, p_part, p_there, p_shift, CHUNKS) + _reached(q_reach, q_part, q_there, q_shift, CHUNKS)
-    reached += tl.sqrt(apart)
+    x_reached = _reached(x_reach, x_part, x_there, x_shift, CHUNKS)
+    y_reached = _reached(y_reach, y_part, y_there, y_shift, CHUNKS)
+    reached = tl.maximum(x_reached + y_reached + tl.sqrt(apart), 2 * tl.maximum(x_reached, y_reached))
+    reached = reached * reached * (1 + 1e-5)  # no squared distance is larger, even as it is rounded
 
     alpha = tl.load(alphas)
     rung = tl.arange(0, S_SLOTS)
@@ -186,7 +144,7 @@ def plan_kernel(
     far = there & (tl.sum(_relative_value(of_pairs, alpha, KERNEL), axis=1) < 0.5 * PAIRS)
     exponential: tl.constexpr = KERNEL == "gaussian" or KERNEL == "laplacian"
     alone = far if exponential else rung < 0
-    shifted = there & (alone == 0) & (_relative_slope(reached * reached / squared, alpha, KERNEL) > 0.5)
+    shifted = there & (alone == 0) & (_relative_slope(reached / squared, alpha, KERNEL) > 0.5)
 
     limit = _within((708.0 if dtype == tl.float64 else 87.0) / tl.abs(rate), largest)
     base = table + b * ROWS_OF_TABLE * S + rung
@@ -207,13 +165,39 @@ def plan_kernel(
     tl.store(place + FAR_STEEPNESS * S, slopes.to(dtype), mask=alone)
     tl.store(place + FAR_RUNG * S, rung.to(dtype), mask=alone)
 
+    # Where all near bandwidths of a Gaussian are wide, they fold into a series (csrc/common/series.hpp), from values at
+    # Chebyshev nodes: u = r P(t), slope = constant + r Q(t), t = 2 r / reached - 1.
+    near = there & (alone == 0)
+    folded = x_count < 0  # no
+    if SERIES > 0:
+        wide = near & (reached <= 2 * WIDEST_REACH * squared)
+        count = tl.sum(near.to(tl.int32))
+        folded = (tl.sum(wide.to(tl.int32)) == count) & (count > 1) & (reached > 1e-30) & (reached < 1e30)
+        k = tl.arange(0, MOST_TERMS)
+        at = 0.5 * reached * (1 + tl.load(nodes + k, mask=k < SERIES, other=0.0))
+        inside = near[:, None] & (k < SERIES)[None, :]
+        u = tl.where(inside, exponentials(at[None, :] * (-0.5 / squared)[:, None])[0] / at[None, :], 0.0)
+        to_powers = tl.load(
+            powers + k[:, None] * SERIES + k[None, :],
+            mask=(k < SERIES)[:, None] & (k < SERIES)[None, :],
+            other=0.0,
+        )
+        series += b * (2 * SERIES + 1)
+        of_values = tl.sum(to_powers * tl.sum(w[:, None] * u, axis=0)[None, :], axis=1)
+        of_slopes = tl.sum(to_powers * tl.sum(slopes[:, None] * u, axis=0)[None, :], axis=1)
+        tl.store(series + k, of_values.to(dtype), mask=k < SERIES)
+        tl.store(series + SERIES + k, of_slopes.to(dtype), mask=k < SERIES)
+        tl.store(series + 2 * SERIES, (2 / reached).to(dtype))
+
     # What tiles leave out of all slopes: the shifted rungs' at r = 0, and with products, which see slopes that are much
     # alike, a typical one.
     shift = tl.sum(tl.where(shifted, slopes, 0.0))
-    start = 0.0 * mass
+    start = tl.where(folded, tl.sum(tl.where(near & (shifted == 0), slopes, 0.0)), 0.0)
+    shift += start
     if PRODUCTS:
         plain = tl.sum(_relative_slope(of_pairs, alpha, KERNEL), axis=1) / PAIRS
-        start = -tl.sum(tl.where(there, slopes * (plain - shifted.to(tl.float64)), 0.0)).to(dtype).to(tl.float64)
+        start -= tl.sum(tl.where(there, slopes * (plain - shifted.to(tl.float64)), 0.0))
+    start = start.to(dtype).to(tl.float64)
     terms += b * TERMS
     tl.store(terms, start)
     tl.store(terms + 1, shift - start)
@@ -221,6 +205,7 @@ def plan_kernel(
     tl.store(terms + 3, mass)
     tl.store(terms + 4, poison)
     tl.store(terms + 5, tl.sum(alone.to(tl.int32)).to(tl.float64))
+    tl.store(terms + 6, folded.to(tl.float64))
     per_rung += b * 2 * S + rung
     tl.store(per_rung, -2 / s * slopes if KERNEL != "energy" else 0.0 * s, mask=there)
     tl.store(per_rung + S, tl.where(far, mass, 0.0), mask=there)
@@ -282,19 +267,58 @@ def _relative_value(t, alpha, KERNEL: tl.constexpr):
         return 0.0 * t + 1
 
 
-class Statistics(NamedTuple):
-    """What `statistics_kernel` found."""
-
-    centre: Tensor
-    reach: Tensor
-    sums: Tensor
-    masses: Tensor
+@triton.jit
+def finish_kernel(
+    p,  # [B, n, dim]
+    value,  # [splits, B, n] float64
+    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
+    centre,  # [B, dim] float64, of the columns
+    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
+    terms,  # [B, 7] float64
+    factor,  # [1] or [B] float64
+    all_values,  # [B, n] float64
+    all_gradients,  # [B, n, dim] float64; unread without GRADIENT
+    n,
+    parts,  # splits
+    factor_stride,
+    dim,
+    GRADIENT: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The sums over all splits in their units, with what the tiles left out. Infinite points give NaN."""
+    b = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
+    terms += b * TERMS
+    shift, offset, mass, poison = tl.load(terms + 1), tl.load(terms + 2), tl.load(terms + 3), tl.load(terms + 4)
+    unit = tl.load(factor + b * factor_stride)
+    row = b * n + i
+    values = tl.zeros([BLOCK_I], tl.float64) + poison
+    all_rows = tl.cast(n, tl.int64) * tl.num_programs(1)
+    for split in range(parts):
+        values += tl.load(value + split * all_rows + row, mask=i < n, other=0.0)
+    for first in range(0, dim, BLOCK_D):
+        d = first + tl.arange(0, BLOCK_D)
+        there = (i < n)[:, None] & (d < dim)[None, :]
+        at = row[:, None] * dim + d[None, :]
+        points = checked(tl.load(p + at, mask=there, other=0.0).to(tl.float64))
+        values += tl.sum(points - points, axis=1)
+        if GRADIENT:
+            middle = tl.load(centre + b * dim + d, mask=d < dim, other=0.0)
+            left_out = mass * (points - middle[None, :])
+            left_out -= tl.load(moment + b * dim + d, mask=d < dim, other=0.0)[None, :]
+            g = shift * left_out
+            for split in range(parts):
+                g += tl.load(gradient + split * all_rows * dim + at, mask=there, other=0.0)
+            tl.store(all_gradients + at, unit * g, mask=there)
+    tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
 
 
 class Plan(NamedTuple):
     """What `plan_kernel` made of them, and the ladder."""
 
     table: Tensor
+    series: Tensor
     terms: Tensor
     moment: Tensor
     per_rung: Tensor
@@ -302,44 +326,60 @@ class Plan(NamedTuple):
     order: list[int]  # rung -> bandwidth
 
 
-def statistics(sample: Sample) -> Statistics:
-    """Of a sample's points and masses, once for all sums over it."""
-    found = sample.found.get("statistics")
-    if found is None:
-        found = sample.found["statistics"] = _statistics(sample.points, sample.mass)
-    return found
-
-
-def _statistics(points: Tensor, mass: Tensor | None) -> Statistics:
-    batch, n, dim = points.shape
-    block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
-    block_i = max(1, 2048 // block_d)
-    chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(1, triton.cdiv(n, block_i))
-    shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
-    found = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
-    statistics_kernel[(parts, chunks, batch)](
-        points, points if mass is None else mass, *found, n, per_split, dim, min(n, LEADERS),
-        HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
-    )  # fmt: skip
-    return found
-
-
-def plan(kernel: KernelSpec, rows: Sample, columns: Sample, apart: tuple[Sample, Sample], products: bool) -> Plan:
-    """The plan of sums over the columns for the rows; see `assembly.SumRows`. products: distances are products."""
-    p, q, (x, y) = statistics(rows), statistics(columns), (sample.points for sample in apart)
-    (batch, n, dim), m, count = rows.points.shape, columns.points.shape[1], len(kernel.bandwidths)
+def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], products: bool, fold: bool) -> Plan:
+    """The plan of sums over the columns; see `assembly.SumRows`. products: so distances are made; fold: wide bandwidths
+    may fold into a series."""
+    (x, y), q = apart, statistics(columns)
+    (batch, _, dim), count = columns.points.shape, len(kernel.bandwidths)
     order, follows = _ladder(kernel)
     s, w = (_on_device(values, order, q.centre.device) for values in (kernel.bandwidths, kernel.weights))
-    table = rows.points.new_empty((batch, ROWS_OF_TABLE.value, count))
+    size = SERIES_TERMS if fold else 0
+    constants = [constant(values, s.device, F64) for values in ((kernel.alpha,), *_interpolation(size))]
+    table = columns.points.new_empty((batch, ROWS_OF_TABLE.value, count))
+    series = columns.points.new_empty((batch, 2 * size + 1))
     shapes = (batch, TERMS.value), (batch, dim), (batch, 2, count)
     terms, moment, per_rung = (q.centre.new_empty(shape) for shape in shapes)
     plan_kernel[(batch,)](
-        x, y, *p[:3], *q, s, w, constant((kernel.alpha,), s.device, F64), table, terms, moment, per_rung,
-        x.shape[1], y.shape[1], n, m, p.reach.shape[1], q.reach.shape[1], dim,
-        S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products,
-        CHUNKS=p.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
+        x.points, y.points, *statistics(x)[:3], *statistics(y)[:3], *q[2:], s, w, *constants,
+        table, series, terms, moment, per_rung,
+        x.points.shape[1], y.points.shape[1], *(statistics(sample).reach.shape[1] for sample in (x, y, columns)), dim,
+        S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products, SERIES=size,
+        CHUNKS=q.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip
-    return Plan(table, terms, moment, per_rung, follows, order)
+    return Plan(table, series, terms, moment, per_rung, follows, order)
+
+
+def finish(
+    plan: Plan, rows: Sample, columns: Sample, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
+) -> Rows:
+    """The rows' sums, without those per kernel."""
+    p, parts = rows.points, value.shape[0]
+    batch, n, dim = p.shape
+    empty = value.new_empty(0)
+    values = value.new_empty((batch, n))
+    gradients = value.new_empty((batch, n, dim)) if gradient else empty
+    of_batch = isinstance(factor, Tensor)
+    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
+    block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
+    finish_kernel[(triton.cdiv(n, block_i), batch)](
+        p, value, slopes, statistics(columns).centre, plan.moment, plan.terms, units, values, gradients,
+        n, parts, int(of_batch), dim,
+        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
+    )  # fmt: skip
+    return Rows(values, gradients, empty, empty)
+
+
+@lru_cache
+def _interpolation(size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Chebyshev nodes [size], and the matrix [size, size] that makes powers' coefficients of values at them."""
+    if size == 0:
+        return (0.0,), (0.0,)
+    angles = np.pi * (np.arange(size) + 0.5) / size
+    series = np.cos(np.arange(size)[:, None] * angles) * (2 / size)
+    series[0] /= 2
+    powers = [np.polynomial.chebyshev.cheb2poly(row) for row in np.eye(size)]
+    padded = np.array([np.pad(row, (0, size - len(row))) for row in powers])
+    return tuple(np.cos(angles).tolist()), tuple((padded.T @ series).ravel().tolist())
 
 
 def _ladder(kernel: KernelSpec) -> tuple[list[int], int]:

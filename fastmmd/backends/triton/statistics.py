@@ -1,0 +1,103 @@
+"""Statistics of a sample for mmd2 and witness: where its points are, how far they reach, what its masses sum to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..assembly import F64, Sample
+from .tiles import FUSED, splits
+
+MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
+LEADERS = 64  # points whose mean is the centre: near enough to all points' for a tight bound
+
+
+@triton.jit
+def statistics_kernel(
+    points,  # [B, n, dim]
+    mass,  # [B, n]; unread without HAS_MASS
+    centre,  # [B, dim] float64: mean of the first points
+    reach,  # [B, splits, chunks] float64: maximum of |p - centre|^2 over the dimensions of a chunk
+    sums,  # [B, splits, 2, dim] float64: of p - centre, of mass (p - centre)
+    masses,  # [B, splits] float64: of mass
+    n,
+    split_tiles,  # tiles of points in a split
+    dim,
+    leaders,  # points whose mean is the centre
+    HAS_MASS: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    split, chunk, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    d = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
+    points += b * n * dim
+    middle = tl.zeros([BLOCK_D], tl.float64)
+    for first in range(0, leaders, BLOCK_I):
+        i = first + tl.arange(0, BLOCK_I)
+        middle += tl.sum(wide_tile(points, i, d, leaders, dim), axis=0)
+    middle /= leaders
+    total = tl.zeros([BLOCK_D], tl.float64)
+    moment = tl.zeros([BLOCK_D], tl.float64)
+    all_mass = tl.zeros([BLOCK_I], tl.float64)
+    farthest = tl.zeros([BLOCK_I], tl.float64)
+    for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))):
+        i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
+        there = (i < n)[:, None] & (d < dim)[None, :]
+        difference = tl.where(there, wide_tile(points, i, d, n, dim) - middle[None, :], 0.0)
+        if HAS_MASS:
+            w = tl.load(mass + b * n + i, mask=i < n, other=0.0).to(tl.float64)
+        else:
+            w = (i < n).to(tl.float64)
+        farthest = tl.maximum(farthest, tl.sum(difference * difference, axis=1))
+        all_mass += w
+        total += tl.sum(difference, axis=0)
+        moment += tl.sum(w[:, None] * difference, axis=0)
+    part = b * tl.num_programs(0) + split
+    tl.store(reach + part * tl.num_programs(1) + chunk, tl.max(farthest))
+    tl.store(sums + part * 2 * dim + d, total, mask=d < dim)
+    tl.store(sums + (part * 2 + 1) * dim + d, moment, mask=d < dim)
+    if split == 0:
+        tl.store(centre + b * dim + d, middle, mask=d < dim)
+    if chunk == 0:
+        tl.store(masses + part, tl.sum(all_mass))
+
+
+@triton.jit
+def wide_tile(points, i, d, n, dim):
+    """Coordinates d of the points i in float64: [BLOCK_I, BLOCK_D]; 0 in the padding."""
+    at = points + i.to(tl.int64)[:, None] * dim + d[None, :]
+    return tl.load(at, mask=(i < n)[:, None] & (d < dim)[None, :], other=0.0).to(tl.float64)
+
+
+class Statistics(NamedTuple):
+    """What `statistics_kernel` found."""
+
+    centre: Tensor
+    reach: Tensor
+    sums: Tensor
+    masses: Tensor
+
+
+def statistics(sample: Sample) -> Statistics:
+    """Of a sample's points and masses, once for all sums over it."""
+    found = sample.found.get("statistics")
+    if found is None:
+        found = sample.found["statistics"] = _statistics(sample.points, sample.mass)
+    return found
+
+
+def _statistics(points: Tensor, mass: Tensor | None) -> Statistics:
+    batch, n, dim = points.shape
+    block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
+    block_i = max(1, 2048 // block_d)
+    chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(1, triton.cdiv(n, block_i))
+    shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
+    found = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
+    statistics_kernel[(parts, chunks, batch)](
+        points, points if mass is None else mass, *found, n, per_split, dim, min(n, LEADERS),
+        HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
+    )  # fmt: skip
+    return found
