@@ -229,7 +229,8 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
     if over_rungs:
         code.rare += [Loop(over_rungs[0].first, over_rungs[-1].first - STEP)][: len(over_rungs) - 1]
         heads = [sides[0] for sides in alternatives if len(sides) == 1 and _inside(sides[0], code.loops[0])]
-        heads = [head for head in heads if not any(_inside(loop, head) for loop in code.loops[1:])]
+        parts = [*code.loops[1:], *heads]  # a head has none of these in it
+        heads = [head for head in heads if not any(part is not head and _inside(part, head) for part in parts)]
         code.rare += sorted(heads, key=lambda head: head.first)[1:][-1:]
     for loop in over_dims:
         body = _body(code, loop)
@@ -247,7 +248,8 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
         if all(of_side):
             code.rare.append(min(zip(map(max, of_side), range(2), sides, strict=True))[2])
         elif not any(of_side):  # a series, or the ladder in its place
-            code.rare.append(max(sides, key=lambda side: (side.scales, side.first - side.last)))
+            series = code.arguments.get("SERIES", 0) > 0
+            code.rare.append(max(sides, key=lambda side: (series and side.scales, side.first - side.last)))
 
 
 def _inside(part: Loop, whole: Loop) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import leaf, points
+from helpers import F32, F64, leaf, points
+from test_mmd import check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -66,6 +67,26 @@ def test_tuning_changes_no_result(call: Callable[[int], list[Tensor]], dim: int,
 def test_few_pairs_are_not_tuned() -> None:
     choices = {"BLOCK_I": 8}, {"BLOCK_I": 4}
     assert tuned("kernel", TUNED_PAIRS - 1, *choices) == ("kernel", choices[0] | FUSED)
+
+
+@pytest.mark.parametrize(("outlier", "dtype", "expected"), [(0, F32, 1), (1000, F32, 0), (0, F64, 0)])
+def test_wide_bandwidths_fold(outlier: float, dtype: torch.dtype, expected: int, monkeypatch: Any) -> None:
+    """Into a series, where no pair is too far apart for it and float32 needs no more digits."""
+    folded = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        made = plan(*arguments, **options)
+        folded.append(int(made.terms[0, -1]))
+        return made
+
+    mmd = import_module("fastmmd.backends.triton.mmd")
+    plan = mmd.plan
+    monkeypatch.setattr(mmd, "plan", recorded)
+    x, y = points(60, 3, seed=1, dtype=dtype), points(50, 3, seed=2, dtype=dtype)
+    x[7] += outlier
+    with fastmmd.backend("triton"):
+        check(x, y, [1.0, 5.0, 10.0, 23.0, 40.0])
+    assert set(folded) == {expected}
 
 
 class NothingRead(TorchDispatchMode):
