@@ -220,7 +220,7 @@ def count_trips(code: Code, alternatives: Sequence[tuple[Loop, ...]]) -> None:
         code.loops = []
     steps = {}
     over_dims = code.loops[1:]
-    if "FLUSH" in code.arguments:
+    if "FLUSH" in code.arguments and over_dims:  # few tiles have no loop
         tiles = max(over_dims, key=lambda loop: loop.last - loop.first)
         tiles.trips = code.arguments["FLUSH"]
         over_dims.remove(tiles)

@@ -192,6 +192,14 @@ def test_evaluate_looks_for_the_data_elsewhere(fastmmd: Command, run_dir: Path, 
     assert f"no such folder: {here}" in fastmmd("evaluate", path, "--data-dir", here).err
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_stopped_in_the_final_evaluation(fastmmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "some data.npy", np.random.default_rng(0).random((60, 5, 4)))
     run = tmp_path / "my run"

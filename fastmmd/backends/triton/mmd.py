@@ -294,7 +294,7 @@ def sum_rows(
     few_digits = p.dtype == torch.float32 and apart[0] is not apart[1]
     fold = few_digits and kernel.name == "gaussian" and count > 1 and not per_rung
     planned = plan(kernel, columns, apart, products=not direct, fold=fold)
-    block_i, block_j, block_d, warps = _blocks(n, m, dim, gradient, per_rung)
+    block_i, block_j, block_d, warps = _blocks(n, m, dim, p.dtype.itemsize // 4, gradient, per_rung)
     blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
     parts, per_split = splits(blocks * batch, tiles)
     value = p.new_empty((parts, batch, n), dtype=F64)
@@ -308,8 +308,8 @@ def sum_rows(
         SERIES=SERIES_TERMS if fold else 0, HALF=half, BLOCK_J=block_j,
     )  # fmt: skip
     if small:
-        rows_of_program = (block_i,) if per_rung else (block_i, block_i // 2)  # sums per rung go by program
-        choices = [dict(BLOCK_I=size, num_warps=warps) for size in rows_of_program]
+        sizes = (block_i,) if per_rung or block_i == 1 else (block_i, block_i // 2)  # sums per rung go by program
+        choices = [dict(BLOCK_I=size, num_warps=warps) for size in sizes]
         summing, choice = tuned(small_kernel, batch * n * m, *choices)
         summing[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
             p, _transposed(columns), *weights, *sums, **options, **choice
@@ -343,15 +343,15 @@ def _transposed(sample: Sample) -> Tensor:
     return found
 
 
-def _blocks(n: int, m: int, dim: int, gradient: bool, per_rung: bool) -> tuple[int, int, int, int]:
+def _blocks(n: int, m: int, dim: int, words: int, gradient: bool, per_rung: bool) -> tuple[int, int, int, int]:
     """Rows, columns, dimensions of a tile, warps of a program. The interpreter's time is its number of operations."""
     if interpreted():
         sizes = ((n, 64 if dim <= SMALL_DIMS else 128), (m, 1024), (dim, 1024))
         rows, columns, dims = (max(16, min(most, triton.next_power_of_2(size))) for size, most in sizes)
         return rows, columns, dims, 1
     if dim <= SMALL_DIMS:  # a thread has one column; all coordinates and sums of its pairs are in registers
-        rows = (8 if dim <= 8 else 4) if gradient else 16
-        return (rows // 2 if per_rung else rows), 128, 16, 4
+        rows = (8 if dim <= 8 else 4 if dim <= 12 else 2) if gradient else 16
+        return max(1, rows // (2 if per_rung else 1) // words), 128, 16, 4
     if per_rung:  # so many sums take registers
         return 16, 64, 16, 8
     return (32, 64, 32, 8) if dim <= DIRECT_DIMS else (64, 64, 16 if gradient else 32, 8)

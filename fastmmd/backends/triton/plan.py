@@ -344,7 +344,7 @@ def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], prod
         table, series, terms, moment, per_rung,
         x.points.shape[1], y.points.shape[1], *(statistics(sample).reach.shape[1] for sample in (x, y, columns)), dim,
         S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products, SERIES=size,
-        CHUNKS=q.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
+        CHUNKS=q.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,
     )  # fmt: skip
     return Plan(table, series, terms, moment, per_rung, follows, order)
 
