@@ -202,7 +202,7 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
         part.scales = any(part.first <= at <= part.last for at in scaling)
     # The heads of a ladder, without an else: what is skipped where a rung is far.
     heads = [
-        Loop(at + STEP, goal - STEP, scales=True)
+        Loop(at + STEP, goal - STEP)
         for at, goal, conditional in branches
         if conditional and goal > at and goal - STEP not in leaps and any(at < step < goal for step in scaling)
     ]

@@ -74,8 +74,7 @@ def small_kernel(
     dtype: tl.constexpr = p.dtype.element_ty
     table += b * ROWS_OF_TABLE * S
     series += b * (2 * SERIES + 1)
-    start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
-    folded = tl.load(terms + b * TERMS + 6) > 0
+    start, far, folded = _terms(terms + b * TERMS, dtype)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
     row = (split * tl.num_programs(2) + b) * n + i  # of value and gradient
     by_slope = tl.zeros([S_SLOTS], tl.float64)
@@ -173,8 +172,7 @@ def large_kernel(
     q_norms += b * m
     table += b * ROWS_OF_TABLE * S
     series += b * (2 * SERIES + 1)
-    start, far = tl.load(terms + b * TERMS).to(dtype), tl.load(terms + b * TERMS + 5).to(tl.int32)
-    folded = tl.load(terms + b * TERMS + 6) > 0
+    start, far, folded = _terms(terms + b * TERMS, dtype)
     by_slope = tl.zeros([S_SLOTS], tl.float64)
     by_value = tl.zeros([S_SLOTS], tl.float64)
     row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
@@ -185,7 +183,7 @@ def large_kernel(
     for tile in range(first, tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
         w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
-        r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, False, BLOCK_D)
+        r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, BLOCK_D)
         if SERIES > 0:  # the padding must not be farther away than any point
             r = tl.where((j < m)[None, :], r, 0.0)
         if SELF and not DIRECT:  # a point is nowhere away from itself, where products round
@@ -218,6 +216,12 @@ def large_kernel(
     tl.store(value + row, values, mask=i < n)
     if PER_RUNG:
         _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
+
+
+@triton.jit
+def _terms(terms, dtype: tl.constexpr):
+    """Of a plan what the tiles read: start of the slopes, number of far rungs, whether the others are folded."""
+    return tl.load(terms).to(dtype), tl.load(terms + 5).to(tl.int32), tl.load(terms + 6) > 0
 
 
 @triton.jit

@@ -48,7 +48,7 @@ def distances(
         r = tl.maximum(r, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
         direct: tl.constexpr = CANCELLING or dim <= DIRECT_DIMS
-        r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, direct, False, BLOCK_D)
+        r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, direct, BLOCK_D)
         there = (j < m)[None, :]
         if dim > DIRECT_DIMS:
             p_beyond = tl.load(p_norms + i, mask=i < n, other=0.0) > limit

@@ -38,8 +38,8 @@ from .kernels import (
     STEEPNESS,
     WEIGHT,
 )
-from .statistics import statistics, wide_tile
-from .tiles import FUSED, LOG2_E, MOST_SPLITS, checked, constant, exponentials, log1p
+from .statistics import statistics
+from .tiles import FUSED, LOG2_E, MOST_SPLITS, checked, constant, coordinates, exponentials, log1p
 
 TERMS = tl.constexpr(7)  # of a plan
 SLOTS = tl.constexpr(MOST_SPLITS)
@@ -110,9 +110,8 @@ def plan_kernel(
         y_shift += tl.sum(y_mean * y_mean)
         apart += tl.sum(between * between)
         poison += tl.sum(0.0 * _over_splits(q_sums, q_part, q_there, 0, d, dim))
-        difference = wide_tile(x + b * x_count * dim, i, d, x_count, dim) - wide_tile(
-            y + b * y_count * dim, j, d, y_count, dim
-        )
+        difference = coordinates(x + b * x_count * dim, i, x_count, dim, d).to(tl.float64)
+        difference -= coordinates(y + b * y_count * dim, j, y_count, dim, d).to(tl.float64)
         r += tl.sum(difference * difference, axis=1)
     x_reached = _reached(x_reach, x_part, x_there, x_shift, CHUNKS)
     y_reached = _reached(y_reach, y_part, y_there, y_shift, CHUNKS)
@@ -315,7 +314,7 @@ def finish_kernel(
 
 
 class Plan(NamedTuple):
-    """What `plan_kernel` made of them, and the ladder."""
+    """What `plan_kernel` made, and the ladder."""
 
     table: Tensor
     series: Tensor

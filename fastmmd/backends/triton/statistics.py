@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..assembly import F64, Sample
-from .tiles import FUSED, splits
+from .tiles import FUSED, coordinates, splits
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
 LEADERS = 64  # points whose mean is the centre: near enough to all points' for a tight bound
@@ -37,7 +37,7 @@ def statistics_kernel(
     middle = tl.zeros([BLOCK_D], tl.float64)
     for first in range(0, leaders, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
-        middle += tl.sum(wide_tile(points, i, d, leaders, dim), axis=0)
+        middle += tl.sum(coordinates(points, i, leaders, dim, d).to(tl.float64), axis=0)
     middle /= leaders
     total = tl.zeros([BLOCK_D], tl.float64)
     moment = tl.zeros([BLOCK_D], tl.float64)
@@ -46,7 +46,7 @@ def statistics_kernel(
     for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))):
         i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
         there = (i < n)[:, None] & (d < dim)[None, :]
-        difference = tl.where(there, wide_tile(points, i, d, n, dim) - middle[None, :], 0.0)
+        difference = tl.where(there, coordinates(points, i, n, dim, d).to(tl.float64) - middle[None, :], 0.0)
         if HAS_MASS:
             w = tl.load(mass + b * n + i, mask=i < n, other=0.0).to(tl.float64)
         else:
@@ -63,13 +63,6 @@ def statistics_kernel(
         tl.store(centre + b * dim + d, middle, mask=d < dim)
     if chunk == 0:
         tl.store(masses + part, tl.sum(all_mass))
-
-
-@triton.jit
-def wide_tile(points, i, d, n, dim):
-    """Coordinates d of the points i in float64: [BLOCK_I, BLOCK_D]; 0 in the padding."""
-    at = points + i.to(tl.int64)[:, None] * dim + d[None, :]
-    return tl.load(at, mask=(i < n)[:, None] & (d < dim)[None, :], other=0.0).to(tl.float64)
 
 
 class Statistics(NamedTuple):

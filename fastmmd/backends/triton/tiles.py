@@ -300,18 +300,15 @@ def checked(value):
 
 @triton.jit
 def squared_distances(
-    p, q, p_norms, q_norms, i, j, n, m, dim: tl.constexpr, DIRECT: tl.constexpr, cancel, BLOCK_D: tl.constexpr
+    p, q, p_norms, q_norms, i, j, n, m, dim: tl.constexpr, DIRECT: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """r of the points i of p [n, dim] and j of q [m, dim]; any number in the padding.
 
-    By differences, or as |p|^2 + |q|^2 - 2 p . q in full precision (tensor cores would take float32 as TF32) unless
-    `cancel` says that this loses too much.
+    By differences, or as |p|^2 + |q|^2 - 2 p . q in full precision: tensor cores would take float32 as TF32.
     """
     dtype: tl.constexpr = p.dtype.element_ty
     r = tl.zeros([i.shape[0], j.shape[0]], dtype)
     if DIRECT:
-        r = _by_differences(p, q, i, j, n, m, dim)
-    elif cancel:
         r = _by_differences(p, q, i, j, n, m, dim)
     else:
         for first in range(0, dim, BLOCK_D):
