@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads shall not spin on a busy machine
@@ -13,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import fastmmd
+from fastmmd import backends
 
 settings.register_profile(
     "fastmmd",
@@ -28,7 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends",
         default="reference,native",
-        help="comma-separated backends under test; one that cannot run fails its tests, it is never skipped",
+        help="comma-separated backends under test; one that cannot run fails its tests, it is never skipped; "
+        '"cuda": the CUDA kernels on the CPU, from the folder FASTMMD_CUDA_ON_HOST (make cuda-on-host)',
     )
     parser.addoption("--device", default="cpu", help="where the tensors of the tests of a backend are: cpu, cuda")
 
@@ -55,11 +60,28 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             lambda self, device=device, dtype=None: frequencies(self, device, dtype),
         )
         torch.set_default_device(device)
+    name = request.param
+    if name == "cuda":
+        _cuda_on_host(monkeypatch)
+        name = "native"
     try:
-        with fastmmd.backend(request.param):
-            yield request.param
+        with fastmmd.backend(name):
+            yield name
     finally:
+        backends.select.cache_clear()
         torch.set_default_device(None)
+
+
+def _cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend "native" on CPU tensors means the CUDA kernels, compiled for the CPU."""
+    if "fastmmd._cuda" not in sys.modules:
+        (path,) = Path(os.environ["FASTMMD_CUDA_ON_HOST"]).glob("_cuda*.so")
+        spec = importlib.util.spec_from_file_location("fastmmd._cuda", path)
+        assert spec is not None and spec.loader is not None
+        sys.modules["fastmmd._cuda"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    monkeypatch.setitem(backends.ELSEWHERE, ("native", "cpu"), "native.cuda")
+    backends.select.cache_clear()
 
 
 def _drawn_on_cpu(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

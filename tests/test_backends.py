@@ -44,7 +44,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def _install(monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> Recorder:
     load = backends._load
-    monkeypatch.setattr(backends, "_load", lambda name: recorder if name == "native" else load(name))
+    monkeypatch.setattr(backends, "_load", lambda name, device: recorder if name == "native" else load(name, device))
     select.cache_clear()
     return recorder
 

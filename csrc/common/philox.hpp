@@ -4,18 +4,22 @@
 #pragma once
 #include <stdint.h>
 
+#ifndef FASTMMD_ANYWHERE
+#define FASTMMD_ANYWHERE  // of functions that CUDA compiles for both sides
+#endif
+
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 template <class Words, class LongWords>
-inline void philox_multiply(Words word, uint32_t factor, Words& high, Words& low) {
+FASTMMD_ANYWHERE inline void philox_multiply(Words word, uint32_t factor, Words& high, Words& low) {
     const LongWords product = __builtin_convertvector(word, LongWords) * (uint64_t)factor;
     high = __builtin_convertvector(product >> 32, Words);
     low = __builtin_convertvector(product, Words);
 }
 
 template <class Words, class LongWords>
-inline void philox(Words counter[4], uint32_t key_low, uint32_t key_high) {
+FASTMMD_ANYWHERE inline void philox(Words counter[4], uint32_t key_low, uint32_t key_high) {
     for (int round = 0; round < 10; ++round) {
         Words high0, low0, high1, low1;
         philox_multiply<Words, LongWords>(counter[0], 0xD2511F53u, high0, low0);

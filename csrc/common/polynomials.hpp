@@ -3,6 +3,10 @@
 // own evaluation.
 #pragma once
 
+#ifndef FASTMMD_ANYWHERE
+#define FASTMMD_ANYWHERE  // of functions that CUDA compiles for both sides
+#endif
+
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
@@ -20,7 +24,7 @@ template <> struct Constants<double> {
 };
 
 // expm1(r) for |r| <= ln(2) / 2: interpolation of (expm1(r) - r) / r^2 at Chebyshev nodes.
-template <class T, class V> inline V expm1_polynomial(V r) {
+template <class T, class V> FASTMMD_ANYWHERE inline V expm1_polynomial(V r) {
     V q;
     if constexpr (sizeof(T) == 4) {
         q = r * 1.98910805e-4f + 1.39337307e-3f;
@@ -44,7 +48,7 @@ template <class T, class V> inline V expm1_polynomial(V r) {
 }
 
 // sin(r) for |r| <= pi/4 (Cephes).
-template <class T, class V> inline V sin_polynomial(V r) {
+template <class T, class V> FASTMMD_ANYWHERE inline V sin_polynomial(V r) {
     const V z = r * r;
     V q;
     if constexpr (sizeof(T) == 4) {
@@ -61,7 +65,7 @@ template <class T, class V> inline V sin_polynomial(V r) {
 }
 
 // cos(r) for |r| <= pi/4 (Cephes).
-template <class T, class V> inline V cos_polynomial(V r) {
+template <class T, class V> FASTMMD_ANYWHERE inline V cos_polynomial(V r) {
     const V z = r * r;
     V q;
     if constexpr (sizeof(T) == 4) {
@@ -78,7 +82,7 @@ template <class T, class V> inline V cos_polynomial(V r) {
 }
 
 // log(1 + f) for sqrt(1/2) - 1 <= f <= sqrt(2) - 1, plus exponent * ln(2) (fdlibm's e_log.c).
-template <class T, class V> inline V log_polynomial(V f, V exponent) {
+template <class T, class V> FASTMMD_ANYWHERE inline V log_polynomial(V f, V exponent) {
     const V s = f / (f + T(2)), z = s * s, half_square = T(0.5) * f * f;
     V q;
     if constexpr (sizeof(T) == 4) {
@@ -99,7 +103,7 @@ template <class T, class V> inline V log_polynomial(V f, V exponent) {
 
 // sin(pi f) / f for |f| <= 1/2, z = f^2: minimax in the absolute error of sin(pi f), 7.7e-9 (float, whose
 // coefficients were rounded one by one and the others fitted again), 1.7e-19 (double).
-template <class T, class V> inline V sinpi_polynomial(V z) {
+template <class T, class V> FASTMMD_ANYWHERE inline V sinpi_polynomial(V z) {
     V q;
     if constexpr (sizeof(T) == 4) {
         q = z * 7.80204087e-2f - 5.98516999e-1f;
@@ -120,7 +124,7 @@ template <class T, class V> inline V sinpi_polynomial(V z) {
 }
 
 // cos(pi f) for |f| <= 1/2, z = f^2: minimax among those with 1 at 0, 5.5e-8 (float), 4.2e-18 (double).
-template <class T, class V> inline V cospi_polynomial(V z) {
+template <class T, class V> FASTMMD_ANYWHERE inline V cospi_polynomial(V z) {
     V q;
     if constexpr (sizeof(T) == 4) {
         q = z * 2.20007196e-1f - 1.33206248f;
@@ -140,7 +144,7 @@ template <class T, class V> inline V cospi_polynomial(V z) {
 
 // atan(q) / (pi q) for |q| <= 1, z = q^2: minimax in the absolute error of atan(q) / pi, 1.2e-8, for float
 // and as the start of one step of Newton's method for double.
-template <class T, class V> inline V atan_polynomial(V z) {
+template <class T, class V> FASTMMD_ANYWHERE inline V atan_polynomial(V z) {
     V q = z * T(-1.290608927267e-3) + T(6.959196058743e-3);
     q = q * z - T(1.779744709782e-2);
     q = q * z + T(3.069206797128e-2);
@@ -152,7 +156,7 @@ template <class T, class V> inline V atan_polynomial(V z) {
 
 // 2^f for |f| <= 1/2, 1 at 0: minimax in the relative error, 3e-9 (float, fitted as above), or interpolation
 // at Chebyshev nodes (double).
-template <class T, class V> inline V exp2_polynomial(V f) {
+template <class T, class V> FASTMMD_ANYWHERE inline V exp2_polynomial(V f) {
     V q;
     if constexpr (sizeof(T) == 4) {
         q = f * 1.53264802e-4f + 1.33908074e-3f;

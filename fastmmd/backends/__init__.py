@@ -19,6 +19,7 @@ from . import native  # noqa: F401  it must be there before a fork to know of on
 from .specs import Backend
 
 NAMES = ("native", "triton", "reference")
+ELSEWHERE = {("native", "cuda"): "native.cuda"}  # modules of a backend that is more than one
 AUTOMATIC_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 
 
@@ -85,7 +86,7 @@ def select(name: str, operation: str, dtype: torch.dtype, device_type: str) -> B
     for candidate in AUTOMATIC_ORDER.get(device_type, ("reference",)) if name == "auto" else (name,):
         reason = _unavailable(candidate, device_type)
         if reason is None:
-            module = _load(candidate)
+            module = _load(candidate, device_type)
             reason = module.unsupported(operation, dtype, device_type)
             if reason is None:
                 return module
@@ -97,7 +98,7 @@ def _unavailable(name: str, device_type: str) -> str | None:
     if device_type == "cuda" and not torch.cuda.is_available():
         return "torch sees no CUDA device (torch.cuda.is_available() is False); pass CPU tensors"
     try:
-        module = _load(name)
+        module = _load(name, device_type)
     except ModuleNotFoundError as error:
         if error.name != f"fastmmd.backends.{name}":
             raise
@@ -112,5 +113,6 @@ def _explained(name: str, device_type: str) -> str | None:
         return str(error)
 
 
-def _load(name: str) -> Backend:
-    return cast(Backend, importlib.import_module(f"fastmmd.backends.{name}"))
+def _load(name: str, device_type: str) -> Backend:
+    module = ELSEWHERE.get((name, device_type), name)
+    return cast(Backend, importlib.import_module(f"fastmmd.backends.{module}"))

@@ -1,0 +1,62 @@
+"""The compiled module of CUDA kernels: loaded on first use, called on the current stream of a tensor's device."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REINSTALL = (
+    "put nvcc of CUDA 12.4 or later on the PATH and reinstall: FASTMMD_CUDA=on pip install --force-reinstall "
+    "--no-deps . in a checkout, else FASTMMD_CUDA=on pip install --force-reinstall --no-deps --no-binary fastmmd fastmmd"
+)
+
+
+@cache
+def load() -> Any:
+    """The compiled module.
+
+    Raises:
+        ImportError: it is missing or cannot be loaded.
+    """
+    return importlib.import_module("fastmmd._cuda")
+
+
+def unavailable(device_type: str) -> str | None:
+    """Why the CUDA kernels cannot run and what to do; None where they can."""
+    if torch.version.hip is not None:
+        return 'this torch is for ROCm, where the Triton kernels run; use backend("auto") or backend("triton")'
+    if importlib.util.find_spec("fastmmd._cuda") is None:
+        return f"fastmmd was installed without its CUDA kernels; {REINSTALL}"
+    try:
+        why = load().unusable()
+    except ImportError as error:
+        return f"its CUDA kernels cannot be loaded ({error}); {REINSTALL}"
+    return f"its CUDA kernels do not run here: {why}" if why else None
+
+
+def unsupported(operation: str, dtype: torch.dtype, device_type: str) -> str | None:
+    """None: every operation runs in float32 and float64."""
+    return None
+
+
+def launch(function: Callable[..., Any], like: Tensor, *arguments: Any) -> None:
+    """function(*arguments, stream) on the device of `like`."""
+    if not like.is_cuda:  # kernels that tests run on the CPU
+        function(*arguments, 0)
+        return
+    with torch.cuda.device(like.device):
+        function(*arguments, torch.cuda.current_stream().cuda_stream)
+
+
+def workspace(like: Tensor, size: int) -> Tensor:
+    """Memory between kernels, `size` bytes on the device of `like`.
+
+    Whoever gets it next from torch's allocator uses it on the same stream, after the kernels that are launched now.
+    """
+    return torch.empty(size, dtype=torch.uint8, device=like.device)
