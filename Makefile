@@ -9,8 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
+# CUDA kernels are built where a GPU can run them; FASTMMD_CUDA=on or auto says otherwise.
+ifndef FASTMMD_CUDA
+FASTMMD_CUDA := $(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),auto,off)
+endif
+export FASTMMD_CUDA
+
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full sanitize lint format bench bench-quick clean
+.PHONY: help train test test-full cuda-on-host sanitize lint format bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -19,17 +25,32 @@ help:
 train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-test cuda-on-host
 	$(BIN)/python -m pytest tests -q
 	$(TRITON_TESTS)
+	$(CUDA_TESTS)
 
-test-full: $(VENV)/installed-test
+test-full: $(VENV)/installed-test cuda-on-host
 	FASTMMD_TEST_FULL=1 $(BIN)/python -m pytest tests -q
 	FASTMMD_TEST_FULL=1 $(TRITON_TESTS)
+	FASTMMD_TEST_FULL=1 $(CUDA_TESTS)
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
 TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --backends triton \
 	$(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators triton))
+
+# And with the CUDA kernels, compiled for the CPU (tests/native/cuda/on_host.hpp) with AddressSanitizer and
+# UndefinedBehaviorSanitizer, whose library must be there before Python, with the one whose exceptions it watches.
+CUDA_TESTS = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(BIN)/python -m pytest -q -n 2 --backends cuda $(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators))
+
+cuda-on-host: $(VENV)/installed-test
+	$(BIN)/cmake -S csrc -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DCMAKE_CXX_COMPILER=$(CXX) -DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined \
+		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DPYBIND11_FINDPYTHON=ON \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	$(BIN)/cmake --build build/$@
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.
@@ -45,16 +66,18 @@ sanitize-%: $(VENV)/build-tools
 # Older ThreadSanitizers do not run where the kernel randomises addresses with 32 bits.
 UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
+CPP_FILES := find csrc tests/native -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh'
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc tests/native -name '*.[ch]pp' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(CPP_FILES) | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc tests/native -name '*.[ch]pp' | xargs $(BIN)/clang-format -i
+	$(CPP_FILES) | xargs $(BIN)/clang-format -i
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/record.py
@@ -79,4 +102,4 @@ $(VENV)/installed-%: $(VENV)/torch $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache fastmmd/_native*.so
+	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache fastmmd/_native*.so fastmmd/_cuda*.so

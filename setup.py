@@ -1,14 +1,17 @@
 """Builds the native code: hands csrc/ to CMake and Ninja. Everything declarative is in pyproject.toml.
 
 FASTMMD_NATIVE=off  builds the pure-Python package on purpose (the default on Windows, macOS); `on` insists.
-FASTMMD_CUDA=off    this version has no CUDA kernels: `auto`, the default, means the same; `on` is an error.
+FASTMMD_CUDA=off    builds no CUDA kernels; `auto`, the default, builds them where nvcc is found; `on` insists.
 CXX                 the C++ compiler.
-CMAKE_ARGS          further arguments for CMake; those below win.
+CUDACXX, CUDA_HOME  nvcc, or the folder in whose bin it is; else it is looked for on the PATH and in /usr/local/cuda.
+CMAKE_ARGS          further arguments for CMake; those below win, but for -DCMAKE_CUDA_ARCHITECTURES=..., which are by
+                    default those of the GPUs that nvidia-smi lists, or else all of ARCHITECTURES that nvcc knows.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,27 +30,83 @@ fastmmd: the native code could not be built; the messages above say why. What he
     (Debian, Ubuntu: apt install g++ python3-dev)
   - CXX=/path/to/compiler pip install ...      another compiler
   - FASTMMD_NATIVE=off pip install ...         the package without native code (slower: plain torch)"""
+CUDA_REMEDY = """
+  - nvcc of CUDA 12.4 or newer, and a C++ compiler that it takes: CUDAHOSTCXX=/path/to/compiler pip install ...
+  - FASTMMD_CUDA=off pip install ...           the package without CUDA kernels (Triton's serve GPUs)"""
+ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")  # compute capabilities, where no GPU is visible
+CHOICES = {"FASTMMD_NATIVE": ("on", "off"), "FASTMMD_CUDA": ("auto", "on", "off")}
+
+
+def choice(name: str, default: str) -> str:
+    found = os.environ.get(name, default)
+    if found not in CHOICES[name]:
+        expected = " or ".join(f'"{value}"' for value in CHOICES[name])
+        raise SystemExit(f"{name}: got {found!r}, expected {expected}")
+    return found
 
 
 def native_wanted() -> bool:
-    choice = os.environ.get("FASTMMD_NATIVE", "on" if sys.platform == "linux" else "off")
-    if choice not in ("on", "off"):
-        raise SystemExit(f'FASTMMD_NATIVE: got {choice!r}, expected "on" or "off"')
-    return choice == "on"
+    return choice("FASTMMD_NATIVE", "on" if sys.platform == "linux" else "off") == "on"
 
 
-def check_cuda_choice() -> None:
-    choice = os.environ.get("FASTMMD_CUDA", "auto")
-    if choice not in ("auto", "on", "off"):
-        raise SystemExit(f'FASTMMD_CUDA: got {choice!r}, expected "auto", "on" or "off"')
-    if choice == "on":
-        raise SystemExit("FASTMMD_CUDA=on: this version of fastmmd has no CUDA kernels; leave the variable unset")
+def nvcc() -> str | None:
+    """The compiler of the CUDA kernels; None where none are built."""
+    wanted = choice("FASTMMD_CUDA", "auto")
+    if wanted == "on" and not native_wanted():
+        raise SystemExit("FASTMMD_CUDA=on: CUDA kernels are native code, and FASTMMD_NATIVE is off here; set it to on")
+    if wanted == "off" or not native_wanted():
+        return None
+    given, home = os.environ.get("CUDACXX"), os.environ.get("CUDA_HOME")
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/local/cuda/bin"
+    found = shutil.which(given or "nvcc", path=f"{home}/bin" if home and not given else path)
+    if found is None and (wanted == "on" or given):
+        where = f"CUDACXX={given}" if given else f"CUDA_HOME={home}" if home else "the PATH and /usr/local/cuda/bin"
+        raise SystemExit(
+            f"FASTMMD_CUDA={wanted}: no nvcc in {where}; install NVIDIA's CUDA toolkit, or say where it is with "
+            "CUDA_HOME=/path/to/cuda, or build without CUDA kernels: FASTMMD_CUDA=off"
+        )
+    return found
+
+
+def architectures(compiler: str) -> str:
+    """As CMake takes them: machine code for the visible GPUs, or else for all of ARCHITECTURES that the compiler knows
+    with the intermediate code of the newest. Drivers translate intermediate code for GPUs newer than the compiler."""
+    specific = {name.rstrip("a"): name for name in ARCHITECTURES}
+    known = re.findall(r"compute_(\d+)\b", output(compiler, "--list-gpu-arch")) or list(specific)
+    visible = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").replace(".", "").split()
+
+    def translated(name: str) -> str:
+        return max((other for other in known if int(other) <= int(name)), key=int, default=name) + "-virtual"
+
+    chosen = [
+        f"{specific.get(name, name)}-real" if name in known else translated(name) for name in visible if name.isdigit()
+    ]
+    if not chosen:
+        chosen = [f"{specific[name]}-real" for name in specific if name in known] + [translated(max(specific, key=int))]
+    return ";".join(dict.fromkeys(chosen))
+
+
+def output(*command: str) -> str:
+    """What a command prints; nothing where it fails."""
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def tool(name: str) -> str:
     """A build tool on the PATH or beside the interpreter."""
     places = [os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")]
     return shutil.which(name, path=os.pathsep.join(places)) or name
+
+
+def preprocess(compiler: str, folder: Path) -> None:
+    """An empty CUDA source, to see that the compiler works."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "empty.cu").touch()
+    host = os.environ.get("CUDAHOSTCXX")
+    command = [compiler, *(["-ccbin", host] if host else []), "-E", str(folder / "empty.cu")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 class PythonBuild(build_py):
@@ -60,32 +119,48 @@ class PythonBuild(build_py):
 
 
 class CMakeBuild(build_ext):
-    """Builds the one extension with CMake."""
+    """Builds the extensions with CMake, all at once."""
 
-    def build_extension(self, ext: Extension) -> None:
+    def build_extensions(self) -> None:
         import pybind11
 
-        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        modules = [Path(self.get_ext_fullpath(extension.name)).resolve() for extension in self.extensions]
+        target = modules[0].parent
         build = Path(self.build_temp).resolve() / "cmake"
         shutil.rmtree(build, ignore_errors=True)  # never the cache of another compiler or interpreter
-        cmake = tool("cmake")
+        cmake, given = tool("cmake"), os.environ.get("CMAKE_ARGS", "")
         configure = [
             cmake, "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
-            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+            *shlex.split(given),
             "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
             f"-DCMAKE_INSTALL_PREFIX={target}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DPYBIND11_FINDPYTHON=ON",
+            f"-DFASTMMD_CUDA={'ON' if NVCC else 'OFF'}",
         ]  # fmt: skip
+        if NVCC:
+            configure.append(f"-DCMAKE_CUDA_COMPILER={NVCC}")
+            if "CMAKE_CUDA_ARCHITECTURES" not in given:
+                configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures(NVCC)}")
+        else:
+            print("fastmmd native parts: no CUDA kernels (FASTMMD_CUDA=off, or no nvcc was found)", flush=True)
+        remedy = REMEDY + (CUDA_REMEDY if NVCC else "")
         try:
+            if NVCC:  # CMake would keep to itself why it does not work, such as a host compiler that is too new
+                preprocess(NVCC, build.parent)
             subprocess.run(configure, check=True)
             subprocess.run([cmake, "--build", str(build), "--target", "install"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise SystemExit(f"{error}\n{REMEDY}") from None
-        module = Path(self.get_ext_fullpath(ext.name))
-        if not module.exists():  # a wheel without native code is never made by accident
-            raise SystemExit(f"CMake ended without an error and left no {module}\n{REMEDY}")
+            raise SystemExit(f"{error}\n{remedy}") from None
+        for module in modules:
+            if not module.exists():  # a wheel without native code is never made by accident
+                raise SystemExit(f"CMake ended without an error and left no {module}\n{remedy}")
+
+    def copy_extensions_to_source(self) -> None:
+        for earlier in (ROOT / "fastmmd").glob("_cuda.*.so"):  # of sources or choices that may be others now
+            earlier.unlink()
+        super().copy_extensions_to_source()
 
 
 class BinaryDistribution(Distribution):
@@ -95,9 +170,10 @@ class BinaryDistribution(Distribution):
         return native_wanted()
 
 
-check_cuda_choice()
+NVCC = nvcc()
+EXTENSIONS = ["fastmmd._native", *(["fastmmd._cuda"] if NVCC else [])] if native_wanted() else []
 setup(
-    ext_modules=[Extension("fastmmd._native", sources=[])] if native_wanted() else [],
+    ext_modules=[Extension(name, sources=[]) for name in EXTENSIONS],
     cmdclass={"build_py": PythonBuild, "build_ext": CMakeBuild},
     distclass=BinaryDistribution,
 )

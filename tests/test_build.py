@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ PACKAGED = [
     "LICENSE",
     "CHANGELOG.md",
 ]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
 full = pytest.mark.skipif("FASTMMD_TEST_FULL" not in os.environ, reason="builds everything; part of make test-full")
 
 
@@ -45,11 +47,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], cwd: Path, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {
-        key: value for key, value in os.environ.items() if key not in ("FASTMMD_NATIVE", "FASTMMD_CUDA", "CXX")
-    }
+    """Without CUDA kernels unless the environment says so."""
+    ours = ("FASTMMD_NATIVE", "CXX", "CUDACXX", "CUDA_HOME", "CMAKE_ARGS")
+    inherited = {key: value for key, value in os.environ.items() if key not in ours}
     return subprocess.run(
-        command, cwd=cwd, env=inherited | environment, timeout=timeout,
+        command, cwd=cwd, env=inherited | {"FASTMMD_CUDA": "off"} | environment, timeout=timeout,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -87,7 +89,7 @@ def test_source_distribution_holds_the_native_sources(source: Path) -> None:
     assert not [name for name in names if name.split("/")[0] in ("tests", "benchmarks", "python")]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
+@linux
 @pytest.mark.parametrize("compiler", ["/bin/false", "/no/such/compiler"])
 def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) -> None:
     done = run([sys.executable, "setup.py", "build_ext"], source, CXX=compiler)
@@ -98,7 +100,7 @@ def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) 
     assert not list(source.rglob("*.so"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
+@linux
 def test_failing_compilation_is_an_error(source: Path) -> None:
     """The compiler works and the source does not: its message arrives, and the status."""
     (source / "csrc" / "cpu" / "operations.hpp").write_text("#error a line of no use\n")
@@ -108,21 +110,128 @@ def test_failing_compilation_is_an_error(source: Path) -> None:
     assert "FASTMMD_NATIVE=off" in done.stdout
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
-def test_build_that_leaves_no_module_is_an_error(source: Path, tmp_path: Path) -> None:
-    """A CMake that does nothing, successfully; what it is asked for ends with our own settings."""
-    (tmp_path / "bin").mkdir()
-    cmake = tmp_path / "bin" / "cmake"
-    cmake.write_text('#!/bin/sh\necho "asked: $*"\n')
-    cmake.chmod(0o755)
-    done = run(
-        [sys.executable, "setup.py", "build_ext"], source,
-        PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", CMAKE_ARGS="-DCMAKE_INSTALL_PREFIX=/elsewhere",
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "left no" in done.stdout and "FASTMMD_NATIVE=off" in done.stdout
-    (asked,) = (line for line in done.stdout.splitlines() if "asked:" in line and "-S" in line)
-    assert asked.index("=/elsewhere") < asked.rindex("-DCMAKE_INSTALL_PREFIX=")
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """The first folder of the PATH in `asked`: a CMake that says what it was asked for and does nothing."""
+    script(tmp_path / "bin" / "cmake", 'echo "asked: $*"')
+    return tmp_path / "bin"
+
+
+def script(path: Path, *lines: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+
+
+def asked(source: Path, tools: Path, **environment: str) -> tuple[list[str], str]:
+    """What setup.py asks CMake to configure, and all that it prints."""
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    done = run([sys.executable, "setup.py", "build_ext"], source, **{"PATH": path} | environment)
+    assert done.returncode != 0, "nothing was built"
+    (line,) = (line for line in done.stdout.splitlines() if "asked:" in line and "-S" in line)
+    return line.split(), done.stdout
+
+
+@linux
+def test_build_that_leaves_no_module_is_an_error(source: Path, tools: Path) -> None:
+    """What CMake is asked for ends with our own settings."""
+    options, output = asked(source, tools, CMAKE_ARGS="-DCMAKE_INSTALL_PREFIX=/elsewhere")
+    assert "left no" in output and "FASTMMD_NATIVE=off" in output
+    prefixes = [option for option in options if "-DCMAKE_INSTALL_PREFIX=" in option]
+    assert prefixes[0].endswith("/elsewhere") and len(prefixes) == 2
+
+
+# --- which CUDA kernels are built, with an nvcc that only lists what it knows ---
+
+NEWER = "80 86 87 89 90 100 103 110 120 121"  # than this package
+OLDER = "50 60 70 75 80 86 87 89 90"
+ALL = "80-real;86-real;89-real;90a-real"
+
+
+@linux
+@pytest.mark.parametrize(
+    ("known", "gpus", "expected"),
+    [
+        (NEWER, "", f"{ALL};100-real;120-real;120-virtual"),
+        (OLDER, "", f"{ALL};90-virtual"),
+        (NEWER, "9.0 9.0", "90a-real"),
+        (NEWER, "8.6 8.0", "86-real;80-real"),
+        (OLDER, "10.3", "90-virtual"),  # newer than nvcc: the driver translates
+        (NEWER, "[N/A]", f"{ALL};100-real;120-real;120-virtual"),
+        ("", "8.9", "89-real"),  # an nvcc that does not say what it knows
+    ],
+)
+def test_architectures(source: Path, tools: Path, known: str, gpus: str, expected: str) -> None:
+    script(
+        tools / "nvcc",
+        *(f"echo compute_{name}" for name in known.split()),
+        f'[ -n "{known}" ] || [ "$1" != --list-gpu-arch ]',
+    )
+    script(tools / "nvidia-smi", *(f'echo "{gpu}"' for gpu in gpus.split()), "true" if gpus else "exit 9")
+    options, _ = asked(source, tools, FASTMMD_CUDA="auto")
+    assert f"-DCMAKE_CUDA_COMPILER={tools / 'nvcc'}" in options and "-DFASTMMD_CUDA=ON" in options
+    assert [option for option in options if "ARCHITECTURES" in option] == [f"-DCMAKE_CUDA_ARCHITECTURES={expected}"]
+    given = "-DCMAKE_CUDA_ARCHITECTURES=90"
+    options, _ = asked(source, tools, FASTMMD_CUDA="on", CMAKE_ARGS=given)
+    assert [option for option in options if "ARCHITECTURES" in option] == [given]
+
+
+@linux
+def test_without_nvcc(source: Path, tools: Path) -> None:
+    """`auto` says that it builds no CUDA kernels; `on`, and a compiler given by name, are errors with a remedy."""
+    options, output = asked(source, tools, FASTMMD_CUDA="auto", CUDA_HOME="/no/such")
+    assert "-DFASTMMD_CUDA=OFF" in options and "no CUDA kernels" in output
+    for environment in (
+        {"FASTMMD_CUDA": "on", "CUDA_HOME": "/no/such"},
+        {"FASTMMD_CUDA": "auto", "CUDACXX": "/no/such"},
+    ):
+        done = run([sys.executable, "setup.py", "--version"], source, **environment)
+        assert done.returncode != 0 and "no nvcc in" in done.stdout and "=/no/such" in done.stdout
+        assert "CUDA_HOME=/path/to/cuda" in done.stdout and "FASTMMD_CUDA=off" in done.stdout
+
+
+@linux
+def test_where_nvcc_is_looked_for(source: Path, tools: Path, tmp_path: Path) -> None:
+    """CUDACXX before CUDA_HOME before the PATH."""
+    for place in (tools, tmp_path / "home" / "bin", tmp_path / "given"):
+        place.parent.mkdir(exist_ok=True)
+        script(place / "nvcc", "true")
+    environment = {"FASTMMD_CUDA": "auto"}
+    for more, expected in (
+        ({}, tools / "nvcc"),
+        ({"CUDA_HOME": str(tmp_path / "home")}, tmp_path / "home" / "bin" / "nvcc"),
+        ({"CUDACXX": str(tmp_path / "given" / "nvcc")}, tmp_path / "given" / "nvcc"),
+    ):
+        environment |= more
+        assert f"-DCMAKE_CUDA_COMPILER={expected}" in asked(source, tools, **environment)[0]
+
+
+def test_cuda_without_native_code_is_an_error(source: Path) -> None:
+    done = run([sys.executable, "setup.py", "--version"], source, FASTMMD_NATIVE="off", FASTMMD_CUDA="on")
+    assert done.returncode != 0 and "FASTMMD_NATIVE is off" in done.stdout
+
+
+@linux
+def test_failing_nvcc_is_an_error_with_a_remedy(source: Path, tmp_path: Path) -> None:
+    """Never skipped, though `auto` would have built nothing without one."""
+    script(tmp_path / "bin" / "nvcc", 'echo "a toolkit of no use" >&2', "exit 1")
+    done = run([sys.executable, "setup.py", "build_ext"], source, FASTMMD_CUDA="auto", CUDA_HOME=str(tmp_path))
+    assert done.returncode != 0 and "a toolkit of no use" in done.stdout
+    assert "CUDAHOSTCXX=" in done.stdout and "FASTMMD_CUDA=off" in done.stdout
+
+
+@linux
+def test_module_of_an_earlier_build_goes(source: Path, tools: Path) -> None:
+    """It would fit neither the Python code nor the choice of now."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    made = f'mkdir -p "${{a#*=}}" && touch "${{a#*=}}/_native{suffix}"'
+    script(tools / "cmake", f'for a; do case "$a" in -DCMAKE_INSTALL_PREFIX=*) {made};; esac; done')
+    earlier = source / "fastmmd" / "_cuda.cpython-30-x86_64-linux-gnu.so"
+    earlier.touch()
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    done = run([sys.executable, "setup.py", "build_ext", "--inplace"], source, PATH=path)
+    assert done.returncode == 0, done.stdout
+    assert (source / "fastmmd" / f"_native{suffix}").exists() and not earlier.exists()
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="looks at the instruction sets of x86-64")
@@ -187,7 +296,6 @@ def test_kernels_leave_no_weak_symbols(tmp_path: Path) -> None:
     [
         ("FASTMMD_NATIVE", "maybe", "FASTMMD_NATIVE: got 'maybe'"),
         ("FASTMMD_CUDA", "maybe", "FASTMMD_CUDA: got 'maybe'"),
-        ("FASTMMD_CUDA", "on", "no CUDA kernels"),
     ],
 )
 def test_unusable_choice_is_an_error(source: Path, name: str, value: str, message: str) -> None:
