@@ -359,25 +359,22 @@ def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
     assert torch.equal(autocast, expected)
 
 
-def test_precision_is_pinned_inside_and_restored_after_an_error() -> None:
-    def current() -> str:
-        return (
-            native.products._exchange_precision("ieee")
-            if native.products._MATMUL is None
-            else native.products._MATMUL.fp32_precision
-        )
-
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_precision_is_pinned_inside_and_restored_after_an_error(device: str) -> None:
     if native.products._MATMUL is None:
         pytest.skip("this torch has one setting for every device, tested above")
-    before = current()
-    native.products._MATMUL.fp32_precision = "bf16"
+    settings = {"cpu": native.products._MATMUL, "cuda": torch.backends.cuda.matmul}
+    here, lower = settings[device], {"cpu": "bf16", "cuda": "tf32"}[device]
+    before = here.fp32_precision
+    here.fp32_precision = lower
     try:
-        with pytest.raises(KeyError), native.products.full_precision(), native.products.full_precision():
-            assert current() == "ieee"
+        full = native.products.full_precision
+        with pytest.raises(KeyError), full(device), full(device):
+            assert here.fp32_precision == "ieee"
             raise KeyError
-        assert current() == "bf16"
+        assert here.fp32_precision == lower
     finally:
-        native.products._MATMUL.fp32_precision = before
+        here.fp32_precision = before
 
 
 def test_parzen_accuracy_at_784_dimensions() -> None:

@@ -56,40 +56,42 @@ def _onednn() -> Any:
     return product if works else None
 
 
-# torch 2.9 and later have a setting of their own for CPU products; earlier ones have one for every device.
+# torch 2.9 and later have settings of their own for products on the CPU and on CUDA devices; earlier ones have one for
+# every device.
 _MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
 _precision_lock = threading.Lock()
-_precision_users = 0
-_precision_saved = ""
+_precision_users = {"cpu": 0, "cuda": 0}
+_precision_saved = {"cpu": "", "cuda": ""}
 
 
-def _exchange_precision(precision: str | None) -> str:
+def _exchange_precision(precision: str | None, device_type: str = "cpu") -> str:
     """Set the process's precision of float32 products (None: full) and return the one before."""
     if _MATMUL is None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(precision or "highest")
         return before
-    before = str(_MATMUL.fp32_precision)
-    _MATMUL.fp32_precision = precision or "ieee"
+    setting: Any = torch.backends.cuda.matmul if device_type == "cuda" else _MATMUL
+    before = str(setting.fp32_precision)
+    setting.fp32_precision = precision or "ieee"
     return before
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 products in IEEE float32, whatever autocast and the user's matmul precision say.
+def full_precision(device_type: str = "cpu") -> Iterator[None]:
+    """float32 products of "cpu" or "cuda" in IEEE float32, whatever autocast and the user's matmul precision say.
 
     The first thread to enter saves the user's choice and the last to leave restores it.
     """
-    global _precision_users, _precision_saved
+    one = "cpu" if _MATMUL is None else device_type  # setting for all
     with _precision_lock:
-        if _precision_users == 0:
-            _precision_saved = _exchange_precision(None)
-        _precision_users += 1
+        if _precision_users[one] == 0:
+            _precision_saved[one] = _exchange_precision(None, one)
+        _precision_users[one] += 1
     try:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(device_type, enabled=False):
             yield
     finally:
         with _precision_lock:
-            _precision_users -= 1
-            if _precision_users == 0:
-                _exchange_precision(_precision_saved)
+            _precision_users[one] -= 1
+            if _precision_users[one] == 0:
+                _exchange_precision(_precision_saved[one], one)
