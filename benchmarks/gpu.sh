@@ -3,14 +3,16 @@
 #
 #   benchmarks/gpu.sh
 #
-# builds the native library, runs the operator tests of every GPU backend and compute-sanitizer, compiles the Triton
-# report, times the operations against their peers, and prints a summary last. A step that fails is reported and the
-# next one runs; the exit status is 1 if any failed. Needed: Python with torch and triton, a C++ compiler, cmake, ninja.
+# builds the native libraries, runs the operator tests of every GPU backend and compute-sanitizer, reads the machine code
+# of the Triton and the CUDA kernels, times the operations against their peers, and prints a summary last. A step that
+# fails is reported and the next one runs; the exit status is 1 if any failed. Needed: Python with torch and triton, a
+# C++ compiler, nvcc (without it the CUDA kernels are left out, which counts as a failure), cmake, ninja.
 # Wheels of what else is missing (pytest and what it needs, scipy and scikit-learn for some tests) may lie in
 # build/wheels. Results go to $OUT, by default benchmarks/results.
 #
 # PYTHON             the interpreter, python3 by default
-# FASTMMD_GPU_DEVICE cuda by default; cpu runs the same steps on the interpreter of Triton, to check this script
+# FASTMMD_GPU_DEVICE cuda by default; cpu runs the same steps on the interpreter of Triton, to check this script (with
+#                    nvcc the CUDA kernels are built for 90a and reported; nothing runs them)
 # FASTMMD_GPU_STEPS  some of "wheels build tests sanitizer report times", all by default
 # FASTMMD_GPU_TESTS  what is tested, pytest's arguments
 set -uo pipefail
@@ -78,18 +80,31 @@ build() {
     cat >"$directory/pybind11Config.cmake" <<'CMAKE'
 find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
 function(pybind11_add_module name)
+  list(REMOVE_ITEM ARGN NO_EXTRAS)
   Python_add_library(${name} MODULE WITH_SOABI ${ARGN})
   target_include_directories(${name} SYSTEM PRIVATE "${pybind11_DIR}/include")
   set_target_properties(${name} PROPERTIES CXX_VISIBILITY_PRESET hidden)
 endfunction()
 CMAKE
   fi
-  rm -rf "$work/cmake"
+  local nvcc=${CUDACXX:-$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc)} with_cuda=OFF architecture=90a-real
+  if [ -n "$nvcc" ]; then with_cuda=ON; fi
+  if [ "$device" = cuda ] && [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sort -u)" != 9.0 ]; then
+    architecture=native
+  fi
+  rm -rf "$work/cmake" "$root"/fastmmd/_cuda*.so
   cmake -S "$root/csrc" -B "$work/cmake" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$root/fastmmd" \
     -Dpybind11_DIR="$directory" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
-    -DPYBIND11_FINDPYTHON=ON &&
+    -DPYBIND11_FINDPYTHON=ON -DFASTMMD_CUDA="$with_cuda" ${nvcc:+"-DCMAKE_CUDA_COMPILER=$nvcc"} \
+    -DCMAKE_CUDA_ARCHITECTURES="$architecture" &&
     cmake --build "$work/cmake" --target install || return
-  "$python" -c 'import fastmmd; from fastmmd.backends import native; print("native:", native.capability()["capability"])'
+  "$python" -c '
+import fastmmd
+from fastmmd.backends import native
+print("native on the CPU:", native.capability()["capability"])
+status = fastmmd.available_backends()["native"]["cuda"]
+print("native on CUDA:", status.reason or "runs")
+raise SystemExit("'"$device"'" == "cuda" and not status.available)'
 }
 
 backends() { # those of the device whose kernels are ours
@@ -149,6 +164,15 @@ for name in names:
         fastmmd.mmd2(wide, wide.detach()[:33]).backward()
         fastmmd.fourier_mean(x, fastmmd.FourierFeatures(6, 100)).sum().backward()
         fastmmd.parzen_log_likelihood(wide, wide.detach()[:33], (0.5, 1.0)).sum().backward()
+        if name == "triton":  # the others would have to be compiled
+            continue
+        bandwidths = torch.tensor([0.5, 1.0, 3.0], device="cuda", requires_grad=True)
+        for points in (x, x.double(), wide):
+            fastmmd.mmd2(points, points.detach()[:33], bandwidths).backward()
+            fastmmd.witness(points, points.detach()[:33], points.detach()[33:]).sum().backward()
+        fastmmd.fourier_mean(wide.double(), fastmmd.FourierFeatures(100, 70)).sum().backward()
+        fastmmd.fourier_function(x, torch.randn(200, device="cuda"), fastmmd.FourierFeatures(6, 100)).sum().backward()
+        fastmmd.parzen_log_likelihood(x.double(), y.double(), (0.5, 1.0)).sum().backward()
 torch.cuda.synchronize()
 print("ran", *names)
 PYTHON
@@ -168,8 +192,10 @@ PYTHON
 
 report() {
   local names=(mmd2-8192 mmd2-wide mmd2-value fourier fourier-backward parzen)
+  local module=("$root"/fastmmd/_cuda*.so)
   env -u TRITON_INTERPRET "$python" -W ignore benchmarks/triton_report.py --arch sm_90 --case "${names[@]}" \
-    --json "$out/gpu-report.json"
+    --json "$out/gpu-report.json" || return
+  if [ -f "${module[0]}" ]; then "$python" benchmarks/cuda_report.py --module "${module[0]}"; fi
 }
 
 times() {

@@ -1,9 +1,12 @@
-"""What compiled Triton kernels consist of: the machine code of their tile loops, instruction by instruction."""
+"""What compiled kernels consist of: the machine code of their tile loops, instruction by instruction."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -11,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import triton
 
 MULTIPROCESSORS, CLOCK = 132, 1.98e9  # of an H200
 # Lanes per multiprocessor and cycle of compute capability 9.0, and the instructions that take them. Conversions share
@@ -158,8 +159,8 @@ def read(name: str, grid: tuple[int, ...], arguments: dict[str, Any], compiled: 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = _disassemble("-res-usage", file.name)
-        listing = _disassemble("-sass", file.name)
+        usage = disassemble(file.name, "-res-usage")
+        listing = disassemble(file.name, "-sass")
     registers = int(re.findall(r"REG:(\d+)", usage)[-1])
     instructions, loops, alternatives = parse(listing)
     spills = sum(bool(re.match(r"LDL|STL", mnemonic)) for _, mnemonic in instructions)
@@ -169,13 +170,27 @@ def read(name: str, grid: tuple[int, ...], arguments: dict[str, Any], compiled: 
     return code
 
 
-def _disassemble(option: str, path: str) -> str:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    return subprocess.run([tool, option, path], check=True, capture_output=True, text=True).stdout
+def disassemble(path: str | Path, *options: str) -> str:
+    """What cuobjdump says of a cubin or of a library with kernels."""
+    return subprocess.run([cuobjdump(), *options, path], check=True, capture_output=True, text=True).stdout
 
 
-def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, ...]]]:
-    """Instructions of cuobjdump's listing; the longest loop and those in it; both sides of every if with an else."""
+def cuobjdump() -> str:
+    """Triton's, or that of a CUDA toolkit."""
+    triton = importlib.util.find_spec("triton")
+    places = [f"{where}/backends/nvidia/bin" for where in (triton and triton.submodule_search_locations) or ()]
+    places += [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
+    found = shutil.which("cuobjdump", path=os.pathsep.join(places))
+    if found is None:
+        raise FileNotFoundError("cuobjdump: neither with Triton nor with a CUDA toolkit; pip install triton")
+    return found
+
+
+Branch = tuple[int, int, bool]  # address, goal, whether it depends on something
+
+
+def scan(listing: str) -> tuple[list[tuple[int, str]], list[Branch], list[int]]:
+    """Instructions and branches of a function in cuobjdump's listing, and where it scales by powers of 2."""
     instructions, branches, scaling = [], [], []
     for line in listing.splitlines():
         found = PROGRAM.match(line)
@@ -188,6 +203,12 @@ def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[L
         goal = re.search(r"0x([0-9a-f]+)\s*$", operands.strip())
         if name.startswith("BRA") and goal:
             branches.append((at, int(goal[1], 16), bool(found[2]) or "P" in operands))
+    return instructions, branches, scaling
+
+
+def parse(listing: str) -> tuple[list[tuple[int, str]], list[Loop], list[tuple[Loop, ...]]]:
+    """Instructions of cuobjdump's listing; the longest loop and those in it; both sides of every if with an else."""
+    instructions, branches, scaling = scan(listing)
     # Two ways back to one place are one loop; a branch to itself fills the space behind the program.
     last = {goal: at for at, goal, _ in sorted(branches) if goal < at}
     loops = [Loop(*loop) for loop in sorted(last.items(), key=lambda loop: loop[0] - loop[1])]
