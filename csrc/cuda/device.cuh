@@ -50,6 +50,21 @@ DEVICE float exp2_approximate(float x) {
     return result;
 }
 
+// Keeps a value in its register: the compiler would rather compute a difference again.
+DEVICE void keep(float& value) { asm("" : "+f"(value)); }
+
+// The smaller and the larger; NaN where either is.
+DEVICE float minimum(float a, float b) {
+    float result;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+DEVICE float maximum(float a, float b) {
+    float result;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+    return result;
+}
+
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE double square_root(double x) { return sqrt(x); }
 DEVICE float reciprocal(float x) { return __frcp_rn(x); }
@@ -78,9 +93,10 @@ template <class T> DEVICE T warp_sum(T value) {
     return value;
 }
 
-// Maximum over a warp; NaN where there is one.
-template <class T> DEVICE T maximum(T a, T b) { return a > b || a != a ? a : b; }
-template <class T> DEVICE T minimum(T a, T b) { return a < b || a != a ? a : b; }
+DEVICE double minimum(double a, double b) { return a < b || a != a ? a : b; }
+DEVICE double maximum(double a, double b) { return a > b || a != a ? a : b; }
+
+// Maximum over a warp, the same in all lanes.
 template <class T> DEVICE T warp_maximum(T value) {
 #pragma unroll
     for (int mask = warp_size / 2; mask > 0; mask /= 2) value = maximum(value, shuffle_xor(value, mask));
@@ -141,5 +157,6 @@ inline Splits splits_of(int64_t blocks, int64_t tiles) {
 
 }  // namespace fastmmd::cuda
 
+#include "../common/ladder.hpp"
 #include "../common/philox.hpp"
 #include "../common/polynomials.hpp"

@@ -45,6 +45,79 @@ struct List {
     double values[most_listed];
 };
 
+// --- mmd ---
+
+enum class KernelName { gaussian, laplacian, imq, rational_quadratic, energy };
+
+// A sum of S kernels, with S numbers each from the host or on the device.
+struct Kernel {
+    KernelName name;
+    double alpha;
+    int count;                     // S
+    List bandwidths, weights;      // in their own order; unread where the next are given
+    const void* bandwidth_values;  // [S]
+    const void* weight_values;     // [S]
+};
+
+// One sample. Without masses all are 1.
+struct MmdSample {
+    int64_t count;
+    const void* points;  // [batch, count, dim]
+    const void* mass;    // [batch, count]
+    void* values;        // [batch, count]: sum_j mass_j u of the other sample; only where not normalised
+    void* grad_points;   // [batch, count, dim]
+    void* grad_mass;     // [batch, count]; only where normalised
+};
+
+// mmd2 with its gradients (normalised), or witness and the gradients of its product with the first sample's
+// masses: specs.Backend. Steps: mmd_plan; mmd_pairs, or mmd_tile for every tile of every term; mmd_finish.
+struct Mmd {
+    bool is_double;
+    int64_t batch;
+    int dim;
+    MmdSample samples[2];  // x, y or points, samples; the second with count 0: there is none
+    Kernel kernel;
+    bool normalised;
+    bool unbiased;
+    bool products;              // distances come from matrix products, by mmd_tile
+    double* value;              // [batch]
+    void* grad_bandwidths;      // [batch, S]
+    void* grad_kernel_weights;  // [batch, S]
+};
+
+int64_t mmd_workspace(const Mmd&);
+Status mmd_plan(const Mmd&, void* workspace, void* stream);
+Status mmd_pairs(const Mmd&, void* workspace, void* stream);
+Status mmd_finish(const Mmd&, void* workspace, void* stream);
+
+// A sum over the pairs of two samples: what meets what, and what of it is wanted.
+struct MmdTerm {
+    int rows, columns;  // 0 or 1
+    bool half;       // rows are columns, and only the sum of all values matters: pairs i <= j, others twice
+    double* values;  // [parts, batch, n], set by mmd_pairs, added to by mmd_tile in a workspace of zeros
+    double* slopes;  // [parts, batch, n, dim]: gradient's sums, left to the caller of mmd_tile; null: not needed
+    int parts;
+};
+struct MmdTerms {
+    int count = 0;
+    MmdTerm terms[4];
+};
+MmdTerms mmd_terms(const Mmd&, void* workspace);
+
+// One tile of products of one term.
+struct MmdTile {
+    int term;
+    int64_t member;          // of the batch
+    int64_t row, column;    // the first of each
+    int64_t rows, columns;  // points of the tile
+    int64_t stride;         // from one row of products to the next
+    void* products;  // [rows, stride]: p.q of centred points; the slopes times the columns' masses stay here
+    const void* row_norms;     // [rows]: |p|^2, NaN for a point with an infinity
+    const void* column_norms;  // [columns]
+    double* slope_sums;        // [rows], added to: sums over the columns of what stays; null: not needed
+};
+Status mmd_tile(const Mmd&, const MmdTile&, void* workspace, void* stream);
+
 // --- parzen ---
 
 // Adds one tile of products, points by samples, to the state of the points; or, with grad, leaves in it the
@@ -105,5 +178,66 @@ struct ParzenDirect {
 };
 int64_t parzen_direct_workspace(const ParzenDirect&);
 Status parzen_direct(const ParzenDirect&, void* workspace, void* stream);
+
+// --- fourier ---
+
+// Random features: specs.FeatureSpec.
+struct Features {
+    const int64_t* key;  // [2]: seed, first feature
+    int count;
+    List bandwidths, weights;
+};
+
+struct FourierSum {
+    bool is_double;
+    int64_t batch, n;
+    int dim;
+    const void* x;               // [batch, n, dim]
+    const void* sample_weights;  // [batch, n]
+    Features features;
+    void* out;  // [batch, 2, count]
+};
+
+struct FourierFunction {
+    bool is_double;
+    int64_t batch, n;
+    int dim;
+    const void* x;             // [batch, n, dim]
+    const void* coefficients;  // [batch, 2, count]
+    Features features;
+    double times;        // factor of the results
+    const void* factor;  // [1], one more; null: 1
+    void* value;         // [batch, n]
+    void* gradient;      // [batch, n, dim]
+};
+
+struct FourierFrequencies {
+    bool is_double;
+    int dim;
+    Features features;
+    void* out;  // [count, dim]
+};
+
+// zeta = mean phi(draws) - mean phi(codes), and either delta = sum_k alpha_k |zeta_k|^2, or a step of alpha.
+struct FourierDiscrepancy {
+    bool is_double, alpha_is_double;
+    int64_t draws_count, codes_count;
+    int dim;
+    const void* draws;  // [draws_count, dim]
+    const void* codes;  // [codes_count, dim]
+    void* alpha;        // [count]; moved where there is no delta
+    double rate;        // alpha moves by it towards |zeta_k|^2 over its mean
+    Features features;
+    void* delta;         // [1]
+    void* coefficients;  // [2, count]: 2 alpha zeta; null: not needed
+};
+
+int64_t fourier_sum_workspace(const FourierSum&);
+int64_t fourier_function_workspace(const FourierFunction&);
+int64_t fourier_discrepancy_workspace(const FourierDiscrepancy&);
+Status fourier_sum(const FourierSum&, void* workspace, void* stream);
+Status fourier_function(const FourierFunction&, void* workspace, void* stream);
+Status fourier_frequencies(const FourierFrequencies&, void* stream);
+Status fourier_discrepancy(const FourierDiscrepancy&, void* workspace, void* stream);
 
 }  // namespace fastmmd::cuda

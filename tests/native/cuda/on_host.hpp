@@ -31,6 +31,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
     unsigned x, y, z;
@@ -117,8 +118,8 @@ inline void enter(size_t thread) {
     block->current = thread;
     threadIdx = dim3((unsigned)thread, 0, 0);
     Fiber& fiber = block->fibers[thread];
-    void* fake = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
+    void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), stack_size);
 #endif
     swapcontext(&block->scheduler, &fiber.context);
@@ -242,6 +243,9 @@ inline float exp2_approximate(float x) {
     return result;
 }
 
+inline void keep(float&) {}
+inline float minimum(float a, float b) { return a < b || a != a ? a : b; }
+inline float maximum(float a, float b) { return a > b || a != a ? a : b; }
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
 inline float reciprocal(float x) { return 1 / x; }

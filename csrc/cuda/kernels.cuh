@@ -1,0 +1,211 @@
+// The kernels of mmd2 and witness on squared distances, as a plan says: fastmmd/backends/triton/kernels.py.
+#pragma once
+#include "mmd_memory.cuh"
+
+namespace fastmmd::cuda {
+namespace {
+
+// The kernels' table and terms for one member of the batch.
+template <class T> struct Evaluator {
+    KernelName name;
+    int count, far;
+    bool folded, approximate;
+    T start, alpha;
+    const T* table;  // [S, table_columns]
+    T p[series_terms], q[series_terms], scale;
+    struct {
+        T rate, weight, steepness;
+    } one_far;  // the first of them, or nothing
+
+    DEVICE Evaluator(const Memory& memory, int64_t b) {
+        const double* terms = memory.terms + b * plan_terms;
+        name = memory.name;
+        count = memory.count;
+        far = (int)terms[plan_far];
+        folded = terms[plan_folded] > 0;
+        approximate = terms[plan_approximate] > 0;
+        start = (T)terms[plan_start];
+        alpha = (T)memory.alpha;
+        table = (const T*)memory.table + b * table_columns * count;
+        one_far = {far > 0 ? at(far_rate, 0) : 0, far > 0 ? at(far_weight, 0) : 0,
+                   far > 0 ? at(far_steepness, 0) : 0};
+        if constexpr (sizeof(T) == 4) {
+            const T* series = (const T*)memory.series + b * most_series;
+#pragma unroll
+            for (int k = 0; k < series_terms; ++k) p[k] = series[k], q[k] = series[series_terms + k];
+            scale = series[2 * series_terms];
+        }
+    }
+
+    DEVICE T at(int column, int s) const { return table[s * table_columns + column]; }
+    // Whether evaluate_folded does it.
+    DEVICE bool fast() const { return sizeof(T) == 4 && folded && approximate && far <= 1; }
+};
+
+// Leaves the sums per rung alone.
+struct NoRungs {
+    template <class T, int R> DEVICE void set_inverse(const T (&)[R]) {}
+    template <class T, int R> DEVICE void add(int, T, const T (&)[R], const T (&)[R]) {}
+};
+
+// exp(rate argument) - 1 of gaussian and laplacian, one rung from another by squaring where it can be.
+template <int SQUARINGS, class T, int R, class Rungs>
+DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R], T (&slope)[R],
+                   Rungs& rungs) {
+    T u[R];
+#pragma unroll
+    for (int a = 0; a < R; ++a) u[a] = 0;
+    for (int s = 0; s < e.count; ++s) {
+        if (e.at(follows, s) > 0) {
+#pragma unroll
+            for (int a = 0; a < R; ++a)
+#pragma unroll
+                for (int times = 0; times < SQUARINGS; ++times) u[a] = u[a] * u[a] + (u[a] + u[a]);
+        } else if (e.at(near, s) > 0) {  // else it counts nothing
+            const T high = e.at(rate, s), rest = e.at(low, s), most = e.at(limit, s);
+#pragma unroll
+            for (int a = 0; a < R; ++a) {
+                const T x = minimum(argument[a], most);
+                u[a] = exponentials(x * high + x * rest).expm1;
+            }
+        }
+        const T w = e.at(weight, s), steep = e.at(steepness, s), one = e.at(plain, s);
+        T kappa[R];
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            total[a] += w * u[a];
+            slope[a] += steep * (u[a] + one);  // exactly 0 where kappa is
+            kappa[a] = u[a] + 1;
+        }
+        rungs.add(s, e.at(near, s), kappa, u);
+    }
+}
+
+// What far rungs of gaussian and laplacian add: powers of 2.
+template <class T, int R, class Rungs>
+DEVICE void far_rungs(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R], T (&slope)[R],
+                      Rungs& rungs) {
+    for (int s = 0; s < e.far; ++s) {
+        const T high = e.at(far_rate, s), w = e.at(far_weight, s), steep = e.at(far_steepness, s);
+        T kappa[R];
+        if (sizeof(T) == 4 && e.approximate) {
+#pragma unroll
+            for (int a = 0; a < R; ++a) kappa[a] = exp2_approximate((float)(argument[a] * high));
+        } else {
+            const T rest = e.at(far_low, s), most = e.at(far_limit, s);
+#pragma unroll
+            for (int a = 0; a < R; ++a) kappa[a] = power_of_2(minimum(argument[a], most), high, rest);
+        }
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            total[a] += w * kappa[a];
+            slope[a] += steep * kappa[a];
+        }
+        rungs.add((int)e.at(far_rung, s), T(1), kappa, kappa);
+    }
+}
+
+// imq, rational_quadratic and energy.
+template <class T, int R, class Rungs>
+DEVICE void other_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (&inverse)[R], T (&total)[R],
+                        T (&slope)[R], Rungs& rungs) {
+    for (int s = 0; s < e.count; ++s) {
+        const T by = e.at(rate, s), w = e.at(weight, s), steep = e.at(steepness, s);
+        const bool is_near = e.at(near, s) > 0, is_plain = e.at(plain, s) > 0;
+        T slopes[R], term[R];
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            T shifted, u, kappa;
+            if (e.name == KernelName::energy) {
+                slopes[a] = shifted = inverse[a];
+                u = kappa = -argument[a];
+            } else if (e.name == KernelName::imq) {
+                const T over = reciprocal(argument[a] + by);
+                u = -argument[a] * over, kappa = by * over;
+                slopes[a] = kappa * kappa, shifted = u * (kappa + 1);
+            } else {
+                const T scaled = minimum(argument[a] * by, Number<T>::huge), over = reciprocal(scaled + 1);
+                const Exponentials<T> both = exponentials(-e.alpha * logarithm_1p(scaled));
+                u = both.expm1, kappa = both.exp;
+                slopes[a] = kappa * over, shifted = (u - scaled) * over;
+            }
+            term[a] = is_near ? u : kappa;
+            total[a] += w * term[a];
+            slope[a] += steep * (is_plain ? slopes[a] : shifted);
+        }
+        rungs.add(s, T(1), slopes, term);
+    }
+}
+
+// Wide bandwidths of a Gaussian: u = r P(t), slope = r Q(t), t = 2 r / reach - 1.
+template <class T, int R>
+DEVICE void add_series(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&slope)[R]) {
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        const T t = r[a] * e.scale - 1;
+        T values = e.p[series_terms - 1], slopes = e.q[series_terms - 1];
+#pragma unroll
+        for (int k = series_terms - 2; k >= 0; --k) {
+            values = values * t + e.p[k];
+            slopes = slopes * t + e.q[k];
+        }
+        total[a] = r[a] * values;
+        slope[a] += r[a] * slopes;
+    }
+}
+
+// `evaluate` where wide bandwidths fold, powers may be approximate and at most one rung is far, without a
+// branch: what most training meets.
+template <int R>
+DEVICE void evaluate_folded(const Evaluator<float>& e, const float (&r)[R], float (&total)[R],
+                            float (&slope)[R]) {
+#pragma unroll
+    for (int a = 0; a < R; ++a) slope[a] = e.start;
+    add_series(e, r, total, slope);
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        const float kappa = exp2_approximate(r[a] * e.one_far.rate);
+        total[a] += e.one_far.weight * kappa;
+        slope[a] += e.one_far.steepness * kappa;
+    }
+}
+
+// The kernels at R squared distances:
+//   total = sum_s weight_s kappa_s(r)          of a far rung, weight_s u_s(r) of a near one
+//   slope = sum_s weight_s kappa_s'(r) - shift
+template <class T, int R, class Rungs>
+DEVICE void evaluate(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&slope)[R], Rungs& rungs) {
+    T argument[R], inverse[R];
+#pragma unroll
+    for (int a = 0; a < R; ++a) total[a] = 0, slope[a] = e.start, argument[a] = r[a], inverse[a] = 1;
+    if (e.name == KernelName::gaussian) {
+        if (sizeof(T) == 4 && e.folded) {
+            add_series(e, r, total, slope);
+        } else {
+            ladder<2>(e, argument, total, slope, rungs);
+        }
+        far_rungs(e, argument, total, slope, rungs);
+    } else if (e.name == KernelName::laplacian || e.name == KernelName::energy) {
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            argument[a] = square_root(r[a]);
+            inverse[a] = argument[a] > 0 ? reciprocal(argument[a]) : T(0);
+        }
+        rungs.set_inverse(inverse);
+        if (e.name == KernelName::energy) {
+            other_rungs(e, argument, inverse, total, slope, rungs);
+        } else {
+            ladder<1>(e, argument, total, slope, rungs);
+            far_rungs(e, argument, total, slope, rungs);
+#pragma unroll
+            for (int a = 0; a < R; ++a) slope[a] *= inverse[a];
+        }
+    } else {
+#pragma unroll
+        for (int a = 0; a < R; ++a) argument[a] = minimum(r[a], Number<T>::huge);
+        other_rungs(e, argument, inverse, total, slope, rungs);
+    }
+}
+
+}  // namespace
+}  // namespace fastmmd::cuda

@@ -1,0 +1,198 @@
+// Where the kernels of mmd2 and witness leave what other kernels need. The algorithm and its numerics are
+// those of fastmmd/backends/triton/{mmd,plan,kernels}.py.
+#pragma once
+#include "math.cuh"
+
+namespace fastmmd::cuda {
+namespace {
+
+constexpr int leaders =
+    64;  // points whose mean is a sample's centre: near enough for a tight bound of distances
+constexpr int series_terms = 10;  // leave out less than float rounds, at the widest reach
+constexpr int most_series = 2 * series_terms + 1;
+
+// Of the one-pass kernel for few dimensions: threads of a block and rows of a thread, whose coordinates and
+// sums are in registers. Of the other one: pairs of a tile in each direction.
+constexpr int small_threads = 128, small_dims = 16, tile_size = 64;
+FASTMMD_ANYWHERE constexpr int small_rows(int dim, bool gradient) {
+    return dim <= 8 ? (gradient ? 2 : 4) : gradient ? 1 : 2;
+}
+constexpr int finish_threads = 256;
+
+// Columns of the table [S, table_columns]. low: what rounding took off `rate`, which would shift all pairs
+// alike. limit: an argument beyond which exp(rate argument) is nothing. follows: 1 where a rung comes from
+// the one before by squaring. steepness: slope at r = 0 (of laplacian and energy its factor). near: 0 or 1.
+// plain: 1 where a rung adds its slope as it is, 0 where minus that at r = 0. Far rungs of the exponential
+// kernels count 0 here, and stand once more, packed, with powers of 2, in the columns far_...
+enum Column {
+    rate,
+    low,
+    limit,
+    follows,
+    weight,
+    steepness,
+    near,
+    plain,
+    far_rate,
+    far_weight,
+    far_steepness,
+    far_rung,
+    far_low,
+    far_limit,
+    table_columns = 16
+};
+// What a plan says of all pairs: start and shift of slopes, offset of values, number of far rungs, whether a
+// series stands for the near ones (0 or 1), whether powers of 2 may be approximate.
+enum PlanTerm { plan_start, plan_shift, plan_offset, plan_far, plan_folded, plan_approximate, plan_terms };
+// Of a sample: sum of masses, 1 / that or 1 where not normalised, sum of squares of normalised weights,
+// factor of the self-term.
+enum SampleTerm { sample_mass, sample_scale, sample_squares, sample_factor, sample_terms };
+
+// What statistics_kernel finds of a sample.
+struct Statistics {
+    int parts, chunks;
+    int64_t per_split;  // points
+    double* centre;     // [batch, dim]: mean of the first points
+    double* reach;      // [batch, parts, chunks]: maximum of |p - centre|^2 over the dimensions of a chunk
+    double* sums;       // [batch, parts, 2, dim]: of p - centre, of mass (p - centre)
+    double* masses;     // [batch, parts, 2]: of mass, of mass^2
+};
+
+// A term with what its kernels need.
+struct Term : MmdTerm {
+    int64_t blocks;     // of rows
+    int64_t per_split;  // tiles of columns
+    double* rungs;      // [batch, programs, 2, S]: sums of r slope, of u; null: not needed
+    int64_t programs;
+    double* totals;     // [batch, row blocks of finish_kernel]: sums of w_i value_i
+    double* rows_done;  // [batch, n]: values in their units
+};
+
+struct Terms {
+    int count = 0;
+    Term terms[4];
+};
+
+// Everything between the kernels, and sizes.
+struct Memory {
+    int64_t batch;
+    int dim;
+    int count;  // S
+    KernelName name;
+    double alpha;
+    MmdSample samples[2];
+    Statistics statistics[2];
+    void* table;        // [batch, S, table_columns]
+    void* series;       // [batch, most_series]: coefficients of P, of Q, by rising powers, and 2 / reach
+    double* terms;      // [batch, plan_terms]
+    double* of_sample;  // [batch, 2, sample_terms]
+    double* moment;     // [2, batch, dim]: sum_j mass_j (q_j - centre)
+    double* per_rung;   // [batch, 2, S]: derivative in the bandwidth over the slopes' sum; 1 for a far rung,
+                        // else 0
+};
+
+// Numbers of a call that travel with plan_kernel.
+struct Ladder {
+    bool normalised, unbiased, products, may_fold;
+    const void *bandwidth_values, *weight_values;          // [S] or null
+    double bandwidths[most_listed], weights[most_listed];  // in the order given
+    uint8_t order[most_listed];                            // rung -> its bandwidth
+    bool follows[most_listed];                             // rung s comes from rung s - 1 by squaring
+    double nodes[series_terms];                            // in [-1, 1]
+    double powers[series_terms][series_terms];             // values at the nodes -> coefficients of powers
+};
+
+FASTMMD_ANYWHERE inline bool has_powers(KernelName name) {
+    return name == KernelName::gaussian || name == KernelName::laplacian;
+}
+
+// The bandwidths in the ladder's order, where they are known: rung -> bandwidth, and which rung halves the
+// one before.
+inline void order_rungs(const Kernel& kernel, uint8_t* order, bool* follows) {  // [S] each
+    int places[most_listed];
+    for (int s = 0; s < kernel.count; ++s) places[s] = s, follows[s] = false;
+    if (!kernel.bandwidth_values && !kernel.weight_values && has_powers(kernel.name))
+        plan_ladder(kernel.bandwidths.values, kernel.count, places, follows);
+    for (int s = 0; s < kernel.count; ++s) order[s] = (uint8_t)places[s];
+}
+
+inline Memory memory_of(const Mmd& call, Workspace& space) {
+    Memory memory = {};
+    memory.batch = call.batch;
+    memory.dim = call.dim;
+    memory.count = call.kernel.count;
+    memory.name = call.kernel.name;
+    memory.alpha = call.kernel.alpha;
+    for (int side = 0; side < 2; ++side) {
+        constexpr int64_t dims = 128, rows = 8;  // of a block of statistics_kernel, of a turn of it
+        memory.samples[side] = call.samples[side];
+        Statistics& of = memory.statistics[side];
+        const Splits splits = splits_of(1, ceil_divide(call.samples[side].count, rows));
+        of.parts = splits.parts;
+        of.per_split = splits.per_split * rows;
+        of.chunks = (int)ceil_divide(call.dim, dims);
+        of.centre = space.take<double>(call.batch * call.dim);
+        of.reach = space.take<double>(call.batch * of.parts * of.chunks);
+        of.sums = space.take<double>(call.batch * of.parts * 2 * call.dim);
+        of.masses = space.take<double>(call.batch * of.parts * 2);
+    }
+    const int64_t size = call.is_double ? 8 : 4;
+    memory.table = space.take<char>(call.batch * table_columns * memory.count * size);
+    memory.series = space.take<char>(call.batch * most_series * size);
+    memory.terms = space.take<double>(call.batch * plan_terms);
+    memory.of_sample = space.take<double>(call.batch * 2 * sample_terms);
+    memory.moment = space.take<double>(2 * call.batch * call.dim);
+    memory.per_rung = space.take<double>(call.batch * 2 * memory.count);
+    return memory;
+}
+
+// Whether the one-pass kernel for few dimensions does it.
+inline bool is_small(const Mmd& call) {
+    return !call.is_double && call.dim <= small_dims && !call.grad_bandwidths && !call.grad_kernel_weights;
+}
+
+inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bool gradient, bool half,
+                    bool rungs) {
+    Term term = {};
+    term.rows = rows, term.columns = columns, term.half = half;
+    const int64_t n = call.samples[rows].count, m = call.samples[columns].count, batch = call.batch;
+    const int block = is_small(call) ? small_threads * small_rows(call.dim, gradient) : tile_size;
+    term.blocks = ceil_divide(n, block);
+    const Splits splits = splits_of(term.blocks * batch, ceil_divide(m, tile_size));
+    term.parts = call.products ? 1 : splits.parts;
+    term.per_split = splits.per_split;
+    term.values = space.take<double>(term.parts * batch * n);
+    if (gradient) term.slopes = space.take<double>(term.parts * batch * n * call.dim);
+    if (rungs) {
+        constexpr int64_t warps = 8;  // of a block of pairs_kernel; each has sums of its own
+        term.programs = call.products ? n : term.blocks * term.parts * warps;
+        term.rungs = space.take<double>(batch * term.programs * 2 * call.kernel.count);
+    }
+    term.totals = space.take<double>(batch * ceil_divide(n, finish_threads));
+    term.rows_done = space.take<double>(batch * n);
+    return term;
+}
+
+// The terms of a call: each sample with itself, if masses are normalised, and the first with the second; the
+// second with the first where that has a gradient or values of its own.
+inline Terms terms_of(const Mmd& call, Workspace& space) {
+    Terms terms;
+    const bool two = call.samples[1].count > 0, rungs = call.grad_bandwidths || call.grad_kernel_weights;
+    for (int side = 0; side <= two && call.normalised; ++side) {
+        const MmdSample& sample = call.samples[side];
+        const bool half = !sample.grad_points && !sample.grad_mass;
+        terms.terms[terms.count++] = term_of(call, space, side, side, sample.grad_points, half, rungs);
+    }
+    for (int side = 0; side <= 1 && two; ++side) {
+        const MmdSample& sample = call.samples[side];
+        const bool own = sample.grad_points || sample.grad_mass || sample.values;
+        const bool first = side == 0 && (call.normalised || rungs);
+        if (own || first)
+            terms.terms[terms.count++] =
+                term_of(call, space, side, 1 - side, sample.grad_points, false, side == 0 && rungs);
+    }
+    return terms;
+}
+
+}  // namespace
+}  // namespace fastmmd::cuda

@@ -1,0 +1,365 @@
+// The sums over pairs of mmd2 and witness, distances by differences.
+#include "kernels.cuh"
+
+namespace fastmmd::cuda {
+namespace {
+
+// What a kernel does: blockIdx.x is a member of the batch and a block of rows of a term, blockIdx.y a split.
+struct Place {
+    int term, split;
+    int64_t b, block;
+};
+
+DEVICE Place place_of(const Terms& terms, int64_t batch) {
+    Place place = {0, (int)blockIdx.y, 0, blockIdx.x};
+    while (place.block >= terms.terms[place.term].blocks * batch)
+        place.block -= terms.terms[place.term++].blocks * batch;
+    place.b = place.block / terms.terms[place.term].blocks;
+    place.block %= terms.terms[place.term].blocks;
+    return place;
+}
+
+template <bool VALUE> struct Flag {
+    static constexpr bool value = VALUE;
+};
+
+// One pass for few dimensions. A thread has rows of its own, their coordinates and sums in registers, and
+// walks over tiles of columns, which lie in shared memory and are read by all threads at once: nothing is
+// exchanged.
+template <int D, bool GRADIENT>
+__global__ __launch_bounds__(small_threads,
+                             GRADIENT ? 3 : 4) void small_kernel(const __grid_constant__ Memory memory,
+                                                                 const __grid_constant__ Terms terms) {
+    constexpr int R = small_rows(D, GRADIENT);
+    constexpr int width = (D + 1 + 3) / 4 * 4;  // of a column: coordinates, mass, nothing
+    SHARED(float4, tile, tile_size * width / 4);
+    const Place place = place_of(terms, memory.batch);
+    const Term& term = terms.terms[place.term];
+    if (place.split >= term.parts) return;
+    const int64_t b = place.b, n = memory.samples[term.rows].count, m = memory.samples[term.columns].count;
+    const float* const rows = (const float*)memory.samples[term.rows].points + b * n * D;        // [n, D]
+    const float* const columns = (const float*)memory.samples[term.columns].points + b * m * D;  // [m, D]
+    const float* const mass = (const float*)memory.samples[term.columns].mass;                   // [batch, m]
+    const Evaluator<float> evaluator(memory, b);
+    NoRungs none;
+
+    const int64_t first_row = place.block * small_threads * R, i0 = first_row + threadIdx.x;
+    float p[R][D], lane_values[R], lane_slopes[R][D];
+    Sum<float> values[R], slopes[R][D];
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        const int64_t i = i0 + a * small_threads < n ? i0 + a * small_threads : n - 1;
+#pragma unroll
+        for (int d = 0; d < D; ++d) p[a][d] = checked(rows[i * D + d]);
+    }
+
+    const bool fast = evaluator.fast();
+    auto add_tile = [&](auto folded, auto crossing, int64_t j0) {
+#pragma unroll 2
+        for (int j = 0; j < tile_size; ++j) {
+            float q[width];
+#pragma unroll
+            for (int k = 0; k < width / 4; ++k) {
+                const float4 four = tile[j * (width / 4) + k];
+                q[4 * k] = four.x, q[4 * k + 1] = four.y, q[4 * k + 2] = four.z, q[4 * k + 3] = four.w;
+            }
+            float r[R], total[R], slope[R], difference[R][D];
+#pragma unroll
+            for (int a = 0; a < R; ++a) {
+                r[a] = 0;
+#pragma unroll
+                for (int d = 0; d < D; ++d) {
+                    difference[a][d] = p[a][d] - q[d];
+                    if (GRADIENT) keep(difference[a][d]);
+                    r[a] += difference[a][d] * difference[a][d];
+                }
+            }
+            if constexpr (folded.value)
+                evaluate_folded(evaluator, r, total, slope);
+            else
+                evaluate(evaluator, r, total, slope, none);
+#pragma unroll
+            for (int a = 0; a < R; ++a) {
+                float w = q[D];
+                if (crossing.value) {
+                    const int64_t i = i0 + a * small_threads;
+                    w *= i < j0 + j ? 2 : i == j0 + j ? 1 : 0;
+                }
+                lane_values[a] += w * total[a];
+                const float c = w * slope[a];
+#pragma unroll
+                for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] += c * difference[a][d];
+            }
+        }
+    };
+
+    int64_t at = place.split * term.per_split;
+    const int64_t all = (m + tile_size - 1) / tile_size;
+    const int64_t last = at + term.per_split < all ? at + term.per_split : all;
+    if (term.half && at < first_row / tile_size) at = first_row / tile_size;
+    for (; at < last; ++at) {
+        const int64_t j0 = at * tile_size;
+        const bool crossing =
+            term.half && j0 < first_row + small_threads * R;  // pairs of both sides of the diagonal
+        barrier();
+        float* const numbers = (float*)tile;
+        for (int e = threadIdx.x; e < tile_size * D; e += small_threads) {
+            const int j = e / D, d = e % D;
+            const int64_t there =
+                j0 + j < m ? j0 + j : m - 1;  // the padding is not farther away than any point
+            numbers[j * width + d] = checked(columns[there * D + d]);
+        }
+        if (threadIdx.x < tile_size) {
+            const int64_t j = j0 + threadIdx.x;
+            const float times = term.half && !crossing ? 2 : 1;
+            numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[b * m + j] : 1.0f) : 0.0f;
+        }
+        barrier();
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            lane_values[a] = 0;
+#pragma unroll
+            for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] = 0;
+        }
+        if (crossing && !GRADIENT)  // a sum of half the pairs has no gradient
+            add_tile(Flag<false>(), Flag<true>(), j0);
+        else if (fast)
+            add_tile(Flag<true>(), Flag<false>(), j0);
+        else
+            add_tile(Flag<false>(), Flag<false>(), j0);
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            values[a].add(lane_values[a]);
+#pragma unroll
+            for (int d = 0; GRADIENT && d < D; ++d) slopes[a][d].add(lane_slopes[a][d]);
+        }
+    }
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        const int64_t i = i0 + a * small_threads;
+        if (i >= n) continue;
+        const int64_t row = (place.split * memory.batch + b) * n + i;
+        term.values[row] = values[a].total();
+#pragma unroll
+        for (int d = 0; GRADIENT && d < D; ++d) term.slopes[row * D + d] = slopes[a][d].total();
+    }
+}
+
+// --- any number of dimensions, and sums per rung ---
+
+constexpr int threads = 256, side = 4, lanes = tile_size / side;  // a thread has side x side pairs of a tile
+constexpr int chunk = 8;                                          // dimensions at a time
+
+// A warp's sums per rung, in memory: of r slope and of u, weighted.
+template <class T> struct WarpRungs {
+    double* sums;  // [2, S]
+    int count;
+    bool laplacian;
+    T shares[side], finite[side], inverse[side];  // of the pairs that are evaluated: weights, distances
+
+    template <int R> DEVICE void set_inverse(const T (&values)[R]) {
+        for (int a = 0; a < R; ++a) inverse[a] = values[a];
+    }
+    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
+        T by_slope = 0, by_value = 0;
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            by_slope += shares[a] * (finite[a] * (laplacian ? plain[a] * inverse[a] : plain[a]));
+            by_value += shares[a] * term[a];
+        }
+        const double slope = warp_sum((double)by_slope) * times, value = warp_sum((double)by_value) * times;
+        if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
+    }
+};
+
+// Stages dimensions first_d ... of tile_size points in shared memory [chunk, tile_size]; 0 in the padding.
+template <class T>
+DEVICE void stage(const T* points, int64_t first, int64_t count, int dim, int first_d,
+                  T* staged) {  // points [count, dim]
+    for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
+        const int d = e % chunk, k = e / chunk;
+        const int64_t i = first + k < count ? first + k : count - 1;
+        staged[d * tile_size + k] = first_d + d < dim ? checked(points[i * dim + first_d + d]) : T(0);
+    }
+}
+
+template <class T, bool RUNGS>
+__global__ __launch_bounds__(threads) void pairs_kernel(const __grid_constant__ Memory memory,
+                                                        const __grid_constant__ Terms terms) {
+    SHARED(T, left, chunk * tile_size);
+    SHARED(T, right, chunk * tile_size);
+    SHARED(T, c, tile_size * (tile_size + 1));
+    const Place place = place_of(terms, memory.batch);
+    const Term& term = terms.terms[place.term];
+    if (place.split >= term.parts) return;
+    const int64_t b = place.b, n = memory.samples[term.rows].count, m = memory.samples[term.columns].count;
+    const int dim = memory.dim;
+    const T* const p = (const T*)memory.samples[term.rows].points + b * n * dim;     // [n, dim]
+    const T* const q = (const T*)memory.samples[term.columns].points + b * m * dim;  // [m, dim]
+    const T* const mass = (const T*)memory.samples[term.columns].mass;               // [batch, m]
+    const T* const row_mass = (const T*)memory.samples[term.rows].mass;              // [batch, n]
+    const Evaluator<T> evaluator(memory, b);
+    const int tx = threadIdx.x % lanes, ty = threadIdx.x / lanes;
+    const int64_t first_row = place.block * tile_size, row = (place.split * memory.batch + b) * n + first_row;
+    const double row_scale = memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale];
+    NoRungs none;
+    WarpRungs<T> rungs;
+    if (RUNGS && term.rungs) {
+        const int64_t program =
+            (place.block * term.parts + place.split) * (threads / warp_size) + threadIdx.x / warp_size;
+        rungs.sums = term.rungs + (b * term.programs + program) * 2 * memory.count;
+        rungs.count = memory.count;
+        rungs.laplacian = memory.name == KernelName::laplacian;
+        if (threadIdx.x % warp_size == 0)
+            for (int s = 0; s < 2 * memory.count; ++s) rungs.sums[s] = 0;
+    }
+
+    Sum<T> values[side];
+    int64_t at = place.split * term.per_split;
+    const int64_t all = (m + tile_size - 1) / tile_size,
+                  start = term.half && at < place.block ? place.block : at;
+    const int64_t last = at + term.per_split < all ? at + term.per_split : all;
+    for (at = start; at < last; ++at) {
+        const int64_t first_column = at * tile_size;
+        T r[side][side] = {};
+        for (int d0 = 0; d0 < dim; d0 += chunk) {
+            barrier();
+            stage(p, first_row, n, dim, d0, left);
+            stage(q, first_column, m, dim, d0, right);
+            barrier();
+#pragma unroll
+            for (int d = 0; d < chunk; ++d) {
+                T own[side], other[side];
+#pragma unroll
+                for (int a = 0; a < side; ++a) {
+                    own[a] = left[d * tile_size + ty + a * lanes];
+                    other[a] = right[d * tile_size + tx + a * lanes];
+                }
+#pragma unroll
+                for (int a = 0; a < side; ++a)
+#pragma unroll
+                    for (int k = 0; k < side; ++k) r[a][k] += (own[a] - other[k]) * (own[a] - other[k]);
+            }
+        }
+        barrier();  // c has been read
+#pragma unroll
+        for (int a = 0; a < side; ++a) {
+            const int64_t i = first_row + ty + a * lanes;
+            T w[side], total[side], slope[side], value = 0;
+#pragma unroll
+            for (int k = 0; k < side; ++k) {
+                const int64_t j = first_column + tx + k * lanes;
+                w[k] = j < m ? (mass ? mass[b * m + j] : T(1)) : T(0);
+                if (term.half) w[k] *= i < j ? T(2) : i == j ? T(1) : T(0);
+            }
+            if (RUNGS && term.rungs) {
+                const T own = i < n ? (T)((row_mass ? (double)row_mass[b * n + i] : 1.0) * row_scale) : T(0);
+#pragma unroll
+                for (int k = 0; k < side; ++k) {
+                    rungs.shares[k] = w[k] * own;
+                    rungs.finite[k] = minimum(r[a][k], T(1e30));  // inf * 0 at far pairs is 0
+                }
+                evaluate(evaluator, r[a], total, slope, rungs);
+            } else {
+                evaluate(evaluator, r[a], total, slope, none);
+            }
+#pragma unroll
+            for (int k = 0; k < side; ++k) {
+                value += w[k] * total[k];
+                c[(ty + a * lanes) * (tile_size + 1) + tx + k * lanes] = w[k] * slope[k];
+            }
+#pragma unroll
+            for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+            values[a].add(value);
+        }
+        if (!term.slopes) continue;
+        // A thread adds up the slopes of its rows in its own dimensions, across tiles in memory.
+        for (int d0 = 0; d0 < dim; d0 += chunk) {
+            barrier();
+            stage(p, first_row, n, dim, d0, left);
+            stage(q, first_column, m, dim, d0, right);
+            barrier();
+            for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
+                const int k = e % tile_size, d = e / tile_size;
+                const T own = left[d * tile_size + k];
+                T sum = 0;
+#pragma unroll 8
+                for (int j = 0; j < tile_size; ++j)
+                    sum += c[k * (tile_size + 1) + j] * (own - right[d * tile_size + j]);
+                if (first_row + k >= n || d0 + d >= dim) continue;
+                double* const to = term.slopes + (row + k) * dim + d0 + d;
+                *to = at == start ? (double)sum : *to + sum;
+            }
+        }
+    }
+#pragma unroll
+    for (int a = 0; a < side; ++a) {
+        const int64_t k = ty + a * lanes;
+        if (tx == 0 && first_row + k < n) term.values[row + k] = values[a].total();
+    }
+    if (!term.slopes || start < last) return;  // a split without tiles
+    for (int64_t e = threadIdx.x; e < tile_size * (int64_t)dim; e += threads)
+        if (first_row + e / dim < n) term.slopes[row * dim + e] = 0;
+}
+
+// --- launches ---
+
+template <int D, bool GRADIENT>
+Status small(const Memory& memory, const Terms& terms, dim3 grid, void* stream) {
+    return launch("small_kernel", small_kernel<D, GRADIENT>, grid, small_threads, stream, memory, terms);
+}
+
+template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, dim3 grid, void* stream) {
+    switch (memory.dim) {
+#define FASTMMD_CASE(dim) \
+    case dim: return small<dim, GRADIENT>(memory, terms, grid, stream);
+        FASTMMD_CASE(1)
+        FASTMMD_CASE(2)
+        FASTMMD_CASE(3)
+        FASTMMD_CASE(4) FASTMMD_CASE(5) FASTMMD_CASE(6) FASTMMD_CASE(7) FASTMMD_CASE(8) FASTMMD_CASE(9)
+            FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14)
+                FASTMMD_CASE(15) FASTMMD_CASE(16)
+#undef FASTMMD_CASE
+    }
+    return {};
+}
+
+// The terms whose gradient is wanted, or not, and the grid for all of them.
+dim3 chosen(const Terms& all, bool gradient, int64_t batch, Terms& terms) {
+    int64_t blocks = 0;
+    int parts = 1;
+    for (int t = 0; t < all.count; ++t) {
+        const Term& term = all.terms[t];
+        if ((term.slopes != nullptr) != gradient) continue;
+        terms.terms[terms.count++] = term;
+        blocks += term.blocks * batch;
+        if (term.parts > parts) parts = term.parts;
+    }
+    return dim3((unsigned)blocks, (unsigned)parts);
+}
+
+}  // namespace
+
+Status mmd_pairs(const Mmd& call, void* workspace, void* stream) {
+    Workspace space(workspace);
+    const Memory memory = memory_of(call, space);
+    const Terms all = terms_of(call, space);
+    Status status;
+    for (const bool gradient : {true, false}) {
+        Terms terms;
+        const dim3 grid = chosen(all, gradient, call.batch, terms);
+        if (is_small(call)) {
+            status = status + (gradient ? small<true> : small<false>)(memory, terms, grid, stream);
+        } else {
+            const bool rungs = call.grad_bandwidths || call.grad_kernel_weights;
+            const auto kernel = call.is_double
+                                    ? rungs ? pairs_kernel<double, true> : pairs_kernel<double, false>
+                                : rungs ? pairs_kernel<float, true>
+                                        : pairs_kernel<float, false>;
+            status = status + launch("pairs_kernel", kernel, grid, threads, stream, memory, terms);
+        }
+    }
+    return status;
+}
+
+}  // namespace fastmmd::cuda

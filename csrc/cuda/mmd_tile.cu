@@ -1,0 +1,101 @@
+// One tile of mmd2's matrix products: the kernels on it and the sums over its columns. A warp has a row.
+#include "kernels.cuh"
+
+namespace fastmmd::cuda {
+namespace {
+
+constexpr int threads = 256, warps = threads / warp_size, together = 4;  // pairs of a lane at a time
+
+// Sums per rung of one row, in its lanes' registers only while a rung's are added up.
+template <class T> struct RowRungs {
+    double* sums;  // [2, S] of this row
+    int count;
+    T shares[together], finite[together];
+
+    template <int R> DEVICE void set_inverse(const T (&)[R]) {}
+    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
+        T by_slope = 0, by_value = 0;
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            by_slope += shares[a] * (finite[a] * plain[a]);
+            by_value += shares[a] * term[a];
+        }
+        const double slope = warp_sum((double)by_slope) * times, value = warp_sum((double)by_value) * times;
+        if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
+    }
+};
+
+template <class T>
+__global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant__ Memory memory,
+                                                          const __grid_constant__ Term term,
+                                                          const __grid_constant__ MmdTile tile) {
+    const int lane = threadIdx.x % warp_size;
+    const int64_t row = (int64_t)blockIdx.x * warps + threadIdx.x / warp_size, b = tile.member;
+    if (row >= tile.rows) return;
+    const MmdSample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
+    const int64_t i = tile.row + row;
+    T* const products = (T*)tile.products + row * tile.stride;
+    const T* const norms = (const T*)tile.column_norms;
+    const T norm = ((const T*)tile.row_norms)[row];
+    const T* const mass = other.mass ? (const T*)other.mass + b * other.count + tile.column : nullptr;
+    const bool same = term.rows == term.columns;
+    const Evaluator<T> evaluator(memory, b);
+    NoRungs none;
+    RowRungs<T> rungs;
+    T row_share = 0;
+    if (term.rungs) {
+        rungs.sums = term.rungs + (b * term.programs + i) * 2 * memory.count;
+        rungs.count = memory.count;
+        row_share = (T)((own.mass ? (double)((const T*)own.mass)[b * own.count + i] : 1.0) *
+                        memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale]);
+    }
+    Sum<T> value, slopes;
+    for (int64_t first = 0; first < tile.columns; first += warp_size * together) {
+        T r[together], w[together], total[together], slope[together];
+        int64_t j[together];
+#pragma unroll
+        for (int a = 0; a < together; ++a) {
+            j[a] = first + a * warp_size + lane;
+            const bool there = j[a] < tile.columns;
+            const int64_t column = tile.column + j[a];
+            w[a] = there ? (mass ? mass[j[a]] : T(1)) : T(0);
+            if (term.half) w[a] *= i < column ? T(2) : i == column ? T(1) : T(0);
+            r[a] = there ? (norm + norms[j[a]]) - 2 * products[j[a]] : T(0);
+            // A point is nowhere away from itself, where products round.
+            if (r[a] < 0 || (same && i == column)) r[a] = 0;
+            rungs.shares[a] = w[a] * row_share;
+            rungs.finite[a] = minimum(r[a], T(1e30));  // inf * 0 at far pairs is 0
+        }
+        if (term.rungs)
+            evaluate(evaluator, r, total, slope, rungs);
+        else
+            evaluate(evaluator, r, total, slope, none);
+        T values = 0, sums = 0;
+#pragma unroll
+        for (int a = 0; a < together; ++a) {
+            const T c = same && i == tile.column + j[a] ? T(0) : w[a] * slope[a];
+            values += w[a] * total[a];
+            sums += c;
+            if (tile.slope_sums && j[a] < tile.stride) products[j[a]] = c;
+        }
+        value.add(values);
+        slopes.add(sums);
+    }
+    const double all_values = warp_sum(value.total()), all_slopes = warp_sum(slopes.total());
+    if (lane != 0) return;
+    term.values[b * own.count + i] += all_values;
+    if (tile.slope_sums) tile.slope_sums[row] += all_slopes;
+}
+
+}  // namespace
+
+Status mmd_tile(const Mmd& call, const MmdTile& tile, void* workspace, void* stream) {
+    Workspace space(workspace);
+    const Memory memory = memory_of(call, space);
+    const Term term = terms_of(call, space).terms[tile.term];
+    const dim3 grid((unsigned)ceil_divide(tile.rows, warps));
+    return launch("tile_kernel", call.is_double ? tile_kernel<double> : tile_kernel<float>, grid, threads,
+                  stream, memory, term, tile);
+}
+
+}  // namespace fastmmd::cuda

@@ -1,0 +1,152 @@
+"""mmd2 and witness through the compiled CUDA kernels, distances of many dimensions through matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...specs import KernelSpec
+from ..library import address, is_double
+from ..products import blocks_of, full_precision, squared_norms, tile_size
+from .library import launch, load, workspace
+
+F64 = torch.float64
+DIRECT_DIMS = 48  # up to here distances by differences cost less than products
+MOST_LISTED = 128  # numbers that travel with a launch; csrc/cuda/operations.hpp
+LEADERS = 64  # points whose mean is near enough to all points' to centre them
+TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    kernel: KernelSpec,
+    unbiased: bool,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
+    batch, count = len(x), len(kernel.bandwidths)
+    value = x.new_empty(batch, dtype=F64)
+    given = (x, y, x_weights, y_weights)
+    grads = [
+        torch.empty_like(of) if need and of is not None else x.new_empty(0)
+        for of, need in zip((x, y, x[..., 0], None if y is None else y[..., 0]), needs, strict=False)
+    ]
+    rungs = [x.new_empty((batch, count) if need else 0) for need in needs[4:]]
+    samples = [
+        (0 if points is None else points.shape[1], *map(address, (points, mass)), 0, *map(address, of))
+        for points, mass, of in zip(given[:2], given[2:], (grads[::2], grads[1::2]), strict=True)
+    ]
+    products = x.shape[2] > DIRECT_DIMS and kernel.name not in ("laplacian", "energy")  # which show what products round
+    _run(x, y, samples, kernel, True, unbiased, products, value, rungs)
+    return (value, *grads, *rungs)
+
+
+def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
+    """sum_j weights_j u(points_i, samples_j): [P]."""
+    value = points.new_empty(len(points))
+    sides = [
+        (len(points), address(points), 0, address(value), 0, 0),
+        (len(samples), *map(address, (samples, weights)), 0, 0, 0),
+    ]
+    _run(points[None], samples[None], sides, kernel, False, False, False, None, ())
+    return value
+
+
+def witness_backward(
+    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec, needs: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """The five gradients of grad . witness; see `specs.Backend.witness_backward`."""
+    count = len(kernel.bandwidths)
+    shapes = (points.shape, samples.shape, weights.shape, (count,), (count,))
+    grads = tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+    sides = [
+        (len(points), *map(address, (points, grad)), 0, address(grads[0]), 0),
+        (len(samples), *map(address, (samples, weights)), *map(address, (grads[2], grads[1])), 0),
+    ]
+    _run(points[None], samples[None], sides, kernel, False, False, False, None, grads[3:])
+    return grads
+
+
+def _run(
+    x: Tensor,  # [B, N, D]
+    y: Tensor | None,
+    samples: list[tuple[int, ...]],
+    kernel: KernelSpec,
+    normalised: bool,
+    unbiased: bool,
+    products: bool,
+    value: Tensor | None,
+    rungs: Sequence[Tensor],
+) -> None:
+    if len(x) == 0:
+        return
+    numbers = [_listed(values, x) for values in (kernel.bandwidths, kernel.weights)]
+    lists = [[] if isinstance(values, Tensor) else values for values in numbers]
+    tensors = [address(values) if isinstance(values, Tensor) else 0 for values in numbers]
+    outputs = [address(gradient) for gradient in rungs] or [0, 0]
+    call = load().Mmd(
+        is_double(x), len(x), x.shape[2], *samples, kernel.name, kernel.alpha, len(kernel.bandwidths), *lists, *tensors,
+        normalised, unbiased, products, address(value), *outputs,
+    )  # fmt: skip
+    memory = workspace(x, call.workspace)
+    if products:
+        memory.zero_()  # sums grow there tile by tile
+    launch(call.plan, x, memory.data_ptr())
+    if products:
+        _tiles(call, x, x if y is None else y, memory)
+    else:
+        launch(call.pairs, x, memory.data_ptr())
+    launch(call.finish, x, memory.data_ptr())
+
+
+def _listed(values: Sequence[float] | Tensor, like: Tensor) -> Sequence[float] | Tensor:
+    """Numbers as they travel: in the launch, or as a tensor where they are one or too many."""
+    if isinstance(values, Tensor):
+        return values.contiguous()
+    return values if len(values) <= MOST_LISTED else torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
+    """All terms by matrix products of centred points, tile by tile, with the fused kernel on each."""
+    with full_precision(x.device.type):
+        for term, (rows, columns, half, slopes) in enumerate(call.terms):
+            pair = [(x, y)[side] for side in (rows, columns)]
+            middle = torch.stack([points[:, :LEADERS].mean(1, dtype=F64) for points in pair]).mean(0)
+            size = 8 * pair[0].numel()
+            sums = memory[slopes : slopes + size].view(F64).view(pair[0].shape) if slopes >= 0 else None
+            for b in range(len(x)):
+                p, q = ((points[b] - middle[b]).to(x.dtype) for points in pair)
+                _term(call, term, b, p, q, rows == columns, half, None if sums is None else sums[b], memory)
+
+
+def _term(
+    call: Any, term: int, b: int, p: Tensor, q: Tensor, same: bool, half: bool, sums: Tensor | None, memory: Tensor
+) -> None:
+    """One term for one member of the batch; p [n, D], q [m, D] centred. sums [n, D] float64: of the gradient."""
+    rows, columns = tile_size(len(p), TILE), tile_size(len(q), TILE)
+    if same:
+        rows = columns
+    left = [(i, block, squared_norms(block)) for i, block in blocks_of(p, rows)]
+    right = left if same else [(j, block, squared_norms(block)) for j, block in blocks_of(q, columns)]
+    products = p.new_empty((rows, columns))
+    rest = None if sums is None else p.new_zeros(len(p), dtype=F64)
+    for i, block, norms in left:
+        for j, other, other_norms in right:
+            if half and j.start < i.start:
+                continue
+            torch.mm(block, other.T, out=products)
+            launch(
+                call.tile, p, term, b, i.start, j.start, i.stop - i.start, j.stop - j.start, columns,
+                *map(address, (products, norms, other_norms)), 0 if rest is None else address(rest[i]), memory.data_ptr(),
+            )  # fmt: skip
+            if sums is not None:
+                sums[i] -= (products @ other)[: i.stop - i.start]
+    if sums is not None:
+        assert rest is not None
+        sums.addcmul_(p.to(F64), rest[:, None])
