@@ -19,6 +19,7 @@ from torch import Tensor
 import fastmmd
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
+SIZES = {"parzen": ("PARZEN_ROWS", "PARZEN_COLUMNS"), "cuda.parzen": ("TILE",)}  # of the native backends' tiles
 NATS = 0.005  # DESIGN section 4: at most so much per point at D = 784, sigma 0.1 to 1, in float32
 
 
@@ -142,7 +143,8 @@ def test_agrees_with_scikit_learn(backend: str) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_nan_and_inf_propagate(backend: str, bad: float, streamed: bool) -> None:
+@pytest.mark.parametrize("dim", [3, 40])
+def test_nan_and_inf_propagate(backend: str, dim: int, bad: float, streamed: bool) -> None:
     """NaN or inf anywhere makes every result that it concerns NaN."""
 
     def run(x: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def test_nan_and_inf_propagate(backend: str, bad: float, streamed: bool) -> None
             return fastmmd.parzen_log_likelihood(x, y, 1.0)
         return fastmmd.ParzenEstimator(x, 1.0).update(y[:3]).update(y[3:]).log_likelihood()
 
-    x, y = points(7, 3), points(6, 3, seed=1)
+    x, y = points(7, dim), points(6, dim, seed=1)
     broken = y.clone()
     broken[4, 1] = bad
     assert run(x, broken).isnan().all()
@@ -245,6 +247,49 @@ def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
     assert (found.double() - exact).abs().max() <= 0.005
     streamed = fastmmd.ParzenEstimator(x.float(), (0.1, 0.3)).update(y[:10].float()).update(y[10:].float())
     assert (streamed.log_likelihood().double() - exact).abs().max() <= 0.005
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+@pytest.mark.parametrize("tile", [None, 64])
+def test_many_samples(backend: str, dim: int, tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles and parts of them, with an odd rest; minima that fall in every one of them, and far tiles."""
+    if tile:  # where a backend has large tiles
+        for module, names in SIZES.items():
+            for name in names:
+                monkeypatch.setattr(f"fastmmd.backends.native.{module}.{name}", tile)
+    for dtype, m, n in ((F32, 21, 1301), (F64, 5, 1203)):
+        x, y = points(m, dim, dtype=dtype), points(n, dim, seed=1, dtype=dtype, scale=0.5)
+        y *= torch.linspace(3, 1, n, dtype=dtype)[:, None]  # the nearest come last
+        y[300:900] += 20
+        sigmas = (0.3, 1.0, 2.0)
+        value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])  # noqa: B023
+        expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)  # noqa: B023
+        # Rounding of norms of up to 20 sqrt(dim), some of it centred away, or of the distances alone.
+        exponent = 2.0**-24 * (8 * 9 * dim + 400 * dim * (dim > 16)) / (2 * 0.3**2) if dtype == F32 else 1e-11
+        assert_close(value, expected, atol=min(exponent, NATS))
+        for gradient, want in zip(gradients, wanted, strict=True):
+            assert gradient is not None and want is not None
+            assert_close(gradient, want, rtol=2 * exponent, rows=True, sensitivity=8 * exponent + 1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.02, 1.0])
+def test_near_pairs_far_from_the_centre(backend: str, spread: float) -> None:
+    """Products of them cancel; those of others beside them, in the same rows and columns, do not. Gradients too."""
+    x, y = points(60, 100, scale=spread), points(90, 100, seed=1, scale=spread)
+    x[40:] += 30
+    y[50:] -= 30
+    y[70:80] = x[40:50] + 0.02 * points(10, 100, seed=2)
+    y[::7] = x[: len(y[::7])] + 0.02 * points(len(y[::7]), 100, seed=3)
+    sigmas = (0.1, 0.5)
+    value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])
+    expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)
+    near = expected[0] > -1e4  # of others float32 cannot hold 0.005 nats
+    assert 40 <= near.sum() <= 60
+    assert_close(value, expected)
+    assert (value.double() - expected)[:, near].abs().max() <= NATS
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert gradient is not None and want is not None
+        assert_close(gradient, want, rtol=2 * NATS, rows=True, sensitivity=0.1)
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="makes its halves in Triton's interpreter")

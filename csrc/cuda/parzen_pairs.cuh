@@ -14,6 +14,9 @@ constexpr int group = 8;                                     // pairs that are n
 template <class T> constexpr int pairs = sizeof(T) == 4 ? 32 : 16;
 template <class T> constexpr int chunk = pairs<T> * warp_size;
 
+DEVICE int lane_of() { return threadIdx.x % warp_size; }
+DEVICE int64_t row_of() { return (int64_t)blockIdx.x * warps + threadIdx.x / warp_size; }
+
 template <class T> struct Format;
 template <> struct Format<float> {
     static constexpr float largest = 3.402823466e38f, unit = 0x1p-24f;
@@ -125,8 +128,10 @@ template <class T> struct Coordinates {
     int64_t stride;    // a multiple of the chunk
     int dim;
 
-    // r of row i; inf in the padding.
-    DEVICE void distances(int64_t i, int64_t first, int lane, T, T* r) const {  // [pairs]
+    // r of row i, inf in the padding; least and result as least_of.
+    DEVICE T distances(int64_t i, int64_t first, int lane, T,
+                       T* r,              // [pairs]
+                       T* least) const {  // [pairs / group]
 #pragma unroll
         for (int k = 0; k < pairs<T>; ++k) r[k] = 0;
         const T* at = columns + column(first, lane, 0);
@@ -145,6 +150,7 @@ template <class T> struct Coordinates {
 #pragma unroll
             for (int k = 0; k < pairs<T>; ++k)
                 if (column(first, lane, k) >= m) r[k] = INFINITY;
+        return least_of(r, least);
     }
 };
 
@@ -164,7 +170,9 @@ template <class T> struct Products {
     T limit, margin;
 
     // As above. `nearest`: the minimum so far.
-    DEVICE void distances(int64_t i, int64_t first, int lane, T nearest, T* r) const {  // [pairs]
+    DEVICE T distances(int64_t i, int64_t first, int lane, T nearest,
+                       T* r,              // [pairs]
+                       T* least) const {  // [pairs / group]
         const T norm = row_norms[i];
         const T* at = products + i * stride;
 #pragma unroll
@@ -182,12 +190,12 @@ template <class T> struct Products {
 #pragma unroll
             for (int k = 0; k < pairs<T>; ++k)
                 if (column(first, lane, k) >= m) r[k] = INFINITY;
-        T least[pairs<T> / group];
         const T here = least_of(r, least), bound = lesser(nearest, here);
         // |q|^2 <= 2 |p|^2 + 2 r tells without the columns' norms whether any pair may be wanted.
         const T farthest = (bound + 3 * margin * norm) / (1 - 2 * margin);
-        if (here > farthest || 3 * norm + 2 * farthest <= limit) return;
+        if (here > farthest || 3 * norm + 2 * farthest <= limit) return here;
         refine(i, first, lane, bound, r);
+        return least_of(r, least);
     }
 
   private:

@@ -25,8 +25,9 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
         _direct(points, samples, sigmas, minimum, sums, None, None, None)
         return
     rows = _Side(points, TILE)
+    columns = _Side(samples, max(16, TILE * TILE // rows.size // 16 * 16))
     with full_precision(points.device.type):
-        for _ in _tiles(rows, _Side(samples, TILE * TILE // rows.size), sigmas, minimum, sums, None):
+        for _ in _tiles(rows, columns, sigmas, minimum, sums, None):
             pass
 
 
@@ -47,8 +48,8 @@ def parzen_backward(
         _direct(points, samples, sigmas, minimum, sums, grad, *found)
     else:
         rows, columns = _Side(points, TILE), _Side(samples, TILE)
-        sums_of = [_Gradient(one, other, sigmas) if need else None
-                   for one, other, need in zip((rows, columns), (columns, rows), needs, strict=True)]  # fmt: skip
+        pairs = ((rows, columns), (columns, rows))
+        sums_of = [_Gradient(*pair, sigmas) if need else None for pair, need in zip(pairs, needs, strict=True)]
         turned = points.new_empty((columns.size, rows.size))
         with full_precision(points.device.type):
             for i, j, c in _tiles(rows, columns, sigmas, minimum, sums, grad):
