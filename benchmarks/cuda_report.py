@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,35 +23,45 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from machine_code import PIPES, SHOWN, Code, Loop, amount, disassemble, scan
+from machine_code import CLOCK, MULTIPROCESSORS, PIPES, SHOWN, STEP, Branch, Code, Loop, amount, disassemble, scan
 
-ARGUMENT = re.compile(r"([a-z])|L(?:[a-z]|N\w+?E)(n?\d+)E")  # of a template: a type, or a number of some type
 TYPES = {"f": "float", "d": "double", "i": "int", "b": "bool"}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn of the loop over pairs: how many a thread does in it, by the kernel's template arguments, and an
-    instruction that no other loop of the kernel has."""
+    """A kernel's loop over pairs: one without loops in it."""
 
-    pairs: Callable[..., int]
-    has: str = "FFMA"
-    trips: dict[str, float] | None = None
-
-
-def small_rows(dim: int, gradient: int) -> int:
-    """As in csrc/cuda/mmd_memory.cuh."""
-    return (2 if gradient else 4) if dim <= 8 else (1 if gradient else 2)
+    pairs: Callable[..., int]  # of a thread at a time, by template arguments
+    fused: Callable[..., int]  # multiply-adds of a pair; tells how often the compiler has unrolled the loop
+    has: str  # an instruction in it
+    rare: str = "$"  # what is in the parts that are mostly passed over, and have no exponential
 
 
-TURNS: dict[str, Turn] = {
-    "small_kernel": Turn(lambda dim, gradient: 2 * small_rows(dim, gradient), r"LDS"),
+TURNS = {
+    # distance, series of two times ten terms, a power of 2, sums of values and slopes
+    "small_kernel": Turn(
+        lambda dim, gradient: {8: (4, 2), 16: (2, 1)}[8 if dim <= 8 else 16][gradient],
+        lambda dim, gradient: 2 * dim + 23 if gradient else dim + 12,
+        "LDS",
+    ),
+    # projection, sine and cosine of four and five terms, sums of both; the first product is none
+    "few_sum_kernel": Turn(lambda dtype, dim, held: held, lambda dtype, dim, held: dim + 10, "LDS"),
+    # projection, cosine or its derivative, sums
+    "few_function_kernel": Turn(
+        lambda dtype, dim, held, gradient: held,
+        lambda dtype, dim, held, gradient: 2 * dim + 4 if gradient else dim + 6,
+        "LDS",
+    ),
+    # of a sigma; every fourth pair has a polynomial; further sigmas as powers of this one are rare
+    "update_kernel": Turn(lambda dtype, source: 32, lambda dtype, source: 2, r"MUFU\.EX2", "FMUL"),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation: the kernels that walk over its pairs, with how many each does."""
+    """An operation: the kernels that walk over its pairs, with how many each does; "products" are those of cuBLAS, one
+    multiply-add each."""
 
     title: str
     kernels: tuple[tuple[str, float], ...]
@@ -66,23 +77,58 @@ CASES = {
         (("small_kernel<6, 1>", 2 * 65536.0**2), ("small_kernel<6, 0>", 65536.0**2 / 2)),
     ),
     "mmd2-value": Case("mmd2 without gradients, N=M=8192, D=6", (("small_kernel<6, 0>", 2 * 8192.0**2),)),
+    "fourier": Case("fourier_mean forward, N=65,536, count=4096, D=6", (("few_sum_kernel<float, 6, 4>", 2.0**28),)),
+    "fourier-backward": Case(
+        "fourier_mean backward, N=65,536, count=4096, D=6", (("few_function_kernel<float, 6, 4, 1>", 2.0**28),)
+    ),
+    "parzen": Case(
+        "parzen_log_likelihood, 10,000 x 10,000, D=784, ten sigmas (a pair and sigma; without distances)",
+        (("products", 784e8), ("update_kernel<float, Products<float>>", 10e8)),
+    ),
 }
 
 
 def name_of(mangled: str) -> tuple[str, list[Any]]:
     """A kernel's name and its template arguments: types by name, numbers and flags as integers."""
-    at, name = len("_ZN"), ""
-    while length := re.compile(r"\d+").match(mangled, at):  # of every namespace, of the name
-        name = mangled[length.end() : length.end() + int(length[0])]
-        at = length.end() + int(length[0])
-    arguments: list[Any] = []
-    if mangled[at] == "I":
-        at += 1
-        while found := ARGUMENT.match(mangled, at):
-            arguments.append(TYPES[found[1]] if found[1] else int(found[2].replace("n", "-")))
-            at = found.end()
-        assert mangled[at] == "E", f"template arguments of another kind: {mangled}"
+    name, arguments, _ = _nested(mangled, len("_Z"))
     return name, arguments
+
+
+def _nested(text: str, at: int) -> tuple[str, list[Any], int]:
+    """N [namespace ...] name [I argument ... E] E: the name, its arguments, and where it ends."""
+    name, arguments, at = "", [], at + 1
+    while text[at] != "E":
+        if found := re.compile(r"S\w?_").match(text, at):  # a namespace named before
+            at = found.end()
+        elif text[at] == "I":
+            arguments, at = _arguments(text, at + 1)
+        else:
+            found = re.compile(r"\d+").match(text, at)
+            assert found is not None, f"a name of another kind: {text} at {at}"
+            at = found.end() + int(found[0])
+            name = text[found.end() : at]
+    return name, arguments, at + 1
+
+
+def _arguments(text: str, at: int) -> tuple[list[Any], int]:
+    arguments: list[Any] = []
+    while text[at] != "E":
+        if text[at] == "N":
+            name, inner, at = _nested(text, at)
+            arguments.append(_written(name, inner))
+        elif text[at] == "L":
+            found = re.compile(r"(?:[a-z]|N\w+?E)(n?)(\d+)E").match(text, at + 1)
+            assert found is not None, f"a number of another kind: {text} at {at}"
+            arguments.append(int(found[2]) * (-1 if found[1] else 1))
+            at = found.end()
+        else:
+            arguments.append(TYPES[text[at]])
+            at += 1
+    return arguments, at + 1
+
+
+def _written(name: str, arguments: Sequence[Any]) -> str:
+    return f"{name}<{', '.join(map(str, arguments))}>" if arguments else name
 
 
 def architectures(path: Path) -> list[str]:
@@ -105,32 +151,48 @@ def read_module(path: Path, architecture: str) -> list[Code]:
         registers, _, shared = map(int, re.findall(r":(\d+)", usage[mangled]))
         instructions, branches, _ = scan(listing)
         spills = sum(bool(re.match(r"LDL|STL", mnemonic)) for _, mnemonic in instructions)
-        title = f"{name}<{', '.join(map(str, arguments))}>" if arguments else name
-        code = Code(title, (), {}, architecture, 1, registers, shared, spills, instructions)
-        if turn := TURNS.get(name):
-            code.arguments["BLOCK_I"] = 32 * turn.pairs(*arguments)  # of a warp
-            code.loops = [hot_loop(code, [(goal, at) for at, goal, _ in branches if goal < at], turn.has)]
+        code = Code(_written(name, arguments), (), {}, architecture, 1, registers, shared, spills, instructions)
+        if (turn := TURNS.get(name)) and arguments[0] != "double":
+            _find_loop(code, turn, arguments, branches)
         codes.append(code)
     return codes
 
 
-def hot_loop(code: Code, loops: Sequence[tuple[int, int]], has: str) -> Loop:
+def _find_loop(code: Code, turn: Turn, arguments: Sequence[Any], branches: Sequence[Branch]) -> None:
     """Of the loops without a loop in them that have the instruction, the one with the most multiply-adds."""
-    bodies = {}
-    for first, last in loops:
-        if any((first, last) != (a, b) and first <= a and b <= last for a, b in loops):
-            continue
-        names = [name for at, name in code.instructions if first <= at <= last]
-        if any(re.match(has, name) for name in names):
-            bodies[first, last] = sum(bool(re.match(r"[FD]FMA", name)) for name in names)
-    assert bodies, f"{code.kernel}: no loop with {has}"
-    return Loop(*max(bodies, key=lambda loop: bodies[loop]))
+
+    def number(part: Loop, pattern: str) -> int:
+        return sum(bool(re.match(pattern, name)) for at, name in code.instructions if part.first <= at <= part.last)
+
+    loops = [Loop(goal, at) for at, goal, _ in branches if goal < at]
+    inner = [
+        loop
+        for loop in loops
+        if number(loop, turn.has)
+        and not any(other != loop and loop.first <= other.first and other.last <= loop.last for other in loops)
+    ]
+    assert inner, f"{code.kernel}: no loop with {turn.has}"
+    code.loops = [max(inner, key=lambda loop: number(loop, "FFMA"))]
+    hot, pairs, fused = code.loops[0], turn.pairs(*arguments), turn.fused(*arguments)
+    multiply_adds = number(hot, "FFMA") + number(hot, "FFMA2")
+    pairs *= 2 ** max(0, round(math.log2(max(1, multiply_adds) / (pairs * fused))))
+    code.arguments["BLOCK_I"] = 32 * pairs  # of a warp
+    parts = [
+        Loop(at + STEP, goal - STEP) for at, goal, conditional in branches if conditional and hot.first < at < goal
+    ]
+    code.rare = [
+        part for part in parts if part.last <= hot.last and number(part, turn.rare) and not number(part, "MUFU.EX2")
+    ]
 
 
 def seconds(case: Case, codes: dict[str, Code]) -> dict[str, float]:
     """On an H200, by the pipe that takes them."""
     of = {pipe: 0.0 for pipe in PIPES}
     for name, pairs in case.kernels:
+        if name == "products":
+            of["float32"] += pairs / (PIPES["float32"][0] * MULTIPROCESSORS * CLOCK)
+            of["issue"] += pairs / (PIPES["issue"][0] * MULTIPROCESSORS * CLOCK)
+            continue
         arguments = codes[name].arguments | {"n": pairs, "m": 1}
         for pipe, value in replace(codes[name], arguments=arguments).seconds().items():
             of[pipe] += value
@@ -153,7 +215,7 @@ def markdown(codes: Sequence[Code], everything: bool) -> str:
     rows = []
     by_name = {code.kernel: code for code in codes if code.target in ("sm_90", "sm_90a")}
     for case in CASES.values():
-        if {name for name, _ in case.kernels} <= by_name.keys():
+        if {name for name, _ in case.kernels} - {"products"} <= by_name.keys():
             pipes = {pipe: 1e3 * value for pipe, value in seconds(case, by_name).items()}
             slowest = max(pipes, key=lambda pipe: pipes[pipe])
             rows.append([case.title, f"{pipes[slowest]:.3g}", slowest, *(f"{pipes[pipe]:.3g}" for pipe in PIPES)])
