@@ -18,6 +18,7 @@ from cuda_module import FULL, NVCC, architectures, built, configure, needs_nvcc,
 
 import fastmmd
 from fastmmd import backends
+from fastmmd.backends.native import cuda as native_cuda
 from fastmmd.backends.native.cuda import library
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -111,11 +112,34 @@ def test_says_that_there_is_no_device(module_path: Path, installed: Callable[[Pa
     assert explanation() == f"its CUDA kernels do not run here: {why}"
 
 
+CALLS = {
+    "mmd2": lambda x, y: fastmmd.mmd2(x, y),
+    "witness": lambda x, y: fastmmd.witness(x, x, y),
+    "fourier_mean": lambda x, y: fastmmd.fourier_mean(x, fastmmd.FourierFeatures(x.shape[1], 8)),
+    "parzen": lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.5, 1.0)),
+}
+
+
 @no_gpu
 @needs_nvcc
-def test_launch_without_a_device_is_an_error(module_path: Path) -> None:
-    """With the kernel and what CUDA says."""
-    pytest.skip()
+@pytest.mark.parametrize("dim", [3, 100])
+@pytest.mark.parametrize("name", CALLS)
+def test_launch_without_a_device_is_an_error(
+    module_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dim: int
+) -> None:
+    """With the kernel and what CUDA says. The tensors are on the CPU, as nothing reads them."""
+    monkeypatch.setitem(sys.modules, "fastmmd._cuda", loaded(module_path))
+    monkeypatch.setitem(backends.ELSEWHERE, ("native", "cpu"), "native.cuda")
+    monkeypatch.setattr(native_cuda, "unavailable", lambda device_type: None)
+    for cached in (library.load, backends.select):
+        cached.cache_clear()
+    try:
+        with fastmmd.backend("native"), pytest.raises(RuntimeError) as caught:
+            CALLS[name](torch.randn(10, dim), torch.randn(20, dim))
+    finally:
+        for cached in (library.load, backends.select):
+            cached.cache_clear()
+    assert re.fullmatch(r"CUDA kernel \w[\w ]*: .+ \(cudaError(InsufficientDriver|NoDevice)\).*", str(caught.value))
 
 
 def test_says_that_the_module_is_missing(installed: Callable[[Path | None], None]) -> None:
@@ -131,7 +155,7 @@ def test_says_that_the_module_cannot_be_loaded(installed: Callable[[Path | None]
     assert explanation().startswith("its CUDA kernels cannot be loaded (") and "FASTMMD_CUDA=on" in explanation()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@no_gpu
 def test_says_that_torch_sees_no_device() -> None:
     assert "torch sees no CUDA device" in explanation()
 
