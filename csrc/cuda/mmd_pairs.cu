@@ -54,9 +54,11 @@ __global__ __launch_bounds__(small_threads,
     }
 
     const bool fast = evaluator.fast();
-    auto add_tile = [&](auto folded, auto crossing, int64_t j0) {
+    // Values added in float: mmd2 is what is left when they cancel, the less the wider a kernel is beside it.
+    const int few = fast ? 16 : 4;
+    auto add_columns = [&](auto folded, auto crossing, int64_t j0, int first) {
 #pragma unroll 2
-        for (int j = 0; j < tile_size; ++j) {
+        for (int j = first; j < first + few; ++j) {
             float q[width];
 #pragma unroll
             for (int k = 0; k < width / 4; ++k) {
@@ -116,23 +118,26 @@ __global__ __launch_bounds__(small_threads,
         }
         barrier();
 #pragma unroll
-        for (int a = 0; a < R; ++a) {
-            lane_values[a] = 0;
+        for (int a = 0; a < R; ++a)
 #pragma unroll
             for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] = 0;
-        }
-        if (crossing && !GRADIENT)  // a sum of half the pairs has no gradient
-            add_tile(Flag<false>(), Flag<true>(), j0);
-        else if (fast)
-            add_tile(Flag<true>(), Flag<false>(), j0);
-        else
-            add_tile(Flag<false>(), Flag<false>(), j0);
+#pragma unroll 1
+        for (int first = 0; first < tile_size; first += few) {
 #pragma unroll
-        for (int a = 0; a < R; ++a) {
-            values[a].add(lane_values[a]);
+            for (int a = 0; a < R; ++a) lane_values[a] = 0;
+            if (crossing && !GRADIENT)  // a sum of half the pairs has no gradient
+                add_columns(Flag<false>(), Flag<true>(), j0, first);
+            else if (fast)
+                add_columns(Flag<true>(), Flag<false>(), j0, first);
+            else
+                add_columns(Flag<false>(), Flag<false>(), j0, first);
+#pragma unroll
+            for (int a = 0; a < R; ++a) values[a].add(lane_values[a]);
+        }
+#pragma unroll
+        for (int a = 0; a < R; ++a)
 #pragma unroll
             for (int d = 0; GRADIENT && d < D; ++d) slopes[a][d].add(lane_slopes[a][d]);
-        }
     }
 #pragma unroll
     for (int a = 0; a < R; ++a) {
@@ -184,8 +189,8 @@ DEVICE void stage(const T* points, int64_t first, int64_t count, int dim, int fi
 }
 
 template <class T, bool RUNGS>
-__global__ __launch_bounds__(threads) void pairs_kernel(const __grid_constant__ Memory memory,
-                                                        const __grid_constant__ Terms terms) {
+__global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant__ Memory memory,
+                                                           const __grid_constant__ Terms terms) {
     SHARED(T, left, chunk * tile_size);
     SHARED(T, right, chunk * tile_size);
     SHARED(T, c, tile_size * (tile_size + 1));
@@ -268,8 +273,6 @@ __global__ __launch_bounds__(threads) void pairs_kernel(const __grid_constant__ 
                 value += w[k] * total[k];
                 c[(ty + a * lanes) * (tile_size + 1) + tx + k * lanes] = w[k] * slope[k];
             }
-#pragma unroll
-            for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
             values[a].add(value);
         }
         if (!term.slopes) continue;
@@ -282,20 +285,26 @@ __global__ __launch_bounds__(threads) void pairs_kernel(const __grid_constant__ 
             for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
                 const int k = e % tile_size, d = e / tile_size;
                 const T own = left[d * tile_size + k];
-                T sum = 0;
-#pragma unroll 8
-                for (int j = 0; j < tile_size; ++j)
-                    sum += c[k * (tile_size + 1) + j] * (own - right[d * tile_size + j]);
+                T sums[4] = {};  // short chains: they wait for less, and round less
+#pragma unroll 4
+                for (int j = 0; j < tile_size; j += 4)
+#pragma unroll
+                    for (int q = 0; q < 4; ++q)
+                        sums[q] += c[k * (tile_size + 1) + j + q] * (own - right[d * tile_size + j + q]);
                 if (first_row + k >= n || d0 + d >= dim) continue;
                 double* const to = term.slopes + (row + k) * dim + d0 + d;
-                *to = at == start ? (double)sum : *to + sum;
+                const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+                *to = at == start ? sum : *to + sum;
             }
         }
     }
 #pragma unroll
     for (int a = 0; a < side; ++a) {
         const int64_t k = ty + a * lanes;
-        if (tx == 0 && first_row + k < n) term.values[row + k] = values[a].total();
+        double value = values[a].total();
+#pragma unroll
+        for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+        if (tx == 0 && first_row + k < n) term.values[row + k] = value;
     }
     if (!term.slopes || start < last) return;  // a split without tiles
     for (int64_t e = threadIdx.x; e < tile_size * (int64_t)dim; e += threads)
@@ -316,9 +325,11 @@ template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, 
         FASTMMD_CASE(1)
         FASTMMD_CASE(2)
         FASTMMD_CASE(3)
-        FASTMMD_CASE(4) FASTMMD_CASE(5) FASTMMD_CASE(6) FASTMMD_CASE(7) FASTMMD_CASE(8) FASTMMD_CASE(9)
-            FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14)
-                FASTMMD_CASE(15) FASTMMD_CASE(16)
+        FASTMMD_CASE(4)
+        FASTMMD_CASE(5)
+        FASTMMD_CASE(6)
+        FASTMMD_CASE(7) FASTMMD_CASE(8) FASTMMD_CASE(9) FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12)
+            FASTMMD_CASE(13) FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
 #undef FASTMMD_CASE
     }
     return {};
