@@ -181,6 +181,34 @@ def test_function(backend: str, n: int, dim: int, count: int, dtype: torch.dtype
     assert_close(gradients[1], wanted[1], atol=4 * error * float(phi.max()) * math.sqrt(n), sensitivity=0.02)
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(
+    ("batch", "n", "dim", "count"),
+    [(140, 5, dim, 100) for dim in (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 17)] + [(70, 7, 6, 200), (1, 700, 3, 480)],
+)
+def test_every_dimension_of_few(backend: str, batch: int, n: int, dim: int, count: int, dtype: torch.dtype) -> None:
+    """The CUDA kernels are chosen by the dimension, and by how much there is to share out."""
+    batch = batch if backend == "native" else 1
+    features = fastmmd.FourierFeatures(dim, count, bandwidths=(1.0, 3.0), seed=1)
+    x, w = points(batch, n, dim, dtype=dtype), positive(batch, n, dtype=dtype)
+    frequencies, phi = own(features, dtype), scale(features)
+    error = unit(x.flatten(0, 1), frequencies, dtype)
+
+    def dense(x: Tensor, w: Tensor) -> Tensor:
+        return torch.einsum("bn,bnk->bk", oracle.normalised(x, w), oracle.phi(x, frequencies, phi))
+
+    found, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
+    expected, wanted = value_and_gradients(dense, [x, w], F64)
+    assert_close(found, expected, rtol=0, atol=error * float(phi.max()))
+    # With a cotangent c of order one: w_i sum_k c_k scale_k W_k (cosine or sine).
+    largest = float((w / w.sum(1, keepdim=True)).max())
+    assert_close(
+        gradients[0].flatten(0, 1), wanted[0].flatten(0, 1), rows=True, sensitivity=0.02,
+        atol=4 * error * largest * float((phi[:, None] * frequencies).norm()),
+    )  # fmt: skip
+    assert_close(gradients[1], wanted[1], atol=4 * error * float(phi.norm() / w.sum(1).min()), sensitivity=0.02)
+
+
 @pytest.mark.parametrize("batch", [(3,), (2, 2), (1,)])
 def test_leading_dimensions_and_views(backend: str, batch: tuple[int, ...]) -> None:
     features = fastmmd.FourierFeatures(4, 10, seed=1)

@@ -13,9 +13,15 @@ namespace {
 
 template <class Words, class LongWords>
 FASTMMD_ANYWHERE inline void philox_multiply(Words word, uint32_t factor, Words& high, Words& low) {
-    const LongWords product = __builtin_convertvector(word, LongWords) * (uint64_t)factor;
-    high = __builtin_convertvector(product >> 32, Words);
-    low = __builtin_convertvector(product, Words);
+    if constexpr (sizeof(Words) == sizeof(uint32_t)) {
+        const LongWords product = (LongWords)word * factor;
+        high = (Words)(product >> 32);
+        low = (Words)product;
+    } else {
+        const LongWords product = __builtin_convertvector(word, LongWords) * (uint64_t)factor;
+        high = __builtin_convertvector(product >> 32, Words);
+        low = __builtin_convertvector(product, Words);
+    }
 }
 
 template <class Words, class LongWords>
