@@ -117,14 +117,19 @@ template <int THREADS, class T> DEVICE T block_sum(T value, T* scratch) {
 // NaN in place of infinities, which kernels that vanish far away would hide.
 template <class T> DEVICE T checked(T value) { return value + (value - value); }
 
-// A sum in float that keeps what additions round off (Knuth's two-sum); double needs none.
-template <class T> struct Sum;
-template <> struct Sum<double> {
+// A sum that keeps what additions in T round off: in double where a multiprocessor adds those at half the
+// rate of float, elsewhere, where it is at most a 32nd, in two floats (Knuth's two-sum).
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+constexpr bool fast_double = true;
+#else
+constexpr bool fast_double = false;
+#endif
+template <class T, bool DOUBLE = fast_double || sizeof(T) == 8> struct Sum {
     double sum = 0;
-    DEVICE void add(double value) { sum += value; }
+    DEVICE void add(T value) { sum += value; }
     DEVICE double total() const { return sum; }
 };
-template <> struct Sum<float> {
+template <class T> struct Sum<T, false> {
     float sum = 0, rest = 0;
     DEVICE void add(float value) {
         const float next = sum + value, taken = next - sum;

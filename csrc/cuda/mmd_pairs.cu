@@ -54,7 +54,7 @@ __global__ __launch_bounds__(small_threads,
     }
 
     const bool fast = evaluator.fast();
-    // Values added in float: mmd2 is what is left when they cancel, the less the wider a kernel is beside it.
+    // Terms added in float: mmd2 and its gradient are what is left when sums cancel, of fewer rungs less.
     const int few = fast ? 16 : 4;
     auto add_columns = [&](auto folded, auto crossing, int64_t j0, int first) {
 #pragma unroll 2
@@ -117,14 +117,14 @@ __global__ __launch_bounds__(small_threads,
             numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[b * m + j] : 1.0f) : 0.0f;
         }
         barrier();
-#pragma unroll
-        for (int a = 0; a < R; ++a)
-#pragma unroll
-            for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] = 0;
 #pragma unroll 1
         for (int first = 0; first < tile_size; first += few) {
 #pragma unroll
-            for (int a = 0; a < R; ++a) lane_values[a] = 0;
+            for (int a = 0; a < R; ++a) {
+                lane_values[a] = 0;
+#pragma unroll
+                for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] = 0;
+            }
             if (crossing && !GRADIENT)  // a sum of half the pairs has no gradient
                 add_columns(Flag<false>(), Flag<true>(), j0, first);
             else if (fast)
@@ -132,12 +132,12 @@ __global__ __launch_bounds__(small_threads,
             else
                 add_columns(Flag<false>(), Flag<false>(), j0, first);
 #pragma unroll
-            for (int a = 0; a < R; ++a) values[a].add(lane_values[a]);
+            for (int a = 0; a < R; ++a) {
+                values[a].add(lane_values[a]);
+#pragma unroll
+                for (int d = 0; GRADIENT && d < D; ++d) slopes[a][d].add(lane_slopes[a][d]);
+            }
         }
-#pragma unroll
-        for (int a = 0; a < R; ++a)
-#pragma unroll
-            for (int d = 0; GRADIENT && d < D; ++d) slopes[a][d].add(lane_slopes[a][d]);
     }
 #pragma unroll
     for (int a = 0; a < R; ++a) {
@@ -328,8 +328,9 @@ template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, 
         FASTMMD_CASE(4)
         FASTMMD_CASE(5)
         FASTMMD_CASE(6)
-        FASTMMD_CASE(7) FASTMMD_CASE(8) FASTMMD_CASE(9) FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12)
-            FASTMMD_CASE(13) FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
+        FASTMMD_CASE(7)
+        FASTMMD_CASE(8) FASTMMD_CASE(9) FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13)
+            FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
 #undef FASTMMD_CASE
     }
     return {};

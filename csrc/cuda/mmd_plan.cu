@@ -145,9 +145,10 @@ DEVICE double reached(const Statistics& found, int64_t b, double shift) {
     return sqrt(farthest) + sqrt(shift);
 }
 
-// What a rung has before its place in the table is known.
+// What a rung has before its place in the table is known; found by a warp, the same in all lanes.
 struct Rung {
     double rate, weight, slope, squared;
+    double typical_slope;  // relative to that at r = 0; only with products
     bool far, shifted;
 };
 
@@ -174,8 +175,13 @@ DEVICE Rung rung_of(const Memory& memory, const Ladder& ladder, int s, double re
     rung.rate = within(rate, largest);
     rung.slope = (double)(T)within(slope * weight, largest * 9.5e-7);  // room for masses
     rung.weight = (double)(T)within(weight, largest);
-    double typical = 0;
-    for (int k = 0; k < pairs; ++k) typical += relative_value(memory.name, r[k] / squared, alpha);
+    double typical = 0, slopes = 0;
+    for (int k = threadIdx.x % warp_size; k < pairs; k += warp_size) {
+        typical += relative_value(memory.name, r[k] / squared, alpha);
+        if (ladder.products) slopes += relative_slope(memory.name, r[k] / squared, alpha);
+    }
+    typical = warp_sum(typical);
+    rung.typical_slope = warp_sum(slopes) / pairs;
     rung.far = typical < 0.5 * pairs;
     const bool alone = rung.far && has_powers(memory.name);
     rung.shifted = !alone && relative_slope(memory.name, reach / squared, alpha) > 0.5;
@@ -227,7 +233,10 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
         if (lane == 0) r[k] = sum;
     }
     barrier();
-    for (int s = threadIdx.x; s < count; s += threads) rungs[s] = rung_of<T>(memory, ladder, s, reach, r);
+    for (int s = warp; s < count; s += warps) {
+        const Rung rung = rung_of<T>(memory, ladder, s, reach, r);
+        if (lane == 0) rungs[s] = rung;
+    }
     barrier();
 
     // Where all near bandwidths of a Gaussian are wide, they fold into a series (csrc/common/series.hpp),
@@ -306,10 +315,7 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
         if (rung.shifted) shift += rung.slope;
         if (folded && !rung.far && !rung.shifted) start += rung.slope;
         if (rung.far) offset += rung.weight;
-        double share = 0;
-        for (int k = 0; ladder.products && k < pairs; ++k)
-            share += relative_slope(memory.name, r[k] / rung.squared, memory.alpha);
-        typical += rung.slope * (share / pairs - rung.shifted);
+        typical += rung.slope * (rung.typical_slope - rung.shifted);
     }
     shift += start;
     if (ladder.products) start -= typical;
