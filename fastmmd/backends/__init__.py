@@ -21,6 +21,8 @@ from .specs import Backend
 NAMES = ("native", "triton", "reference")
 ELSEWHERE = {("native", "cuda"): "native.cuda"}  # modules of a backend that is more than one
 AUTOMATIC_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
+# Where counts say otherwise (benchmarks/NOTES.md): products of Parzen windows on tensor cores, which only Triton has.
+ORDER_OF_OPERATION = {("parzen", "cuda"): ("triton", "native", "reference")}
 
 
 class _Override(threading.local):
@@ -83,7 +85,8 @@ def select(name: str, operation: str, dtype: torch.dtype, device_type: str) -> B
         RuntimeError: the chosen backend, or every backend of the automatic order, cannot; the message says why.
     """
     reasons = []
-    for candidate in AUTOMATIC_ORDER.get(device_type, ("reference",)) if name == "auto" else (name,):
+    automatic = ORDER_OF_OPERATION.get((operation, device_type), AUTOMATIC_ORDER.get(device_type, ("reference",)))
+    for candidate in automatic if name == "auto" else (name,):
         reason = _unavailable(candidate, device_type)
         if reason is None:
             module = _load(candidate, device_type)

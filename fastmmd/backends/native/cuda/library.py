@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 REINSTALL = (
-    "put nvcc of CUDA 12.4 or later on the PATH and reinstall: FASTMMD_CUDA=on pip install --force-reinstall "
-    "--no-deps . in a checkout, else FASTMMD_CUDA=on pip install --force-reinstall --no-deps --no-binary fastmmd fastmmd"
+    "put nvcc on the PATH and reinstall: FASTMMD_CUDA=on pip install --force-reinstall --no-deps . in a checkout, else "
+    "FASTMMD_CUDA=on pip install --force-reinstall --no-deps --no-binary fastmmd fastmmd"
 )
 
 

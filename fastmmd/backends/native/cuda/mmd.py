@@ -15,7 +15,7 @@ from .library import launch, load, workspace
 
 F64 = torch.float64
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products
-MOST_LISTED = 128  # numbers that travel with a launch; csrc/cuda/operations.hpp
+MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/operations.hpp
 LEADERS = 64  # points whose mean is near enough to all points' to centre them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
 
@@ -86,7 +86,14 @@ def _run(
 ) -> None:
     if len(x) == 0:
         return
-    numbers = [_listed(values, x) for values in (kernel.bandwidths, kernel.weights)]
+    if len(kernel.bandwidths) > MOST_LISTED:
+        raise ValueError(
+            f"bandwidths: got {len(kernel.bandwidths)}, the CUDA kernels take at most {MOST_LISTED}; "
+            'use fastmmd.backend("triton") or fewer'
+        )
+    numbers = [
+        values.contiguous() if isinstance(values, Tensor) else values for values in (kernel.bandwidths, kernel.weights)
+    ]
     lists = [[] if isinstance(values, Tensor) else values for values in numbers]
     tensors = [address(values) if isinstance(values, Tensor) else 0 for values in numbers]
     outputs = [address(gradient) for gradient in rungs] or [0, 0]
@@ -103,13 +110,6 @@ def _run(
     else:
         launch(call.pairs, x, memory.data_ptr())
     launch(call.finish, x, memory.data_ptr())
-
-
-def _listed(values: Sequence[float] | Tensor, like: Tensor) -> Sequence[float] | Tensor:
-    """Numbers as they travel: in the launch, or as a tensor where they are one or too many."""
-    if isinstance(values, Tensor):
-        return values.contiguous()
-    return values if len(values) <= MOST_LISTED else torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
@@ -143,7 +143,7 @@ def _term(
             torch.mm(block, other.T, out=products)
             launch(
                 call.tile, p, term, b, i.start, j.start, i.stop - i.start, j.stop - j.start, columns,
-                *map(address, (products, norms, other_norms)), 0 if rest is None else address(rest[i]), memory.data_ptr(),
+                *map(address, (products, norms, other_norms, None if rest is None else rest[i])), memory.data_ptr(),
             )  # fmt: skip
             if sums is not None:
                 sums[i] -= (products @ other)[: i.stop - i.start]

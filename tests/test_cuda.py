@@ -1,0 +1,72 @@
+"""What holds for the CUDA kernels alone, where they run on the CPU: no result depends on the order in which threads and
+blocks run, nothing is read on the host, and many bandwidths or odd sizes change nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import F64, leaf, points, positive
+from test_mmd import check
+from test_triton import CALLS, NothingRead
+from torch import Tensor
+
+import fastmmd
+
+pytestmark = pytest.mark.skipif("FASTMMD_CUDA_ON_HOST" not in os.environ, reason="make cuda-on-host builds the kernels")
+
+
+@pytest.fixture(autouse=True)
+def _on_cuda(backend: str) -> None:
+    """Every test runs on the backend of the command line."""
+
+
+def all_gradients(dim: int) -> list[Tensor]:
+    """mmd2 with everything differentiable, witness with its gradients."""
+    x, y = leaf(points(75, dim, seed=1)), leaf(points(90, dim, seed=2))
+    wx, s = leaf(positive(75, seed=3)), leaf(torch.tensor([0.7, 1.4, 9.0]))
+    value = fastmmd.mmd2(x, y, s, x_weights=wx, estimator="unbiased")
+    there = fastmmd.witness(points(40, dim, seed=4), x, y, s)
+    return [value.detach(), there.detach(), *torch.autograd.grad(value + there.square().sum(), (x, y, wx, s))]
+
+
+CALLS = [*CALLS, *(pytest.param(all_gradients, dim, id=f"all_gradients-{dim}") for dim in (3, 20, 70))]
+
+
+@pytest.mark.parametrize(("call", "dim"), CALLS)
+def test_order_of_threads_changes_no_bit(
+    call: Callable[[int], list[Tensor]], dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A barrier that is missing would let a thread read what another has not written yet, or has overwritten."""
+    first = call(dim)
+    monkeypatch.setenv("FASTMMD_HOST_ORDER", "reversed")
+    assert all(torch.equal(*pair) for pair in zip(first, call(dim), strict=True))
+
+
+@pytest.mark.parametrize(("call", "dim"), CALLS)
+def test_nothing_is_read_on_the_host(call: Callable[[int], list[Tensor]], dim: int) -> None:
+    with NothingRead():
+        call(dim)
+
+
+@pytest.mark.parametrize("dim", range(1, 18))
+@pytest.mark.parametrize("needs", [(True, False), (False, False)])
+def test_every_specialised_dimension(dim: int, needs: tuple[bool, bool]) -> None:
+    """With odd rests of rows and columns, and both signs of far and near bandwidths."""
+    x, y = points(261, dim, seed=1), points(131, dim, seed=2, shift=0.2)
+    bandwidths = [0.3 * dim**0.5, 3.0 * dim**0.5, 5.0 * dim**0.5, 12.0 * dim**0.5]
+    check(x, y, bandwidths)
+    value = fastmmd.mmd2(x.clone().requires_grad_(needs[0]), y, bandwidths)
+    exact = fastmmd.mmd2(x.to(F64), y.to(F64), bandwidths)
+    torch.testing.assert_close(value.to(F64), exact, rtol=1e-6, atol=2e-7 * 4 / 131)
+
+
+def test_many_bandwidths() -> None:
+    """They travel with a launch, up to 128 of them."""
+    x, y = points(40, 3, seed=1), points(50, 3, seed=2)
+    bandwidths = [0.5 * 1.03**k for k in range(129)]
+    check(x, y, bandwidths[:128])
+    with pytest.raises(ValueError, match="bandwidths: got 129, the CUDA kernels take at most 128"):
+        fastmmd.mmd2(x, y, bandwidths)
