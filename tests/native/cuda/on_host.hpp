@@ -17,7 +17,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 
 #include "operations.hpp"
@@ -48,7 +48,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace fastmmd::cuda::host {
 
-constexpr size_t stack_size = 1 << 18, most_shared = 48 << 10;
+constexpr size_t stack_size = 1 << 17, most_shared = 48 << 10;
 
 [[noreturn]] inline void fail(const char* message) {
     fprintf(stderr, "CUDA on the host: %s; kernel %s, block %u %u %u, thread %u\n", message,
@@ -56,10 +56,59 @@ constexpr size_t stack_size = 1 << 18, most_shared = 48 << 10;
     abort();
 }
 
+#if defined(__x86_64__)
+// Where a fiber or the scheduler left off: its stack, with the registers that calls preserve on top.
+// swapcontext would make two system calls at each of so many switches, and AddressSanitizer clear a whole
+// stack.
+typedef void* Context;
+
+extern "C" void fastmmd_switch(Context* from, Context to);
+asm(R"(
+    .text
+    .type fastmmd_switch, @function
+fastmmd_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size fastmmd_switch, . - fastmmd_switch
+)");
+
+inline void switch_context(Context& from, Context& to) { fastmmd_switch(&from, to); }
+inline void make_context(Context& context, char* stack, void (*entry)()) {
+    void** top = (void**)(((uintptr_t)stack + stack_size) & ~(uintptr_t)15);
+    *--top = nullptr;  // a return address: entry never returns
+    *--top = (void*)entry;
+    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+    context = top;
+}
+#else
+typedef ucontext_t Context;
+inline void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
+inline void make_context(Context& context, char* stack, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = stack_size;
+    context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+}
+#endif
+
 enum class State { ready, at_barrier, at_shuffle, done };
 
 struct Fiber {
-    ucontext_t context;
+    Context context;
     std::unique_ptr<char[]> stack{new char[stack_size]};
     State state;
     size_t arrays;  // declared so far
@@ -67,7 +116,7 @@ struct Fiber {
 
 struct Block {
     std::vector<Fiber> fibers;
-    ucontext_t scheduler;
+    Context scheduler;
     size_t current;
     std::vector<std::unique_ptr<char[]>> shared;
     std::vector<size_t> sizes;
@@ -104,7 +153,7 @@ inline void leave(State state) {
     __sanitizer_start_switch_fiber(state == State::done ? nullptr : &fake, block->scheduler_stack_bottom,
                                    block->scheduler_stack_size);
 #endif
-    swapcontext(&fiber.context, &block->scheduler);
+    switch_context(fiber.context, block->scheduler);
     arrived(fake);
 }
 
@@ -122,7 +171,7 @@ inline void enter(size_t thread) {
     void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), stack_size);
 #endif
-    swapcontext(&block->scheduler, &fiber.context);
+    switch_context(block->scheduler, fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
@@ -157,11 +206,10 @@ inline void run_block(bool reversed) {
     for (Fiber& fiber : block->fibers) {
         fiber.state = State::ready;
         fiber.arrays = 0;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = stack_size;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, fiber_main, 0);
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_unpoison_memory_region(fiber.stack.get(), stack_size);  // what its last run left
+#endif
+        make_context(fiber.context, fiber.stack.get(), fiber_main);
     }
     for (size_t done = 0; done < threads;) {
         bool progress = false;
