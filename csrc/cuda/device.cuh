@@ -67,8 +67,19 @@ DEVICE float maximum(float a, float b) {
 
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE double square_root(double x) { return sqrt(x); }
-DEVICE float reciprocal(float x) { return __frcp_rn(x); }
-DEVICE double reciprocal(double x) { return 1 / x; }
+
+// 1 / x and x^(-1/2) of a normal x whose result is normal, from the special-function unit: wrong by one unit
+// or two in the last place, which a step of Newton's method mends.
+DEVICE float reciprocal_approximate(float x) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
+DEVICE float inverse_root_approximate(float x) {
+    float result;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+}
 
 }  // namespace
 }  // namespace fastmmd::cuda
@@ -85,6 +96,13 @@ template <class To, class From> DEVICE To bits(From value) {
     memcpy(&result, &value, sizeof(To));
     return result;
 }
+
+// 1 / x of a normal x whose reciprocal is normal, to about half a unit in the last place.
+DEVICE float reciprocal(float x) {
+    const float start = reciprocal_approximate(x);
+    return (1 - x * start) * start + start;
+}
+DEVICE double reciprocal(double x) { return 1 / x; }
 
 // Sum over a warp, the same in all lanes.
 template <class T> DEVICE T warp_sum(T value) {

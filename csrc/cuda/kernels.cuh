@@ -105,8 +105,8 @@ DEVICE void far_rungs(const Evaluator<T>& e, const T (&argument)[R], T (&total)[
     }
 }
 
-// imq, rational_quadratic and energy.
-template <class T, int R, class Rungs>
+// imq, rational_quadratic and energy. `inverse` is that of the distance, which only energy reads.
+template <KernelName NAME, class T, int R, class Rungs>
 DEVICE void other_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (&inverse)[R], T (&total)[R],
                         T (&slope)[R], Rungs& rungs) {
     for (int s = 0; s < e.count; ++s) {
@@ -116,10 +116,10 @@ DEVICE void other_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (
 #pragma unroll
         for (int a = 0; a < R; ++a) {
             T shifted, u, kappa;
-            if (e.name == KernelName::energy) {
+            if (NAME == KernelName::energy) {
                 slopes[a] = shifted = inverse[a];
                 u = kappa = -argument[a];
-            } else if (e.name == KernelName::imq) {
+            } else if (NAME == KernelName::imq) {
                 const T over = reciprocal(argument[a] + by);
                 u = -argument[a] * over, kappa = by * over;
                 slopes[a] = kappa * kappa, shifted = u * (kappa + 1);
@@ -188,12 +188,12 @@ DEVICE void evaluate(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&
     } else if (e.name == KernelName::laplacian || e.name == KernelName::energy) {
 #pragma unroll
         for (int a = 0; a < R; ++a) {
-            argument[a] = square_root(r[a]);
-            inverse[a] = argument[a] > 0 ? reciprocal(argument[a]) : T(0);
+            const Root<T> both = root_of(r[a]);
+            argument[a] = both.root, inverse[a] = both.inverse;
         }
         rungs.set_inverse(inverse);
         if (e.name == KernelName::energy) {
-            other_rungs(e, argument, inverse, total, slope, rungs);
+            other_rungs<KernelName::energy>(e, argument, inverse, total, slope, rungs);
         } else {
             ladder<1>(e, argument, total, slope, rungs);
             far_rungs(e, argument, total, slope, rungs);
@@ -203,7 +203,10 @@ DEVICE void evaluate(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&
     } else {
 #pragma unroll
         for (int a = 0; a < R; ++a) argument[a] = minimum(r[a], Number<T>::huge);
-        other_rungs(e, argument, inverse, total, slope, rungs);
+        if (e.name == KernelName::imq)
+            other_rungs<KernelName::imq>(e, argument, inverse, total, slope, rungs);
+        else
+            other_rungs<KernelName::rational_quadratic>(e, argument, inverse, total, slope, rungs);
     }
 }
 

@@ -59,6 +59,18 @@ DEVICE double logarithm(double x) {
                                   (double)exponent);
 }
 
+// sqrt(r) and its reciprocal, r >= 0, to about one unit in the last place; at 0 the root is 0 and the
+// reciprocal some number, and a float beyond 3e38 counts as that.
+template <class T> struct Root {
+    T root, inverse;
+};
+DEVICE Root<double> root_of(double r) { return {sqrt(r), r > 0 ? 1 / sqrt(r) : 0}; }
+DEVICE Root<float> root_of(float r) {
+    r = minimum(r, 3e38f);
+    const float start = inverse_root_approximate(maximum(r, 1e-37f)), half = 0.5f * start, root = r * start;
+    return {(r - root * root) * half + root, (1 - root * start) * half + start};
+}
+
 // log(1 + t) for 0 <= t < the largest number; what 1 + t loses is added back to first order.
 template <class T> DEVICE T logarithm_1p(T t) {
     const T x = t + 1;

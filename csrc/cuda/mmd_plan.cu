@@ -172,8 +172,8 @@ DEVICE Rung rung_of(const Memory& memory, const Ladder& ladder, int s, double re
     }
     Rung rung;
     rung.squared = squared;
-    rung.rate = within(rate, largest);
-    rung.slope = (double)(T)within(slope * weight, largest * 9.5e-7);  // room for masses
+    rung.rate = within(rate, memory.name == KernelName::imq ? 1e37 : largest);  // its reciprocal is normal
+    rung.slope = (double)(T)within(slope * weight, largest * 9.5e-7);           // room for masses
     rung.weight = (double)(T)within(weight, largest);
     double typical = 0, slopes = 0;
     for (int k = threadIdx.x % warp_size; k < pairs; k += warp_size) {

@@ -296,8 +296,8 @@ inline float minimum(float a, float b) { return a < b || a != a ? a : b; }
 inline float maximum(float a, float b) { return a > b || a != a ? a : b; }
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
-inline float reciprocal(float x) { return 1 / x; }
-inline double reciprocal(double x) { return 1 / x; }
+inline float reciprocal_approximate(float x) { return 1 / x * (1 + 0x1p-23f); }
+inline float inverse_root_approximate(float x) { return 1 / sqrtf(x) * (1 - 0x1p-22f); }
 
 }  // namespace
 }  // namespace fastmmd::cuda
