@@ -5,6 +5,8 @@
 namespace fastmmd::cuda {
 namespace {
 
+constexpr int most_far = 4;  // of evaluate_folded
+
 // The kernels' table and terms for one member of the batch.
 template <class T> struct Evaluator {
     KernelName name;
@@ -13,9 +15,6 @@ template <class T> struct Evaluator {
     T start, alpha;
     const T* table;  // [S, table_columns]
     T p[series_terms], q[series_terms], scale;
-    struct {
-        T rate, weight, steepness;
-    } one_far;  // the first of them, or nothing
 
     DEVICE Evaluator(const Memory& memory, int64_t b) {
         const double* terms = memory.terms + b * plan_terms;
@@ -27,8 +26,6 @@ template <class T> struct Evaluator {
         start = (T)terms[plan_start];
         alpha = (T)memory.alpha;
         table = (const T*)memory.table + b * table_columns * count;
-        one_far = {far > 0 ? at(far_rate, 0) : 0, far > 0 ? at(far_weight, 0) : 0,
-                   far > 0 ? at(far_steepness, 0) : 0};
         if constexpr (sizeof(T) == 4) {
             const T* series = (const T*)memory.series + b * most_series;
 #pragma unroll
@@ -39,7 +36,7 @@ template <class T> struct Evaluator {
 
     DEVICE T at(int column, int s) const { return table[s * table_columns + column]; }
     // Whether evaluate_folded does it.
-    DEVICE bool fast() const { return sizeof(T) == 4 && folded && approximate && far <= 1; }
+    DEVICE bool fast() const { return sizeof(T) == 4 && folded && approximate && far <= most_far; }
 };
 
 // Leaves the sums per rung alone.
@@ -154,20 +151,36 @@ DEVICE void add_series(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T 
     }
 }
 
-// `evaluate` where wide bandwidths fold, powers may be approximate and at most one rung is far, without a
+// Up to FAR far rungs in registers; those that are not there count nothing.
+template <int FAR> struct FarRungs {
+    float rate[FAR], weight[FAR], steepness[FAR];
+
+    DEVICE explicit FarRungs(const Evaluator<float>& e) {
+#pragma unroll
+        for (int s = 0; s < FAR; ++s) {
+            rate[s] = s < e.far ? e.at(far_rate, s) : 0;
+            weight[s] = s < e.far ? e.at(far_weight, s) : 0;
+            steepness[s] = s < e.far ? e.at(far_steepness, s) : 0;
+        }
+    }
+};
+
+// `evaluate` where wide bandwidths fold, powers may be approximate and at most FAR rungs are far, without a
 // branch: what most training meets.
-template <int R>
-DEVICE void evaluate_folded(const Evaluator<float>& e, const float (&r)[R], float (&total)[R],
-                            float (&slope)[R]) {
+template <int FAR, int R>
+DEVICE void evaluate_folded(const Evaluator<float>& e, const FarRungs<FAR>& far, const float (&r)[R],
+                            float (&total)[R], float (&slope)[R]) {
 #pragma unroll
     for (int a = 0; a < R; ++a) slope[a] = e.start;
     add_series(e, r, total, slope);
 #pragma unroll
-    for (int a = 0; a < R; ++a) {
-        const float kappa = exp2_approximate(r[a] * e.one_far.rate);
-        total[a] += e.one_far.weight * kappa;
-        slope[a] += e.one_far.steepness * kappa;
-    }
+    for (int s = 0; s < FAR; ++s)
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            const float kappa = exp2_approximate(r[a] * far.rate[s]);
+            total[a] += far.weight[s] * kappa;
+            slope[a] += far.steepness[s] * kappa;
+        }
 }
 
 // The kernels at R squared distances:

@@ -19,8 +19,11 @@ DEVICE Place place_of(const Terms& terms, int64_t batch) {
     return place;
 }
 
-template <bool VALUE> struct Flag {
-    static constexpr bool value = VALUE;
+// How a tile of small_kernel is evaluated: with how many far rungs beside a series, or 0: in general; whether
+// it crosses the diagonal where pairs on its two sides count differently.
+template <int FAR, bool CROSSING> struct Way {
+    static constexpr int far = FAR;
+    static constexpr bool crossing = CROSSING;
 };
 
 // One pass for few dimensions. A thread has rows of its own, their coordinates and sums in registers, and
@@ -56,7 +59,8 @@ __global__ __launch_bounds__(small_threads,
     const bool fast = evaluator.fast();
     // Terms added in float: mmd2 and its gradient are what is left when sums cancel, of fewer rungs less.
     const int few = fast ? 16 : 4;
-    auto add_columns = [&](auto folded, auto crossing, int64_t j0, int first) {
+    auto add_columns = [&](auto way, int64_t j0, int first) {
+        const FarRungs<way.far + (way.far == 0)> far(evaluator);
 #pragma unroll 2
         for (int j = first; j < first + few; ++j) {
             float q[width];
@@ -76,14 +80,14 @@ __global__ __launch_bounds__(small_threads,
                     r[a] += difference[a][d] * difference[a][d];
                 }
             }
-            if constexpr (folded.value)
-                evaluate_folded(evaluator, r, total, slope);
+            if constexpr (way.far > 0)
+                evaluate_folded(evaluator, far, r, total, slope);
             else
                 evaluate(evaluator, r, total, slope, none);
 #pragma unroll
             for (int a = 0; a < R; ++a) {
                 float w = q[D];
-                if (crossing.value) {
+                if (way.crossing) {
                     const int64_t i = i0 + a * small_threads;
                     w *= i < j0 + j ? 2 : i == j0 + j ? 1 : 0;
                 }
@@ -126,11 +130,13 @@ __global__ __launch_bounds__(small_threads,
                 for (int d = 0; GRADIENT && d < D; ++d) lane_slopes[a][d] = 0;
             }
             if (crossing && !GRADIENT)  // a sum of half the pairs has no gradient
-                add_columns(Flag<false>(), Flag<true>(), j0, first);
-            else if (fast)
-                add_columns(Flag<true>(), Flag<false>(), j0, first);
+                add_columns(Way<0, true>(), j0, first);
+            else if (!fast)
+                add_columns(Way<0, false>(), j0, first);
+            else if (evaluator.far <= 1)
+                add_columns(Way<1, false>(), j0, first);
             else
-                add_columns(Flag<false>(), Flag<false>(), j0, first);
+                add_columns(Way<most_far, false>(), j0, first);
 #pragma unroll
             for (int a = 0; a < R; ++a) {
                 values[a].add(lane_values[a]);
@@ -329,8 +335,9 @@ template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, 
         FASTMMD_CASE(5)
         FASTMMD_CASE(6)
         FASTMMD_CASE(7)
-        FASTMMD_CASE(8) FASTMMD_CASE(9) FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13)
-            FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
+        FASTMMD_CASE(8)
+        FASTMMD_CASE(9) FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14)
+            FASTMMD_CASE(15) FASTMMD_CASE(16)
 #undef FASTMMD_CASE
     }
     return {};
