@@ -43,7 +43,7 @@ TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -
 # UndefinedBehaviorSanitizer, whose library must be there before Python, with the one whose exceptions it watches.
 CUDA_TESTS = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
-	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(BIN)/python -m pytest -q -n 2 --backends cuda $(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators))
+	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(BIN)/python -m pytest -q -n 2 --backends cuda $(addprefix tests/test_,$(addsuffix .py,mmd fourier parzen operators cuda))
 
 cuda-on-host: $(VENV)/installed-test
 	$(BIN)/cmake -S csrc -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \

@@ -109,7 +109,7 @@ enum class State { ready, at_barrier, at_shuffle, done };
 
 struct Fiber {
     Context context;
-    std::unique_ptr<char[]> stack{new char[stack_size]};
+    char* stack;
     State state;
     size_t arrays;  // declared so far
 };
@@ -129,6 +129,7 @@ struct Block {
 };
 
 inline Block* block = nullptr;
+inline std::vector<std::unique_ptr<char[]>> stacks;  // of fibers, kept from one kernel to the next
 
 inline void arrived(void* fake) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -169,7 +170,7 @@ inline void enter(size_t thread) {
     Fiber& fiber = block->fibers[thread];
 #if defined(__SANITIZE_ADDRESS__)
     void* fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), stack_size);
+    __sanitizer_start_switch_fiber(&fake, fiber.stack, stack_size);
 #endif
     switch_context(block->scheduler, fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
@@ -207,9 +208,9 @@ inline void run_block(bool reversed) {
         fiber.state = State::ready;
         fiber.arrays = 0;
 #if defined(__SANITIZE_ADDRESS__)
-        __asan_unpoison_memory_region(fiber.stack.get(), stack_size);  // what its last run left
+        __asan_unpoison_memory_region(fiber.stack, stack_size);  // what its last run left
 #endif
-        make_context(fiber.context, fiber.stack.get(), fiber_main);
+        make_context(fiber.context, fiber.stack, fiber_main);
     }
     for (size_t done = 0; done < threads;) {
         bool progress = false;
@@ -235,6 +236,8 @@ template <class Kernel> void run_grid(dim3 grid, int threads, Kernel& kernel) {
     const bool reversed = order != nullptr && strcmp(order, "reversed") == 0;
     Block running;
     running.fibers = std::vector<Fiber>(threads);
+    while (stacks.size() < (size_t)threads) stacks.emplace_back(new char[stack_size]);
+    for (int thread = 0; thread < threads; ++thread) running.fibers[thread].stack = stacks[thread].get();
     running.exchanged.resize(2 * threads);
     running.turns.assign(threads, 0);
     running.run = [](void* what) { (*(Kernel*)what)(); };
