@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import fastmmd
+from fastmmd.ops.fourier import fourier_discrepancy
 
 FEATURES = fastmmd.FourierFeatures(3, 6, bandwidths=(1.0, 2.0), seed=3)
 PRIOR = fastmmd.priors.Gaussian(3, 1.5)
@@ -43,6 +44,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
         [(4, 3), *CLOUDS, *KERNEL_TENSORS, (7,), (5,)]),
     "fourier_mean": (lambda x, w: fastmmd.fourier_mean(x, FEATURES, weights=w), [(2, 7, 3), (2, 7)]),
     "fourier_function": (lambda x, c: fastmmd.fourier_function(x, c, FEATURES), [(7, 3), (12,)]),
+    "fourier_discrepancy": (
+        lambda x, y: fourier_discrepancy(x, y, torch.linspace(0.5, 2.0, 6), FEATURES), CLOUDS),
     "parzen": (lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.5, 1.0)), CLOUDS),
 }  # fmt: skip
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
@@ -181,6 +184,9 @@ def operator_cases(backend: str) -> dict[str, tuple]:
         "fourier_sum_backward": (points(2, 12), x, positive(2, 7), *description, [True, True]),
         "fourier_function": (*leaves(x, points(2, 12)), *description),
         "fourier_function_backward": (points(2, 7), x, points(2, 12), *description, [True, False]),
+        "fourier_discrepancy": (*leaves(p, q), positive(6), *description, True),
+        "fourier_discrepancy_backward": (points(), p, q, points(12), *description, [True, True]),
+        "fourier_ascent": (positive(6), p, q, *description, 0.3),
         "fourier_frequencies": (*description[:4], 3, F64, backend),
         "parzen_log_likelihood": (*leaves(p, q), [0.5, 1.0], backend),
         "parzen_update": (p, q, [0.5, 1.0], minimum, sums, backend),

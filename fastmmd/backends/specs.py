@@ -90,6 +90,43 @@ class Backend(Protocol):
         """W = G / bandwidth: [count, dim], on the device of features.key."""
         ...
 
+    def fourier_discrepancy(
+        self,
+        codes: Tensor,  # [M, D]
+        draws: Tensor,  # [N, D]
+        alpha: Tensor,  # [count]
+        features: FeatureSpec,
+        needs_slopes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """delta = sum_k alpha_k |zeta_k|^2, 0-d, and its slopes 2 alpha zeta [2 * count], empty where not needed.
+
+        zeta = mean phi(draws) - mean phi(codes); |zeta_k|^2 is over the cosine and the sine of a frequency.
+        """
+        ...
+
+    def fourier_discrepancy_backward(
+        self,
+        grad: Tensor,  # 0-d
+        codes: Tensor,
+        draws: Tensor,
+        slopes: Tensor,
+        features: FeatureSpec,
+        needs: Sequence[bool],  # codes, draws
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of grad * delta in codes and draws."""
+        ...
+
+    def fourier_ascent(
+        self,
+        alpha: Tensor,  # [count], float32 or float64 whatever the dtype of the others
+        codes: Tensor,
+        draws: Tensor,
+        features: FeatureSpec,
+        rate: float,
+    ) -> None:
+        """Moves alpha in place by `rate` of the way to |zeta_k|^2 over its mean over k."""
+        ...
+
     def parzen_update(
         self, points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor
     ) -> None:

@@ -20,7 +20,7 @@ from ..ops.arguments import (
     positive_floats,
 )
 from ..ops.closed_form import mmd2_to_prior
-from ..ops.fourier import FourierFeatures, fourier_mean
+from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..ops.mmd import check_estimator, mmd2
 from ..priors import Gaussian, Prior
 from .networks import MLP
@@ -188,7 +188,7 @@ class FourierAdversary(Regularizer):
         """[B, D] -> 0-d."""
         draws = _draws(prior, codes)
         if self.mode == "first_order":
-            return (self.alpha * self._zeta_squared(codes, draws)).sum()
+            return fourier_discrepancy(codes, draws, self.alpha, self.features)
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
         zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
@@ -199,9 +199,7 @@ class FourierAdversary(Regularizer):
         """One ascent step of the random function on detached codes [B, D]."""
         draws = _draws(prior, codes)
         if self.mode == "first_order":
-            zeta2 = self._zeta_squared(codes, draws)
-            target = zeta2 / zeta2.mean().clamp(min=torch.finfo(zeta2.dtype).tiny)
-            self.alpha.lerp_(target.to(self.alpha), self.learning_rate)
+            fourier_ascent(self.alpha, codes, draws, self.features, self.learning_rate)
         else:
             zeta = self._zeta(codes, draws, self.step)
             self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
@@ -213,13 +211,9 @@ class FourierAdversary(Regularizer):
     def kernel_spec(self) -> KernelSpec | None:
         return _spec(self.features.bandwidths)
 
-    def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor | None = None) -> Tensor:
-        features = self.features if block is None else self.features.block(block)
+    def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor) -> Tensor:
+        features = self.features.block(block)
         return fourier_mean(draws, features) - fourier_mean(codes, features)
-
-    def _zeta_squared(self, codes: Tensor, draws: Tensor) -> Tensor:
-        """zeta_k^2 summed over the cosine and sine of each frequency: [count]."""
-        return self._zeta(codes, draws).square().view(2, -1).sum(0)
 
 
 class Adversarial(Regularizer):

@@ -23,7 +23,7 @@ from .arguments import (
     sample_weights,
 )
 from .device_cache import DeviceCache
-from .registration import define, operators, reject_forward_mode
+from .registration import define, needs_grad, operators, reject_forward_mode
 
 INT64_MAX = 2**63 - 1
 
@@ -177,6 +177,59 @@ def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures)
     )[0]
 
 
+def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures) -> Tensor:
+    """What the first-order adversary sees of codes beside draws: sum_k alpha_k |zeta_k|^2, see `nn.FourierAdversary`.
+
+    CUDA: two launches, and one backward; a second one each for the gradients of few codes in many features, of
+    thousands of codes, or in more than 16 dimensions.
+
+    Args:
+        codes, draws: [M, D], [N, D] points, D = features.dim. alpha: [count]. features: the description.
+
+    Returns:
+        0-d tensor, differentiable once in codes and draws.
+    """
+    _check_clouds(codes, draws, alpha, features)
+    dtype = compute_dtype(codes)
+    needs = any(needs_grad(codes, draws))
+    return operators.fourier_discrepancy(  # type: ignore[no-any-return]
+        codes.to(dtype), draws.to(dtype), alpha.to(dtype), *_described(features, codes.device), needs
+    )[0]
+
+
+def fourier_ascent(
+    alpha: Tensor, codes: Tensor, draws: Tensor, features: FourierFeatures, learning_rate: float
+) -> None:
+    """The first-order adversary's step: alpha moves in place by `learning_rate` towards |zeta_k|^2 over its mean.
+
+    CUDA: two launches.
+
+    Args: those of `fourier_discrepancy`.
+    """
+    _check_clouds(codes, draws, alpha, features)
+    dtype = compute_dtype(codes)
+    fits = alpha.dtype in (torch.float32, torch.float64) and alpha.is_contiguous()
+    moved = alpha if fits else alpha.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    operators.fourier_ascent(
+        moved, codes.to(dtype), draws.to(dtype), *_described(features, codes.device), learning_rate
+    )
+    if moved is not alpha:
+        alpha.copy_(moved)
+
+
+def _described(features: FourierFeatures, device: torch.device) -> tuple[Any, ...]:
+    return features.key(device), features.count, features.bandwidths, features.weights, current()
+
+
+def _check_clouds(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures) -> None:
+    check_points(2, codes=codes, draws=draws)
+    _check_features(codes, features)
+    if alpha.shape != (features.count,):
+        raise ValueError(f"alpha: got shape {list(alpha.shape)}, expected [{features.count}], one for each frequency")
+    if alpha.device != codes.device:
+        raise ValueError(f"alpha: got device {alpha.device}, expected {codes.device} as codes")
+
+
 def _check_key(name: str, key: int | Tensor) -> None:
     if isinstance(key, Tensor):
         if key.ndim != 0 or key.dtype != torch.int64:
@@ -194,10 +247,14 @@ def _check_features(x: Tensor, features: FourierFeatures, rank: int | None = Non
 
 
 def _run(name: str, x: Tensor, other: Tensor, description: Sequence[Any], *flags: bool) -> Any:
+    return _run_on(name, (x, other), description, *flags)
+
+
+def _run_on(name: str, tensors: Sequence[Tensor], description: Sequence[Any], *rest: Any) -> Any:
     key, count, bandwidths, weights, backend = description
-    implementation = select(backend, "fourier", x.dtype, x.device.type)
+    implementation = select(backend, "fourier", tensors[-1].dtype, tensors[-1].device.type)
     spec = FeatureSpec(key.contiguous(), count, tuple(bandwidths), tuple(weights))
-    return getattr(implementation, name)(x.contiguous(), other.contiguous(), spec, *flags)
+    return getattr(implementation, name)(*(tensor.contiguous() for tensor in tensors), spec, *rest)
 
 
 def _fourier_sum(x: Tensor, weights: Tensor, *description: Any) -> Tensor:
@@ -225,6 +282,26 @@ def _fourier_function_backward(grad: Tensor, x: Tensor, coefficients: Tensor, *r
     return gradients[0], gradients[1]
 
 
+def _discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *description, needs_slopes = rest
+    return _run_on("fourier_discrepancy", (codes, draws, alpha), description, needs_slopes)  # type: ignore[no-any-return]
+
+
+def _discrepancy_backward(
+    grad: Tensor, codes: Tensor, draws: Tensor, slopes: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    *description, needs = rest
+    return _run_on(  # type: ignore[no-any-return]
+        "fourier_discrepancy_backward", (grad, codes, draws, slopes), description, needs
+    )
+
+
+def _ascent(alpha: Tensor, codes: Tensor, draws: Tensor, *rest: Any) -> None:
+    *description, rate = rest
+    torch.autograd.graph.increment_version(alpha)
+    _run_on("fourier_ascent", (alpha, codes, draws), description, rate)
+
+
 def _frequencies(
     key: Tensor,
     count: int,
@@ -250,6 +327,23 @@ def _gradient(name: str) -> Any:
         return (*(g if need else None for g, need in zip(found, needs, strict=True)), None)  # None: the key
 
     return backward
+
+
+def _setup_discrepancy(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    codes, draws, _, key, *description, _ = inputs
+    ctx.save_for_backward(codes, draws, output[1], key)
+    ctx.description = description
+
+
+def _discrepancy_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    codes, draws, slopes, key = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:2])
+    if ctx.needs_input_grad[2]:
+        raise RuntimeError("alpha: fourier_discrepancy is differentiable in codes and draws only")
+    if slopes.numel() == 0:
+        raise RuntimeError("the forward pass did not compute what the gradient in an input needs")
+    found = operators.fourier_discrepancy_backward(grad, codes, draws, slopes, key, *ctx.description, needs)
+    return (*(g if need else None for g, need in zip(found, needs, strict=True)), None, None)  # None: alpha, the key
 
 
 def _fake_gradients(grad: Tensor, x: Tensor, other: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -282,6 +376,25 @@ for _name, _implementation, _other in (
         _implementation,
         _fake_gradients,
     )
+define(
+    f"fourier_discrepancy(Tensor codes, Tensor draws, Tensor alpha, {FEATURES_SCHEMA}, str backend, bool needs_slopes) "
+    "-> (Tensor, Tensor)",
+    _discrepancy,
+    lambda codes, draws, alpha, key, count, *rest: (codes.new_empty(()), codes.new_empty(2 * count if rest[-1] else 0)),
+    _setup_discrepancy,
+    _discrepancy_gradients,
+)
+define(
+    "fourier_discrepancy_backward(Tensor grad, Tensor codes, Tensor draws, Tensor slopes, "
+    f"{FEATURES_SCHEMA}, str backend, bool[] needs) -> (Tensor, Tensor)",
+    _discrepancy_backward,
+    lambda grad, codes, draws, slopes, *rest: _fake_gradients(grad, codes, draws, *rest),
+)
+define(
+    f"fourier_ascent(Tensor(a!) alpha, Tensor codes, Tensor draws, {FEATURES_SCHEMA}, str backend, float rate) -> ()",
+    _ascent,
+    lambda *_: None,
+)
 define(
     f"fourier_frequencies({FEATURES_SCHEMA}, int dim, ScalarType dtype, str backend) -> Tensor",
     _frequencies,

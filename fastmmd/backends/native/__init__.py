@@ -10,13 +10,23 @@ a DataLoader).
 
 from __future__ import annotations
 
-from .fourier import fourier_frequencies, fourier_function, fourier_sum
+from .fourier import (
+    fourier_ascent,
+    fourier_discrepancy,
+    fourier_discrepancy_backward,
+    fourier_frequencies,
+    fourier_function,
+    fourier_sum,
+)
 from .library import capability, unavailable, unsupported
 from .mmd import mmd2, witness, witness_backward
 from .parzen import parzen_backward, parzen_update
 
 __all__ = [
     "capability",
+    "fourier_ascent",
+    "fourier_discrepancy",
+    "fourier_discrepancy_backward",
     "fourier_frequencies",
     "fourier_function",
     "fourier_sum",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .. import discrepancy
 from ..specs import FeatureSpec
 from .library import address, is_double, load, threads
 
@@ -44,6 +46,11 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
     out = torch.empty((features.count, dim), dtype=dtype)
     load().fourier_frequencies(is_double(out), threads(), dim, *_features(features), out.data_ptr())
     return out
+
+
+fourier_discrepancy = partial(discrepancy.fourier_discrepancy, fourier_sum)
+fourier_discrepancy_backward = partial(discrepancy.fourier_discrepancy_backward, fourier_function)
+fourier_ascent = partial(discrepancy.fourier_ascent, fourier_sum)
 
 
 def _features(features: FeatureSpec) -> tuple[int, int, Sequence[float], Sequence[float]]:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import torch
 
-from .fourier import fourier_frequencies, fourier_function, fourier_sum
+from .fourier import (
+    fourier_ascent,
+    fourier_discrepancy,
+    fourier_discrepancy_backward,
+    fourier_frequencies,
+    fourier_function,
+    fourier_sum,
+)
 from .mmd import mmd2, witness, witness_backward
 from .parzen import parzen_backward, parzen_update
 
 __all__ = [
+    "fourier_ascent",
+    "fourier_discrepancy",
+    "fourier_discrepancy_backward",
     "fourier_frequencies",
     "fourier_function",
     "fourier_sum",

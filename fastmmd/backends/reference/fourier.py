@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .. import discrepancy
 from ..specs import FeatureSpec
 from .tiles import TILE_ELEMENTS, row_tiles
 
@@ -51,6 +53,11 @@ def fourier_function(
 def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> Tensor:
     """W = G / bandwidth: [count, dim]."""
     return _frequencies(features, dim).to(dtype)
+
+
+fourier_discrepancy = partial(discrepancy.fourier_discrepancy, fourier_sum)
+fourier_discrepancy_backward = partial(discrepancy.fourier_discrepancy_backward, fourier_function)
+fourier_ascent = partial(discrepancy.fourier_ascent, fourier_sum)
 
 
 def _scaled(features: FeatureSpec, dim: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 __all__ = [
+    "fourier_ascent",
+    "fourier_discrepancy",
+    "fourier_discrepancy_backward",
     "fourier_frequencies",
     "fourier_function",
     "fourier_sum",

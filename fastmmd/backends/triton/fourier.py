@@ -13,13 +13,14 @@ memory. See `frequencies`.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import discrepancy
 from ..specs import FeatureSpec
 from . import interpreted
 from .frequencies import frequencies, half_turns, handed_out, normals, plus_items, product
@@ -310,6 +311,11 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
         **FUSED,
     )
     return out
+
+
+fourier_discrepancy = partial(discrepancy.fourier_discrepancy, fourier_sum)
+fourier_discrepancy_backward = partial(discrepancy.fourier_discrepancy_backward, fourier_function)
+fourier_ascent = partial(discrepancy.fourier_ascent, fourier_sum)
 
 
 def _part(features: FeatureSpec) -> int:

@@ -5,12 +5,22 @@ Kernels run on torch's current stream in memory of torch's allocator; nothing wa
 
 from __future__ import annotations
 
-from .fourier import fourier_frequencies, fourier_function, fourier_sum
+from .fourier import (
+    fourier_ascent,
+    fourier_discrepancy,
+    fourier_discrepancy_backward,
+    fourier_frequencies,
+    fourier_function,
+    fourier_sum,
+)
 from .library import unavailable, unsupported
 from .mmd import mmd2, witness, witness_backward
 from .parzen import parzen_backward, parzen_update
 
 __all__ = [
+    "fourier_ascent",
+    "fourier_discrepancy",
+    "fourier_discrepancy_backward",
     "fourier_frequencies",
     "fourier_function",
     "fourier_sum",

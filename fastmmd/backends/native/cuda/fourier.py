@@ -33,6 +33,34 @@ def fourier_function(
     return value, grad
 
 
+def fourier_discrepancy(
+    codes: Tensor, draws: Tensor, alpha: Tensor, features: FeatureSpec, needs_slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """delta, 0-d, and its slopes 2 alpha zeta [2 * count]: two launches."""
+    delta = codes.new_empty(())
+    slopes = codes.new_empty(2 * features.count if needs_slopes else 0)
+    _discrepancy(alpha, codes, draws, features, 0.0, delta, slopes)
+    return delta, slopes
+
+
+def fourier_discrepancy_backward(
+    grad: Tensor, codes: Tensor, draws: Tensor, slopes: Tensor, features: FeatureSpec, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of grad * delta in codes and draws: a launch or two each."""
+    found = []
+    for points, sign, need in ((codes, -1, needs[0]), (draws, 1, needs[1])):
+        gradient = points.new_empty(points.shape if need else (0,))
+        if need:
+            _function(points[None], slopes, features, sign / len(points), grad, None, gradient)
+        found.append(gradient)
+    return found[0], found[1]
+
+
+def fourier_ascent(alpha: Tensor, codes: Tensor, draws: Tensor, features: FeatureSpec, rate: float) -> None:
+    """Moves alpha in place by `rate` towards zeta^2 over its mean: two launches."""
+    _discrepancy(alpha, codes, draws, features, rate, None, None)
+
+
 def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> Tensor:
     """W = G / bandwidth: [count, dim]."""
     out = torch.empty((features.count, dim), dtype=dtype, device=features.key.device)
@@ -55,6 +83,22 @@ def _function(
         address(value), address(gradient),
     )  # fmt: skip
     _run(task, x)
+
+
+def _discrepancy(
+    alpha: Tensor,
+    codes: Tensor,
+    draws: Tensor,
+    features: FeatureSpec,
+    rate: float,
+    delta: Tensor | None,
+    slopes: Tensor | None,
+) -> None:
+    task = load().FourierDiscrepancy(
+        is_double(codes), is_double(alpha), len(draws), *codes.shape, draws.data_ptr(), codes.data_ptr(),
+        alpha.data_ptr(), rate, *_features(features), address(delta), address(slopes),
+    )  # fmt: skip
+    _run(task, codes)
 
 
 def _run(task: Any, like: Tensor) -> None:
