@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmmd
 from fastmmd.backends.triton.tiles import FUSED, TUNED_PAIRS, tuned
+from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
@@ -29,9 +30,12 @@ def mmd2(dim: int) -> list[Tensor]:
 
 
 def fourier(dim: int) -> list[Tensor]:
-    x = leaf(points(150, dim, seed=1))
-    mean = fastmmd.fourier_mean(x, fastmmd.FourierFeatures(dim, 130))
-    return [mean.detach(), torch.autograd.grad(mean[::3].sum(), x)[0]]
+    x, features, alpha = leaf(points(150, dim, seed=1)), fastmmd.FourierFeatures(dim, 130), torch.ones(130)
+    mean = fastmmd.fourier_mean(x, features)
+    delta = fourier_discrepancy(x, points(150, dim, seed=2), alpha, features)
+    gradients = [torch.autograd.grad(value, x)[0] for value in (mean[::3].sum(), delta)]
+    fourier_ascent(alpha, x.detach(), points(150, dim, seed=3), features, 0.1)
+    return [mean.detach(), delta.detach(), *gradients, alpha]
 
 
 def parzen(dim: int) -> list[Tensor]:
