@@ -25,36 +25,37 @@ from typing import Any
 
 from machine_code import CLOCK, MULTIPROCESSORS, PIPES, SHOWN, STEP, Branch, Code, Loop, amount, disassemble, scan
 
+EXP2 = r"MUFU\.EX2"
 TYPES = {"f": "float", "d": "double", "i": "int", "b": "bool"}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A kernel's loop over pairs: one without loops in it."""
+    """A kernel's loop over pairs: of those without loops in them the one with the fewest multiply-adds."""
 
     pairs: Callable[..., int]  # of a thread at a time, by template arguments
     fused: Callable[..., int]  # multiply-adds of a pair; tells how often the compiler has unrolled the loop
-    has: str  # an instruction in it
+    has: tuple[str, ...]  # instructions in it
     rare: str = "$"  # what is in the parts that are mostly passed over, and have no exponential
 
 
 TURNS = {
-    # distance, series of two times ten terms, a power of 2, sums of values and slopes
+    # distance, series of two times ten terms, a power of 2, sums of values and slopes; without moving on these every 16
     "small_kernel": Turn(
         lambda dim, gradient: {8: (4, 2), 16: (2, 1)}[8 if dim <= 8 else 16][gradient],
         lambda dim, gradient: 2 * dim + 23 if gradient else dim + 12,
-        "LDS",
+        ("LDS", EXP2),
     ),
     # projection, sine and cosine of four and five terms, sums of both; the first product is none
-    "few_sum_kernel": Turn(lambda dtype, dim, held: held, lambda dtype, dim, held: dim + 10, "LDS"),
+    "few_sum_kernel": Turn(lambda dtype, dim, held: held, lambda dtype, dim, held: dim + 10, ("LDS", "FFMA")),
     # projection, cosine or its derivative, sums
     "few_function_kernel": Turn(
         lambda dtype, dim, held, gradient: held,
         lambda dtype, dim, held, gradient: 2 * dim + 4 if gradient else dim + 6,
-        "LDS",
+        ("LDS", "FFMA"),
     ),
     # of a sigma; every fourth pair has a polynomial; further sigmas as powers of this one are rare
-    "update_kernel": Turn(lambda dtype, source: 32, lambda dtype, source: 2, r"MUFU\.EX2", "FMUL"),
+    "update_kernel": Turn(lambda dtype, source: 32, lambda dtype, source: 2, (EXP2,), "FMUL"),
 }
 
 
@@ -159,8 +160,6 @@ def read_module(path: Path, architecture: str) -> list[Code]:
 
 
 def _find_loop(code: Code, turn: Turn, arguments: Sequence[Any], branches: Sequence[Branch]) -> None:
-    """Of the loops without a loop in them that have the instruction, the one with the most multiply-adds."""
-
     def number(part: Loop, pattern: str) -> int:
         return sum(bool(re.match(pattern, name)) for at, name in code.instructions if part.first <= at <= part.last)
 
@@ -168,11 +167,12 @@ def _find_loop(code: Code, turn: Turn, arguments: Sequence[Any], branches: Seque
     inner = [
         loop
         for loop in loops
-        if number(loop, turn.has)
+        if all(number(loop, pattern) for pattern in turn.has)
         and not any(other != loop and loop.first <= other.first and other.last <= loop.last for other in loops)
     ]
-    assert inner, f"{code.kernel}: no loop with {turn.has}"
-    code.loops = [max(inner, key=lambda loop: number(loop, "FFMA"))]
+    if not inner:  # few pairs at a time may have none
+        return
+    code.loops = [min(inner, key=lambda loop: number(loop, "FFMA"))]
     hot, pairs, fused = code.loops[0], turn.pairs(*arguments), turn.fused(*arguments)
     multiply_adds = number(hot, "FFMA") + number(hot, "FFMA2")
     pairs *= 2 ** max(0, round(math.log2(max(1, multiply_adds) / (pairs * fused))))
@@ -180,9 +180,7 @@ def _find_loop(code: Code, turn: Turn, arguments: Sequence[Any], branches: Seque
     parts = [
         Loop(at + STEP, goal - STEP) for at, goal, conditional in branches if conditional and hot.first < at < goal
     ]
-    code.rare = [
-        part for part in parts if part.last <= hot.last and number(part, turn.rare) and not number(part, "MUFU.EX2")
-    ]
+    code.rare = [part for part in parts if part.last <= hot.last and number(part, turn.rare) and not number(part, EXP2)]
 
 
 def seconds(case: Case, codes: dict[str, Code]) -> dict[str, float]:
