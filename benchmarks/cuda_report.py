@@ -47,12 +47,12 @@ TURNS = {
         ("LDS", EXP2),
     ),
     # projection, sine and cosine of four and five terms, sums of both; the first product is none
-    "few_sum_kernel": Turn(lambda dtype, dim, held: held, lambda dtype, dim, held: dim + 10, ("LDS", "FFMA")),
+    "few_sum_kernel": Turn(lambda dtype, dim, held: held, lambda dtype, dim, held: dim + 10, ("LDS", "FMUL")),
     # projection, cosine or its derivative, sums
     "few_function_kernel": Turn(
         lambda dtype, dim, held, gradient: held,
         lambda dtype, dim, held, gradient: 2 * dim + 4 if gradient else dim + 6,
-        ("LDS", "FFMA"),
+        ("LDS", "FMUL"),
     ),
     # of a sigma; every fourth pair has a polynomial; further sigmas as powers of this one are rare
     "update_kernel": Turn(lambda dtype, source: 32, lambda dtype, source: 2, (EXP2,), "FMUL"),

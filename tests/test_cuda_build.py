@@ -21,6 +21,7 @@ from fastmmd import backends
 from fastmmd.backends.native import cuda as native_cuda
 from fastmmd.backends.native.cuda import library
 
+pytestmark = pytest.mark.timeout(900)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -72,7 +73,6 @@ def module_path() -> Path:
 
 
 @needs_nvcc
-@pytest.mark.timeout(900)
 def test_compiles_and_links(capsys: pytest.CaptureFixture[str]) -> None:
     """For every architecture under test, and our sources give no warning."""
     found = built()
