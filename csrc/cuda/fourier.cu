@@ -7,6 +7,7 @@ namespace {
 
 constexpr int few_dims = 16;         // all coordinates in registers
 constexpr int filling_blocks = 132;  // of which all multiprocessors of an H200 have one
+constexpr int worth_holding = 64;  // blocks whose threads hold several results: fewer instructions for a pair
 constexpr int merge_threads = 256, discrepancy_threads = 512;
 
 // --- small kernels ---
@@ -140,7 +141,7 @@ Plan sum_plan(int64_t batch, int64_t first, int64_t second, int dim, int64_t cou
     plan.tile = dim <= few_dims ? tile_rows<T> : many_rows<T>;
     const int64_t tiles = ceil_divide(first, plan.tile) + ceil_divide(second, plan.tile);
     const int64_t most = tiles < most_splits ? tiles : most_splits;
-    plan.held = dim <= few_dims && sizeof(T) == 4 && batch * ceil_divide(count, 128) * most >= filling_blocks;
+    plan.held = dim <= few_dims && sizeof(T) == 4 && batch * ceil_divide(count, 128) * most >= worth_holding;
     plan.blocks = ceil_divide(count, plan.held ? 128 : 32);
     // A launch to merge takes as long as some eight tiles of one block.
     const bool worthwhile = merged || plan.held || dim > few_dims;
@@ -156,13 +157,15 @@ constexpr int held_rows(int dim, bool gradient) { return gradient && dim > 6 ? 2
 template <class T> Plan function_plan(int64_t batch, int64_t n, int dim, int64_t count, bool gradient) {
     Plan plan;
     const bool few = dim <= few_dims;
-    plan.tile = few ? tile_features : many_features;
-    const int64_t tiles = ceil_divide(count, plan.tile), most = tiles < most_splits ? tiles : most_splits;
-    const int64_t held = few_threads<T, 4> * held_rows(dim, gradient);
-    plan.held = few && sizeof(T) == 4 && batch * ceil_divide(n, held) * most >= filling_blocks;
+    const int64_t held = few_threads<T, 4> * held_rows(dim, gradient),
+                  parts = ceil_divide(count, tile_features<4>);
+    const int64_t most = parts < most_splits ? parts : most_splits;
+    plan.held = few && sizeof(T) == 4 && batch * ceil_divide(n, held) * most >= worth_holding;
+    plan.tile = !few ? many_features : plan.held ? tile_features<4> : tile_features<1>;
     plan.blocks = ceil_divide(n, plan.held ? held : few ? warp_size : many_rows<T>);
     const int64_t least = plan.held ? 1 : few ? 8 : 4, wanted = plan.held ? 4 : few ? 1 : 2;
-    plan.splits = parts_of(batch * plan.blocks, tiles, least, wanted * filling_blocks);
+    plan.splits =
+        parts_of(batch * plan.blocks, ceil_divide(count, plan.tile), least, wanted * filling_blocks);
     plan.merged = plan.splits.parts > 1 || (gradient && !few);
     return plan;
 }

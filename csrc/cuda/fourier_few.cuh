@@ -19,7 +19,11 @@ template <class T> struct Cloud {
 };
 
 template <class T> constexpr int tile_rows = sizeof(T) == 4 ? 256 : 128;
-constexpr int tile_features = 128;
+// Features of a tile of a function: few where many blocks share them out, for the warps of one block more.
+template <int Held> constexpr int tile_features = Held > 1 ? 64 : 128;
+
+// Whether kernels of Dim are for that many dimensions alone, and not for fewer too: fourier.cu's by_dim.
+template <class T, int Dim> constexpr bool exact = sizeof(T) == 4 && Dim <= 6;
 
 // Threads of a block, by what one of them holds: many, or one, where the warps share out the other side.
 template <class T, int Held> constexpr int few_threads = Held > 1 ? 128 : 1024 / (int)sizeof(T) * 2;
@@ -55,6 +59,7 @@ __global__ void __launch_bounds__(few_threads<T, Held>, 1)
     SHARED(T, w, Dim * width);
     SHARED(Row, tile, rows);
     SHARED(double, sums, groups * 2 * width);
+    if (exact<T, Dim>) dim = Dim;
     const int lane = threadIdx.x % warp_size, group = threadIdx.x / warp_size;
     const int first = (int)(blockIdx.x % blocks) * width;
     const int64_t b = blockIdx.x / blocks;
@@ -79,8 +84,10 @@ __global__ void __launch_bounds__(few_threads<T, Held>, 1)
         const T* masses = in_first ? first_cloud.masses : second_cloud.masses;
         const T mass = in_first ? first_cloud.mass : second_cloud.mass;
         const int here = count - start < rows ? (int)(count - start) : rows;
-        barrier();  // what was read of the tile before
-        for (int r = threadIdx.x; r < rows; r += threads) {
+        barrier();                                          // what was read of the tile before
+        for (int from = 0; from < rows; from += threads) {  // as often for every thread
+            const int r = from + (int)threadIdx.x;
+            if (threads > rows && r >= rows) break;
             const int64_t i = b * count + start + r;
             Row row = {};
             if (r < here) {
@@ -144,13 +151,13 @@ __global__ void __launch_bounds__(few_threads<T, Held>, 1)
 template <class T, int Dim> using PackedWave = Pack<T, Dim + 2>;
 
 // The waves of a tile; those beyond the last feature have no amplitude.
-template <class T, int Dim>
+template <class T, int Dim, int Width>
 DEVICE void make_waves(const FeatureList& features, int first, const T* coefficients, bool gradient,
-                       PackedWave<T, Dim>* waves) {  // [tile_features]
+                       PackedWave<T, Dim>* waves) {  // [Width]
     constexpr int blocks = (Dim + 3) / 4;
-    for (int item = threadIdx.x; item < tile_features * blocks; item += blockDim.x) {
-        const int k = first + item % tile_features, block = item / tile_features, part = features.part_of(k);
-        T* const values = waves[item % tile_features].values;
+    for (int item = threadIdx.x; item < Width * blocks; item += blockDim.x) {
+        const int k = first + item % Width, block = item / Width, part = features.part_of(k);
+        T* const values = waves[item % Width].values;
         const T inverse = (T)features.inverse.values[part];
         T normals[4];
         make_normals<T>(features.key, k, block, normals);
@@ -189,9 +196,11 @@ __global__ void __launch_bounds__(few_threads<T, Held>, 1)
                         T* out) {         // [batch, n, dim or 1]; null where there is more than one split
     constexpr int threads = few_threads<T, Held>, groups = Held > 1 ? 1 : threads / warp_size;
     constexpr int lanes = threads / groups, results = Gradient ? Dim : 1;
+    constexpr int width = tile_features<Held>;
     typedef PackedWave<T, Dim> Packed;
-    SHARED(Packed, waves, tile_features);
+    SHARED(Packed, waves, width);
     SHARED(double, sums, groups > 1 ? threads : 1);
+    if (exact<T, Dim>) dim = Dim;
     const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
     const int64_t b = blockIdx.x / blocks, first = blockIdx.x % blocks * lanes * Held;
     const T* const own_coefficients = coefficients + b * 2 * features.count;
@@ -211,15 +220,15 @@ __global__ void __launch_bounds__(few_threads<T, Held>, 1)
         for (int d = 0; d < results; ++d) totals[h][d].add(sick);
     }
 
-    const int tiles = (features.count + tile_features - 1) / tile_features;
+    const int tiles = (features.count + width - 1) / width;
     const int last_tile = (int)(blockIdx.y + 1) * per_split < tiles ? (blockIdx.y + 1) * per_split : tiles;
     for (int tile = blockIdx.y * per_split; tile < last_tile; ++tile) {
         barrier();  // what was read of the waves before
-        make_waves<T, Dim>(features, tile * tile_features, own_coefficients, Gradient, waves);
+        make_waves<T, Dim, width>(features, tile * width, own_coefficients, Gradient, waves);
         barrier();
         T tile_sums[Held][results] = {};
 #pragma unroll 2
-        for (int k = group; k < tile_features; k += groups) {
+        for (int k = group; k < width; k += groups) {
             const Packed wave = waves[k];
             const T* const w = wave.values;
 #pragma unroll

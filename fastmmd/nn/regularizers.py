@@ -136,6 +136,8 @@ class FourierAdversary(Regularizer):
       discrepancy would depend on where the origin lies. The encoder descends delta = sum_k alpha_k zeta_k^2. The
       adversary ascends delta under the constraint that alpha has mean 1: alpha moves by `learning_rate` towards
       zeta_k^2 / mean zeta^2, so it weighs the frequencies where codes and prior differ most, and stays bounded.
+      On CUDA `update` launches two kernels, `forward` two and its backward pass one or two, beside the prior's draws
+      and the counter of steps.
     - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
       learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
       f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features made again from the seed. The

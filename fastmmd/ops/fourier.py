@@ -180,8 +180,8 @@ def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures)
 def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures) -> Tensor:
     """What the first-order adversary sees of codes beside draws: sum_k alpha_k |zeta_k|^2, see `nn.FourierAdversary`.
 
-    CUDA: two launches, and one backward; a second one each for the gradients of few codes in many features, of
-    thousands of codes, or in more than 16 dimensions.
+    CUDA: two launches, and one backward, or two where features are shared out between blocks: for thousands of codes,
+    thousands of features, or more than 16 dimensions.
 
     Args:
         codes, draws: [M, D], [N, D] points, D = features.dim. alpha: [count]. features: the description.
