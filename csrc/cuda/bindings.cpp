@@ -74,12 +74,18 @@ Mmd make_mmd(py::bool_ is_double, int64_t batch, int dim, const Sample& x, const
     check(bandwidth_values || (int)bandwidths.size() == count, "bandwidths: not as many as count says");
     check(weight_values || (int)weights.size() == count, "weights: not as many as count says");
     check(std::get<0>(x) > 0, "samples: expected at least one point");
-    return {is_double,         batch,
-            dim,               {sample_of(x), sample_of(y)},
-            {name_of(kernel), alpha, count, list_of(bandwidths), list_of(weights), at(bandwidth_values), at(weight_values)},
-            normalised,        unbiased,
-            products,          at<double>(value),
-            at(grad_bandwidths), at(grad_kernel_weights)};
+    return {is_double,
+            batch,
+            dim,
+            {sample_of(x), sample_of(y)},
+            {name_of(kernel), alpha, count, list_of(bandwidths), list_of(weights), at(bandwidth_values),
+             at(weight_values)},
+            normalised,
+            unbiased,
+            products,
+            at<double>(value),
+            at(grad_bandwidths),
+            at(grad_kernel_weights)};
 }
 
 // rows, columns, half, and where in the workspace the slopes are (-1: none)
@@ -99,8 +105,17 @@ void run_tile(const Mmd& call, int term, int64_t member, int64_t row, int64_t co
               int64_t columns, int64_t stride, Address products, Address row_norms, Address column_norms,
               Address slope_sums, Address workspace, Address stream) {
     check(columns <= stride, "stride: expected at least as many as columns");
-    const MmdTile tile = {term,   member,       row,           column,           rows,                  columns,
-                          stride, at(products), at(row_norms), at(column_norms), at<double>(slope_sums)};
+    const MmdTile tile = {term,
+                          member,
+                          row,
+                          column,
+                          rows,
+                          columns,
+                          stride,
+                          at(products),
+                          at(row_norms),
+                          at(column_norms),
+                          at<double>(slope_sums)};
     check(mmd_tile(call, tile, at(workspace), at(stream)));
 }
 
@@ -124,7 +139,8 @@ void bind_mmd(py::module_& module) {
 
 Features features_of(Address key, int64_t count, const Numbers& bandwidths, const Numbers& weights) {
     check(count > 0 && count < (1 << 30), "count: expected 1 to 2^30 - 1");
-    check(!bandwidths.empty() && bandwidths.size() == weights.size(), "weights: expected one for each bandwidth");
+    check(!bandwidths.empty() && bandwidths.size() == weights.size(),
+          "weights: expected one for each bandwidth");
     check(count % bandwidths.size() == 0, "count: expected a multiple of the number of bandwidths");
     return {at<int64_t>(key), (int)count, list_of(bandwidths), list_of(weights)};
 }
@@ -133,10 +149,8 @@ FourierSum make_fourier_sum(py::bool_ is_double, int64_t batch, int64_t n, int d
                             Address sample_weights, Address key, int64_t count, const Numbers& bandwidths,
                             const Numbers& weights, Address out) {
     check(dim > 0, "dim: expected at least 1");
-    return {is_double, batch,
-            n,         dim,
-            at(x),     at(sample_weights),
-            features_of(key, count, bandwidths, weights), at(out)};
+    return {is_double, batch, n, dim, at(x), at(sample_weights), features_of(key, count, bandwidths, weights),
+            at(out)};
 }
 
 FourierFunction make_fourier_function(py::bool_ is_double, int64_t batch, int64_t n, int dim, Address x,
@@ -144,23 +158,34 @@ FourierFunction make_fourier_function(py::bool_ is_double, int64_t batch, int64_
                                       const Numbers& bandwidths, const Numbers& weights, double times,
                                       Address factor, Address value, Address gradient) {
     check(dim > 0, "dim: expected at least 1");
-    return {is_double, batch, n, dim, at(x), at(coefficients), features_of(key, count, bandwidths, weights),
-            times, at(factor), at(value), at(gradient)};
+    return {is_double,
+            batch,
+            n,
+            dim,
+            at(x),
+            at(coefficients),
+            features_of(key, count, bandwidths, weights),
+            times,
+            at(factor),
+            at(value),
+            at(gradient)};
 }
 
 // A step of alpha where delta is 0.
-FourierDiscrepancy make_fourier_discrepancy(py::bool_ is_double, py::bool_ alpha_is_double, int64_t draws_count,
-                                            int64_t codes_count, int dim, Address draws, Address codes,
-                                            Address alpha, double rate, Address key, int64_t count,
-                                            const Numbers& bandwidths, const Numbers& weights, Address delta,
-                                            Address coefficients) {
+FourierDiscrepancy make_fourier_discrepancy(py::bool_ is_double, py::bool_ alpha_is_double,
+                                            int64_t draws_count, int64_t codes_count, int dim, Address draws,
+                                            Address codes, Address alpha, double rate, Address key,
+                                            int64_t count, const Numbers& bandwidths, const Numbers& weights,
+                                            Address delta, Address coefficients) {
     check(dim > 0 && draws_count > 0 && codes_count > 0, "dim, draws, codes: expected at least 1");
-    return {is_double, alpha_is_double, draws_count, codes_count, dim, at(draws), at(codes), at(alpha), rate,
-            features_of(key, count, bandwidths, weights), at(delta), at(coefficients)};
+    return {
+        is_double, alpha_is_double, draws_count, codes_count, dim,
+        at(draws), at(codes),       at(alpha),   rate,        features_of(key, count, bandwidths, weights),
+        at(delta), at(coefficients)};
 }
 
-void run_fourier_frequencies(py::bool_ is_double, int dim, Address key, int64_t count, const Numbers& bandwidths,
-                             const Numbers& weights, Address out, Address stream) {
+void run_fourier_frequencies(py::bool_ is_double, int dim, Address key, int64_t count,
+                             const Numbers& bandwidths, const Numbers& weights, Address out, Address stream) {
     check(dim > 0, "dim: expected at least 1");
     const FourierFrequencies task = {is_double, dim, features_of(key, count, bandwidths, weights), at(out)};
     check(fourier_frequencies(task, at(stream)));

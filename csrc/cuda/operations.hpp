@@ -95,7 +95,8 @@ struct MmdTerm {
     int rows, columns;  // 0 or 1
     bool half;       // rows are columns, and only the sum of all values matters: pairs i <= j, others twice
     double* values;  // [parts, batch, n], set by mmd_pairs, added to by mmd_tile in a workspace of zeros
-    double* slopes;  // [parts, batch, n, dim]: gradient's sums, left to the caller of mmd_tile; null: not needed
+    double*
+        slopes;  // [parts, batch, n, dim]: gradient's sums, left to the caller of mmd_tile; null: not needed
     int parts;
 };
 struct MmdTerms {
@@ -107,7 +108,7 @@ MmdTerms mmd_terms(const Mmd&, void* workspace);
 // One tile of products of one term.
 struct MmdTile {
     int term;
-    int64_t member;          // of the batch
+    int64_t member;         // of the batch
     int64_t row, column;    // the first of each
     int64_t rows, columns;  // points of the tile
     int64_t stride;         // from one row of products to the next
