@@ -337,8 +337,8 @@ template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, 
         FASTMMD_CASE(7)
         FASTMMD_CASE(8)
         FASTMMD_CASE(9)
-        FASTMMD_CASE(10) FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14) FASTMMD_CASE(15)
-            FASTMMD_CASE(16)
+        FASTMMD_CASE(10)
+        FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
 #undef FASTMMD_CASE
     }
     return {};
