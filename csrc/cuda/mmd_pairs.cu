@@ -319,28 +319,11 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
 
 // --- launches ---
 
-template <int D, bool GRADIENT>
+template <bool GRADIENT, int D = 1>
 Status small(const Memory& memory, const Terms& terms, dim3 grid, void* stream) {
-    return launch("small_kernel", small_kernel<D, GRADIENT>, grid, small_threads, stream, memory, terms);
-}
-
-template <bool GRADIENT> Status small(const Memory& memory, const Terms& terms, dim3 grid, void* stream) {
-    switch (memory.dim) {
-#define FASTMMD_CASE(dim) \
-    case dim: return small<dim, GRADIENT>(memory, terms, grid, stream);
-        FASTMMD_CASE(1)
-        FASTMMD_CASE(2)
-        FASTMMD_CASE(3)
-        FASTMMD_CASE(4)
-        FASTMMD_CASE(5)
-        FASTMMD_CASE(6)
-        FASTMMD_CASE(7)
-        FASTMMD_CASE(8)
-        FASTMMD_CASE(9)
-        FASTMMD_CASE(10)
-        FASTMMD_CASE(11) FASTMMD_CASE(12) FASTMMD_CASE(13) FASTMMD_CASE(14) FASTMMD_CASE(15) FASTMMD_CASE(16)
-#undef FASTMMD_CASE
-    }
+    if (memory.dim == D)
+        return launch("small_kernel", small_kernel<D, GRADIENT>, grid, small_threads, stream, memory, terms);
+    if constexpr (D < small_dims) return small<GRADIENT, D + 1>(memory, terms, grid, stream);
     return {};
 }
 
