@@ -8,19 +8,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import F64, leaf, points, positive
+from helpers import F32, F64, leaf, points, positive
 from test_mmd import check
 from test_triton import CALLS, NothingRead
 from torch import Tensor
 
 import fastmmd
+from fastmmd.backends.native.cuda import mmd
 
 pytestmark = pytest.mark.skipif("FASTMMD_CUDA_ON_HOST" not in os.environ, reason="make cuda-on-host builds the kernels")
 
 
 @pytest.fixture(autouse=True)
-def _on_cuda(backend: str) -> None:
-    """Every test runs on the backend of the command line."""
+def _on_cuda(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on the backend of the command line, and takes products for few points too."""
+    monkeypatch.setattr(mmd, "DIRECT_WORK", 0)
 
 
 def all_gradients(dim: int) -> list[Tensor]:
@@ -61,6 +63,22 @@ def test_every_specialised_dimension(dim: int, needs: tuple[bool, bool]) -> None
     value = fastmmd.mmd2(x.clone().requires_grad_(needs[0]), y, bandwidths)
     exact = fastmmd.mmd2(x.to(F64), y.to(F64), bandwidths)
     torch.testing.assert_close(value.to(F64), exact, rtol=1e-6, atol=2e-7 * 4 / 131)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", ["gaussian", "imq", "rational_quadratic"])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_products(kernel: str, estimator: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several tiles with an odd rest, with every gradient."""
+    monkeypatch.setattr(mmd, "TILE", 48)
+    x, y = points(150, 60, seed=1, dtype=dtype), points(70, 60, seed=2, dtype=dtype, shift=0.1)
+    scales, weights = torch.tensor([4.0, 8.0, 20.0], dtype=dtype), torch.tensor([1.0, 0.5, 2.0], dtype=dtype)
+    x_weights, y_weights = positive(150, seed=3, dtype=dtype), positive(70, seed=4, dtype=dtype)
+    check(x, y, scales, kernel, estimator, weights, x_weights, y_weights)
+    check(x.view(2, 75, 60), y.view(2, 35, 60), [4.0, 8.0, 20.0], kernel, estimator)
+    value = fastmmd.mmd2(x, y, [4.0, 8.0, 20.0], kernel=kernel, estimator=estimator)  # half of the tiles
+    exact = fastmmd.mmd2(x.to(F64), y.to(F64), [4.0, 8.0, 20.0], kernel=kernel, estimator=estimator)
+    torch.testing.assert_close(value.to(F64), exact, rtol=1e-6, atol=2e-7 * 3 / 70)
 
 
 def test_many_bandwidths() -> None:

@@ -54,6 +54,7 @@ DEVICE float exp2_approximate(float x) {
 DEVICE void keep(float& value) { asm("" : "+f"(value)); }
 
 // The smaller and the larger; NaN where either is.
+#if __CUDA_ARCH__ >= 800
 DEVICE float minimum(float a, float b) {
     float result;
     asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
@@ -64,6 +65,10 @@ DEVICE float maximum(float a, float b) {
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
     return result;
 }
+#else
+DEVICE float minimum(float a, float b) { return a < b || a != a ? a : b; }
+DEVICE float maximum(float a, float b) { return a > b || a != a ? a : b; }
+#endif
 
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE double square_root(double x) { return sqrt(x); }
@@ -167,9 +172,9 @@ struct Splits {
 };
 
 // Parts into which `tiles` are shared out where there are so many blocks without, by sizes alone: the sums,
-// and their order, depend on nothing else.
-inline Splits splits_of(int64_t blocks, int64_t tiles) {
-    constexpr int64_t worth_having = 1056;  // blocks: eight for each of the 132 multiprocessors of an H200
+// and their order, depend on nothing else. worth_having: blocks, by default eight for each of the 132
+// multiprocessors of an H200.
+inline Splits splits_of(int64_t blocks, int64_t tiles, int64_t worth_having = 1056) {
     int64_t parts = ceil_divide(worth_having, blocks < 1 ? 1 : blocks);
     if (parts > most_splits) parts = most_splits;
     if (parts > tiles) parts = tiles;

@@ -129,7 +129,7 @@ __global__ __launch_bounds__(finish_threads) void total_kernel(const __grid_cons
     }
     if (block == 0 && side == 0) {
         if (threadIdx.x == 0 && outputs.value) outputs.value[b] = value;
-        for (int k = threadIdx.x; k < 2 * memory.count; k += finish_threads) {
+        for (int k = 0; k < 2 * memory.count; ++k) {
             const int s = k % memory.count;
             const bool of_weights = k >= memory.count;
             T* const to = (T*)(of_weights ? outputs.grad_kernel_weights : outputs.grad_bandwidths);
@@ -139,14 +139,12 @@ __global__ __launch_bounds__(finish_threads) void total_kernel(const __grid_cons
                 const Term& term = terms.terms[t];
                 if (!term.rungs) continue;
                 double sum = 0;
-                for (int64_t program = 0; program < term.programs; ++program)
+                for (int64_t program = threadIdx.x; program < term.programs; program += finish_threads)
                     sum += term.rungs[(b * term.programs + program) * 2 * memory.count + k];
+                sum = block_sum<finish_threads>(sum, scratch);
                 if (of_weights) {  // far rungs added kappa, not u
-                    double rows = 1;
-                    if (!outputs.normalised) {
-                        rows = of_sample(memory, b, term.rows, sample_mass);
-                    }
                     const double far = memory.per_rung[(2 * b + 1) * memory.count + s];
+                    const double rows = outputs.normalised ? 1 : of_sample(memory, b, term.rows, sample_mass);
                     sum -= far * of_sample(memory, b, term.columns, sample_mass) * rows;
                 } else {
                     sum *= memory.per_rung[2 * b * memory.count + s];
@@ -156,7 +154,7 @@ __global__ __launch_bounds__(finish_threads) void total_kernel(const __grid_cons
                                                                : 1;
                 gradient += times * of_sample(memory, b, term.columns, sample_scale) * sum;
             }
-            to[b * memory.count + outputs.order[s]] = (T)gradient;
+            if (threadIdx.x == 0) to[b * memory.count + outputs.order[s]] = (T)gradient;
         }
     }
     const MmdSample& sample = memory.samples[side];

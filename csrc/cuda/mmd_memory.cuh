@@ -124,7 +124,7 @@ inline Memory memory_of(const Mmd& call, Workspace& space) {
     memory.name = call.kernel.name;
     memory.alpha = call.kernel.alpha;
     for (int side = 0; side < 2; ++side) {
-        constexpr int64_t dims = 128, rows = 8;  // of a block of statistics_kernel, of a turn of it
+        constexpr int64_t dims = 128, rows = 64;  // of a block of statistics_kernel, at least
         memory.samples[side] = call.samples[side];
         Statistics& of = memory.statistics[side];
         const Splits splits = splits_of(1, ceil_divide(call.samples[side].count, rows));
@@ -158,7 +158,10 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
     const int64_t n = call.samples[rows].count, m = call.samples[columns].count, batch = call.batch;
     const int block = is_small(call) ? small_threads * small_rows(call.dim, gradient) : tile_size;
     term.blocks = ceil_divide(n, block);
-    const Splits splits = splits_of(term.blocks * batch, ceil_divide(m, tile_size));
+    // One or two blocks of the kernel for any number of dimensions fill a multiprocessor, and each split has
+    // as many sums as there are coordinates.
+    const Splits splits =
+        splits_of(term.blocks * batch, ceil_divide(m, tile_size), is_small(call) ? 1056 : 264);
     term.parts = call.products ? 1 : splits.parts;
     term.per_split = splits.per_split;
     term.values = space.take<double>(term.parts * batch * n);

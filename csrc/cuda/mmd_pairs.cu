@@ -160,6 +160,7 @@ __global__ __launch_bounds__(small_threads,
 
 constexpr int threads = 256, side = 4, lanes = tile_size / side;  // a thread has side x side pairs of a tile
 constexpr int chunk = 8;                                          // dimensions at a time
+constexpr int stride = tile_size + 4;  // of a dimension in shared memory: a warp stores to 32 banks
 
 // A warp's sums per rung, in memory: of r slope and of u, weighted.
 template <class T> struct WarpRungs {
@@ -178,27 +179,27 @@ template <class T> struct WarpRungs {
             by_slope += shares[a] * (finite[a] * (laplacian ? plain[a] * inverse[a] : plain[a]));
             by_value += shares[a] * term[a];
         }
-        const double slope = warp_sum((double)by_slope) * times, value = warp_sum((double)by_value) * times;
+        const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
         if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
     }
 };
 
-// Stages dimensions first_d ... of tile_size points in shared memory [chunk, tile_size]; 0 in the padding.
+// Stages dimensions first_d ... of tile_size points in shared memory [chunk, stride]; 0 in the padding.
 template <class T>
 DEVICE void stage(const T* points, int64_t first, int64_t count, int dim, int first_d,
                   T* staged) {  // points [count, dim]
     for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
         const int d = e % chunk, k = e / chunk;
         const int64_t i = first + k < count ? first + k : count - 1;
-        staged[d * tile_size + k] = first_d + d < dim ? checked(points[i * dim + first_d + d]) : T(0);
+        staged[d * stride + k] = first_d + d < dim ? checked(points[i * dim + first_d + d]) : T(0);
     }
 }
 
 template <class T, bool RUNGS>
 __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant__ Memory memory,
                                                            const __grid_constant__ Terms terms) {
-    SHARED(T, left, chunk * tile_size);
-    SHARED(T, right, chunk * tile_size);
+    SHARED(T, left, chunk * stride);
+    SHARED(T, right, chunk * stride);
     SHARED(T, c, tile_size * (tile_size + 1));
     const Place place = place_of(terms, memory.batch);
     const Term& term = terms.terms[place.term];
@@ -243,8 +244,8 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
                 T own[side], other[side];
 #pragma unroll
                 for (int a = 0; a < side; ++a) {
-                    own[a] = left[d * tile_size + ty + a * lanes];
-                    other[a] = right[d * tile_size + tx + a * lanes];
+                    own[a] = left[d * stride + ty + a * lanes];
+                    other[a] = right[d * stride + tx + a * lanes];
                 }
 #pragma unroll
                 for (int a = 0; a < side; ++a)
@@ -290,13 +291,13 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
             barrier();
             for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
                 const int k = e % tile_size, d = e / tile_size;
-                const T own = left[d * tile_size + k];
+                const T own = left[d * stride + k];
                 T sums[4] = {};  // short chains: they wait for less, and round less
 #pragma unroll 4
                 for (int j = 0; j < tile_size; j += 4)
 #pragma unroll
                     for (int q = 0; q < 4; ++q)
-                        sums[q] += c[k * (tile_size + 1) + j + q] * (own - right[d * tile_size + j + q]);
+                        sums[q] += c[k * (tile_size + 1) + j + q] * (own - right[d * stride + j + q]);
                 if (first_row + k >= n || d0 + d >= dim) continue;
                 double* const to = term.slopes + (row + k) * dim + d0 + d;
                 const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);

@@ -20,7 +20,7 @@ template <class T> struct RowRungs {
             by_slope += shares[a] * (finite[a] * plain[a]);
             by_value += shares[a] * term[a];
         }
-        const double slope = warp_sum((double)by_slope) * times, value = warp_sum((double)by_value) * times;
+        const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
         if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
     }
 };

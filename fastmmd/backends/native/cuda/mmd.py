@@ -14,7 +14,8 @@ from ..products import blocks_of, full_precision, squared_norms, tile_size
 from .library import launch, load, workspace
 
 F64 = torch.float64
-DIRECT_DIMS = 48  # up to here distances by differences cost less than products
+DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
+DIRECT_WORK = 2**28  # pairs times dimensions; products take some 80 torch operations for each member of a batch
 MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/operations.hpp
 LEADERS = 64  # points whose mean is near enough to all points' to centre them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
@@ -42,7 +43,9 @@ def mmd2(
         (0 if points is None else points.shape[1], *map(address, (points, mass)), 0, *map(address, of))
         for points, mass, of in zip(given[:2], given[2:], (grads[::2], grads[1::2]), strict=True)
     ]
-    products = x.shape[2] > DIRECT_DIMS and kernel.name not in ("laplacian", "energy")  # which show what products round
+    work = x.shape[2] * max(x.shape[1], 0 if y is None else y.shape[1]) ** 2
+    # Laplacian and energy show what products round.
+    products = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK and kernel.name not in ("laplacian", "energy")
     _run(x, y, samples, kernel, True, unbiased, products, value, rungs)
     return (value, *grads, *rungs)
 
