@@ -19,12 +19,14 @@ from fastmmd.evaluation import (
     interpolate,
     markov_chain,
     parzen_evaluation,
+    posterior_codes,
     prior_samples,
     save_latent,
     save_reconstructions,
     save_samples,
 )
 from fastmmd.evaluation.sampling import images_file
+from fastmmd.nn import MMDAE
 from fastmmd.training.errors import UserError
 
 DIM = 3
@@ -163,6 +165,16 @@ def test_samplers() -> None:
     assert walked.name == "prior, 2 encode-decode steps" and markov_chain(model, 0).name == "prior"
     with pytest.raises(ValueError, match="steps"):
         markov_chain(model, -1)
+
+
+@pytest.mark.parametrize("posterior", ["deterministic", "gaussian", "implicit"])
+def test_posterior_codes(posterior: str) -> None:
+    model = MMDAE(DIM, code_size=2, hidden=(4,), posterior=posterior, precision="float32").eval()
+    x = gaussian(50, 1)
+    codes = [posterior_codes(model, x, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(codes[0], codes[1]) and codes[0].shape == (50, 2) and not codes[0].requires_grad
+    assert torch.equal(codes[0], codes[2]) == (posterior == "deterministic")
+    assert torch.equal(codes[0], model.encode(x)) == (posterior == "deterministic")
 
 
 def test_interpolate() -> None:

@@ -150,11 +150,11 @@ def test_the_papers_settings() -> None:
      MMD(kernel="energy"), FourierAdversary(2, count=8, mode="doubly_stochastic", blocks=2)],
 )  # fmt: skip
 @pytest.mark.parametrize("prior", [Gaussian(2, 2.0), Uniform(2), SwissRoll()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("posterior", ["deterministic", "gaussian"])
+@pytest.mark.parametrize("posterior", ["deterministic", "gaussian", "implicit"])
 def test_any_part_with_any_other(regularizer: nn.Module, prior: Prior, posterior: str) -> None:
-    outputs = 4 if posterior == "gaussian" else 2
+    inputs, outputs = DATA_DIM + (2 if posterior == "implicit" else 0), 4 if posterior == "gaussian" else 2
     model = Autoencoder(
-        MLP(DATA_DIM, (16,), outputs), nn.Sequential(nn.Linear(2, DATA_DIM)), prior, regularizer, posterior=posterior,
+        MLP(inputs, (16,), outputs), nn.Sequential(nn.Linear(2, DATA_DIM)), prior, regularizer, posterior=posterior,
         reconstruction="squared_error",
     )  # fmt: skip
     if isinstance(regularizer, ClosedFormMMD) and isinstance(prior, SwissRoll):
@@ -212,16 +212,19 @@ def test_warmup_trains_the_encoder_alone() -> None:
 
 
 @every_model
-def test_checkpoint_round_trip(kind: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"posterior": "implicit", "denoising": 0.5}], ids=["plain", "noisy"])
+def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
     """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimisers."""
-    model = small(kind)
+    if kind == "vae" and options:
+        options = {"denoising": 0.5}
+    model = small(kind, **options)
     optimizers = model.configure_optimizers()
     train(model, 3, optimizers)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), **{n: o.state_dict() for n, o in optimizers.items()}}, file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    again = small(kind)
+    again = small(kind, **options)
     again.load_state_dict(state.pop("model"))
     restored = again.configure_optimizers()
     for name, optimizer_state in state.items():
@@ -237,7 +240,9 @@ def test_checkpoint_round_trip(kind: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"posterior": "laplace"}, "posterior: got 'laplace', expected one of deterministic, gaussian"),
+        ({"posterior": "laplace"}, "posterior: got 'laplace', expected one of deterministic, gaussian, implicit"),
+        ({"denoising": -0.5}, "denoising: got -0.5, expected a number >= 0"),
+        ({"denoising": math.nan}, "denoising: got nan"),
         ({"reconstruction": "l1"}, "reconstruction: got 'l1'"),
         ({"regularizer_weight": -1.0}, "regularizer_weight: got -1.0"),
         ({"warmup_steps": -1}, "warmup_steps: got -1"),

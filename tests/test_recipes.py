@@ -130,8 +130,25 @@ def test_errors_from_inside_a_model_name_the_settings(error: Exception, monkeypa
     assert "stack" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae"])
+def test_posterior_and_denoising_from_the_command_line(name: str) -> None:
+    overrides = ["model.posterior=implicit", "model.noise_size=3", "model.denoising=0.5"]
+    model = load_recipe(f"{name}-paper", "digits", overrides).build(64)
+    assert (model.posterior, model.noise_size, model.denoising) == ("implicit", 3, 0.5)
+    assert model.encoder.hidden[0].in_features == 67
+    assert load_recipe("vae", "digits", ["model.denoising=0.5"]).build(64).denoising == 0.5
+    for recipe, override, message in (
+        ("vae", "model.posterior=implicit", "model: posterior: got 'implicit'; KL needs the moments"),
+        (name, "model.posterior=implict", "model: posterior: got 'implict', expected one of"),
+        (name, "model.denoising=-1", "model: denoising: got -1, expected a number >= 0"),
+        (name, "model.noise_size=3", "model: noise_size: got 3 with posterior='deterministic'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_recipe(recipe, "", [override]).build(64)
+
+
 def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:
-    recipe = load_recipe("ds-aae", "digits", ["training.average=0.9"])
+    recipe = load_recipe("ds-aae", "digits", ["training.average=0.9", "model.posterior=implicit"])
     config = RunConfig(recipe, "digits", 64, seed=5, device="cpu", data_dir="/data")
     config.write(tmp_path / "config.toml")
     assert RunConfig.read(tmp_path / "config.toml") == config

@@ -82,9 +82,7 @@ def posterior_codes(model: Any, images: Tensor, generator: torch.Generator) -> T
     """
     if model.posterior == "deterministic":
         return model.encode(images)  # type: ignore[no-any-return]
-    mean, log_variance = model.encoder(images).chunk(2, dim=1)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + noise * torch.exp(0.5 * log_variance)  # type: ignore[no-any-return]
+    return model.draw_codes(images, generator=generator)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -24,19 +24,27 @@ class _Model(Autoencoder):
         data_dim: int,
         regularizer: Regularizer,
         settings: dict[str, Any],
-        *,
-        posterior: str = "deterministic",
         **options: Any,
     ) -> None:
         code_size, hidden = settings["code_size"], settings["hidden"]
-        precision = settings["precision"]
+        posterior, precision = settings["posterior"], settings["precision"]
+        noise = settings.setdefault("noise_size", code_size) if posterior == "implicit" else 0
         outputs = code_size * (2 if posterior == "gaussian" else 1)
         super().__init__(
-            MLP(data_dim, hidden, outputs, input_dropout=settings["input_dropout"], precision=precision),
+            MLP(
+                data_dim + noise,
+                hidden,
+                outputs,
+                input_dropout=settings["input_dropout"],
+                noise_inputs=noise,
+                precision=precision,
+            ),
             MLP(code_size, hidden[::-1], data_dim, precision=precision, last_in_float32=False),
             Gaussian(code_size, settings["prior_std"]),
             regularizer,
             posterior=posterior,
+            noise_size=settings.get("noise_size"),
+            denoising=settings["denoising"],
             regularizer_weight=settings["regularizer_weight"],
             learning_rate=settings["learning_rate"],
             **options,
@@ -81,6 +89,9 @@ class MMDAE(_Model):
         hidden: Sequence[int] = HIDDEN,
         input_dropout: float = 0.1,
         prior_std: float = 1.0,
+        posterior: str = "deterministic",
+        noise_size: int | None = None,
+        denoising: float = 0.0,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
         closed_form: bool = True,
         regularizer_weight: float = 1000.0,
@@ -123,6 +134,9 @@ class DSAAE(_Model):
         hidden: Sequence[int] = HIDDEN,
         input_dropout: float = 0.1,
         prior_std: float = 1.0,
+        posterior: str = "deterministic",
+        noise_size: int | None = None,
+        denoising: float = 0.0,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
         features: int = 480,
         mode: str = "first_order",
@@ -179,6 +193,9 @@ class AAE(_Model):
         discriminator: Sequence[int] = (1000, 1000),
         input_dropout: float = 0.0,
         prior_std: float = 5.0,
+        posterior: str = "deterministic",
+        noise_size: int | None = None,
+        denoising: float = 0.0,
         reconstruction: str = "cross_entropy",
         regularizer_weight: float = 10.0,
         learning_rate: float = 2e-3,
@@ -205,6 +222,7 @@ class VAE(_Model):
 
     Args:
         data_dim: number of pixels.
+        posterior: "gaussian": the divergence needs its moments.
         The others: see `Autoencoder` and `MLP`.
     """
 
@@ -218,11 +236,13 @@ class VAE(_Model):
         hidden: Sequence[int] = HIDDEN,
         input_dropout: float = 0.0,
         prior_std: float = 1.0,
+        posterior: str = "gaussian",
+        denoising: float = 0.0,
         regularizer_weight: float = 1.0,
         learning_rate: float = 1e-3,
         precision: str = "auto",
     ) -> None:
-        super().__init__(data_dim, KL(), _keywords(locals()), posterior="gaussian")
+        super().__init__(data_dim, KL(), _keywords(locals()))
 
 
 MODELS: dict[str, type[_Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE, "vae": VAE}
@@ -233,7 +253,7 @@ def _keywords(arguments: dict[str, Any]) -> dict[str, Any]:
     skipped = ("self", "data_dim", "__class__")
     settings = {name: value for name, value in arguments.items() if name not in skipped and value is not None}
     for name, value in settings.items():
-        if name in ("code_size", "features"):
+        if name in ("code_size", "noise_size", "features"):
             check_int(name, value)
         elif name in ("hidden", "discriminator"):
             settings[name] = check_widths(name, value)

@@ -20,6 +20,7 @@ class MLP(nn.Module):
     Args:
         inputs, outputs: widths of the two ends. hidden: widths in between.
         input_dropout: probability of dropping an input while training.
+        noise_inputs: how many inputs, the last ones, are noise and never dropped (the implicit posterior's eta).
         precision: "float32", "bfloat16" (matrix products while training; evaluation stays float32) or "auto" (bfloat16
             where the device multiplies it natively).
         last_in_float32: keep the last layer in float32 even then (encoders: the code needs its digits).
@@ -32,12 +33,14 @@ class MLP(nn.Module):
         outputs: int,
         *,
         input_dropout: float = 0.0,
+        noise_inputs: int = 0,
         precision: str = "float32",
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
         widths = [inputs, *check_widths("hidden", hidden)]
         check_number("input_dropout", input_dropout, zero=True, below=1)
+        self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.input_dropout = nn.Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
@@ -47,7 +50,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
-        x = self.input_dropout(x.to(self.output.weight.dtype))
+        x = x.to(self.output.weight.dtype)
+        if self.noise_inputs:
+            data, noise = x[:, : -self.noise_inputs], x[:, -self.noise_inputs :]
+            x = torch.cat([self.input_dropout(data), noise], dim=1)
+        else:
+            x = self.input_dropout(x)
         low = self.training and resolve_precision(self.precision, x.device.type) == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
             h = self.hidden(x)

@@ -1,0 +1,131 @@
+"""Posteriors and the denoising criterion, for every model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_nn import DATA_DIM, data, every_model, small, train
+from torch import Tensor, nn
+
+from fastmmd.nn import KL, Autoencoder
+from fastmmd.nn.autoencoders import POSTERIORS
+from fastmmd.priors import Gaussian
+
+# --- posteriors ---
+
+
+@pytest.mark.parametrize("kind", ["aae", "mmd-ae", "ds-aae"])
+@pytest.mark.parametrize("two_phases", [False, True])
+def test_every_posterior_trains(kind: str, two_phases: bool) -> None:
+    for posterior in POSTERIORS:
+        model = small(kind, posterior=posterior)
+        model.generator_learning_rate = 1e-3 if two_phases else None
+        history = train(model, 60)
+        assert history[-1]["reconstruction"] < 0.85 * history[2]["reconstruction"]
+
+
+def test_the_implicit_posterior_is_the_encoder_of_data_beside_noise() -> None:
+    model = small("mmd-ae", posterior="implicit", noise_size=3, input_dropout=0.2).eval()
+    x, seen = data(2_000), []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    draws = [model.draw_codes(x, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    moved = (draws[0] - draws[2]).abs().amax(1)
+    assert (moved > 1e-4).float().mean() > 0.99 and draws[0].shape == (2_000, 2)
+    data_part, eta = seen[0].split([DATA_DIM, 3], dim=1)
+    assert torch.equal(data_part, x)
+    torch.testing.assert_close(torch.cov(eta.T), torch.eye(3), rtol=0, atol=0.15)  # 4 standard errors of a variance
+    assert eta.mean(0).abs().max() < 0.1
+    assert torch.equal(model.encode(x), model.encoder(torch.cat([x, torch.zeros(2_000, 3)], 1)))
+    assert torch.equal(model.encode(x), model.encode(x))
+
+
+def test_dropout_leaves_the_noise_of_the_posterior_alone() -> None:
+    model = small("mmd-ae", posterior="implicit", noise_size=3, input_dropout=0.5)
+    seen: list[Tensor] = []
+    model.encoder.hidden.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    noisy = torch.ones(500, DATA_DIM + 3)
+    model.encoder(noisy)
+    assert 0.4 < (seen[0][:, :DATA_DIM] == 0).float().mean() < 0.6
+    assert (seen[0][:, DATA_DIM:] == 1).all()
+
+
+def test_draws_follow_the_gaussian_posterior() -> None:
+    model = small("vae").eval()
+    x = data(1).expand(20_000, -1)
+    mean, log_variance = model.encoder(x[:1]).chunk(2, dim=1)
+    draws = model.draw_codes(x, generator=torch.Generator().manual_seed(1))
+    std = torch.exp(0.5 * log_variance)
+    torch.testing.assert_close((draws.mean(0) - mean[0]) / std[0], torch.zeros(2), rtol=0, atol=5 / 20_000**0.5)
+    torch.testing.assert_close(draws.std(0) / std[0], torch.ones(2), rtol=0, atol=5 / 40_000**0.5)
+    deterministic = small("mmd-ae").eval()
+    assert torch.equal(deterministic.draw_codes(x[:5]), deterministic.encode(x[:5]))
+
+
+def test_noise_belongs_to_the_implicit_posterior_and_moments_to_kl() -> None:
+    assert small("aae", posterior="implicit").noise_size == 2  # the code size
+    assert small("aae", posterior="implicit", noise_size=5).settings()["noise_size"] == 5
+    assert "noise_size" not in small("aae").settings()
+    with pytest.raises(
+        ValueError, match="noise_size: got 5 with posterior='gaussian', expected posterior=\"implicit\""
+    ):
+        small("aae", posterior="gaussian", noise_size=5)
+    with pytest.raises(ValueError, match="noise_size: got 0"):
+        small("aae", posterior="implicit", noise_size=0)
+    for posterior in ("implicit", "deterministic"):
+        message = f"posterior: got '{posterior}'; KL needs the moments of posterior=\"gaussian\""
+        with pytest.raises(ValueError, match=message):
+            small("vae", posterior=posterior)
+        with pytest.raises(ValueError, match=message):
+            Autoencoder(nn.Linear(6, 2), nn.Linear(2, 4), Gaussian(2), KL(), posterior=posterior)
+
+
+# --- denoising ---
+
+
+@every_model
+@pytest.mark.parametrize("two_phases", [False, True])
+def test_denoising_corrupts_the_encoders_input_and_not_the_target(kind: str, two_phases: bool) -> None:
+    model = small(kind, denoising=0.5, **({"warmup_steps": 0} if kind == "ds-aae" else {}))
+    model.generator_learning_rate = 1e-3 if two_phases else None
+    seen: list[Tensor] = []
+    targets: list[Tensor] = []
+    hook = model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    loss = model.reconstruction_loss
+
+    def watched(x: Tensor, *rest: Any) -> Tensor:
+        targets.append(x)
+        return loss(x, *rest)
+
+    model.reconstruction_loss = watched  # type: ignore[method-assign]
+    x = data(2_000)
+    model.training_step(x, model.configure_optimizers())
+    assert len(seen) == (2 if two_phases else 1) and len(targets) == 1 and torch.equal(targets[0], x)
+    for noisy in seen:
+        noise = noisy - x
+        assert noise.std().item() == pytest.approx(0.5, rel=0.02)  # 40,000 draws: 6 standard errors
+        assert abs(noise.mean().item()) < 0.015
+    # Everything but training sees clean data.
+    seen.clear()
+    for use in (model.encode, model.draw_codes, model.reconstruct):
+        use(x)
+    assert all(torch.equal(clean, x) for clean in seen)
+    hook.remove()
+
+
+@every_model
+def test_denoising_models_learn(kind: str) -> None:
+    history = train(small(kind, denoising=0.5), 120)
+    assert history[-1]["reconstruction"] < 0.85 * history[2]["reconstruction"]
+
+
+def test_without_denoising_nothing_is_drawn() -> None:
+    before = torch.get_rng_state()
+    x = data()
+    assert small("mmd-ae").corrupt(x) is x
+    torch.set_rng_state(before)
+    model = small("mmd-ae", denoising=0.5)
+    noisy = [model.corrupt(x, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(noisy[0], noisy[1]) and not torch.equal(noisy[0], noisy[2])
