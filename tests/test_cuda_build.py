@@ -98,7 +98,7 @@ def test_loads_alone(module_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     version = re.search(r"release ([\d.]+)", subprocess.check_output([str(NVCC), "--version"], text=True))
     assert version is not None and f"nvcc {version[1]}" in done.stdout and "90a-real" in done.stdout
-    needed = run(["ldd", str(module_path)]).stdout
+    needed = re.sub(r"\(0x\w+\)", "", run(["ldd", str(module_path)]).stdout)  # without addresses
     assert "libc.so" in needed and not re.search("cudart|libcuda|torch|c10", needed)
 
 

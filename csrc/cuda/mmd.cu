@@ -113,9 +113,9 @@ DEVICE double term_total(const Memory& memory, const Term& term, int64_t b, doub
 
 // The value, the gradients in bandwidths and kernel weights (blocks of index 0), and those in masses.
 template <class T>
-__global__ __launch_bounds__(finish_threads) void total_kernel(const __grid_constant__ Memory memory,
-                                                               const __grid_constant__ Terms terms,
-                                                               const __grid_constant__ Outputs outputs) {
+__global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_constant__ Memory memory,
+                                                                  const __grid_constant__ Terms terms,
+                                                                  const __grid_constant__ Outputs outputs) {
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
     const int64_t b = blockIdx.x % memory.batch, block = blockIdx.x / memory.batch;
