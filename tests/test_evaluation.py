@@ -41,6 +41,7 @@ class Toy(torch.nn.Module):
     """An autoencoder whose samples are N(0, 1): encode doubles, decode halves its input."""
 
     data_dim = DIM
+    posterior = "deterministic"
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,6 +168,26 @@ def test_samplers() -> None:
         markov_chain(model, -1)
 
 
+def test_the_chain_of_a_denoising_model_adds_its_noise_before_each_encoding() -> None:
+    model = MMDAE(DIM, code_size=2, hidden=(4,), denoising=0.5, precision="float32").eval()
+    seen: list[Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    walked = markov_chain(model, 2, corrupt=True)
+    images = walked.sample(1_000, 3)
+    assert torch.equal(images, walked.sample(1_000, 3)) and walked.name == "prior, 2 corrupt-encode-decode steps"
+    start = model.sample(1_000, generator=torch.Generator().manual_seed(3))
+    first, second = seen[:2]
+    for noise in (first - start, second - model.reconstruct(first)):
+        assert noise.std().item() == pytest.approx(0.5, rel=0.06)  # 3,000 draws: 4.6 SE
+    torch.testing.assert_close(images, model.reconstruct(second))
+    seen.clear()
+    markov_chain(model, 1).sample(1_000, 3)
+    assert torch.equal(seen[0], start)
+    plain = MMDAE(DIM, code_size=2, hidden=(4,), precision="float32")
+    with pytest.raises(ValueError, match="corrupt: got True for a model with denoising=0"):
+        markov_chain(plain, 1, corrupt=True)
+
+
 @pytest.mark.parametrize("posterior", ["deterministic", "gaussian", "implicit"])
 def test_posterior_codes(posterior: str) -> None:
     model = MMDAE(DIM, code_size=2, hidden=(4,), posterior=posterior, precision="float32").eval()
@@ -238,7 +259,7 @@ def test_images_file_is_refused_at_once(tmp_path: Path, name: str, count: int, m
     (tmp_path / "folder.npy").mkdir()
     with (
         pytest.raises(UserError, match=f"cannot write .*{name}: .*{message}"),
-        images_file(tmp_path / name, (count, 4)),
+        images_file(tmp_path / name, (count, 4), {}),
     ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["folder.npy"]
@@ -247,11 +268,12 @@ def test_images_file_is_refused_at_once(tmp_path: Path, name: str, count: int, m
 def test_images_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     path.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), images_file(path, (2, 4)) as images:
+    with pytest.raises(KeyboardInterrupt), images_file(path, (2, 4), {"sampler": "prior"}) as images:
         images[0] = 1
         raise KeyboardInterrupt
-    assert path.read_text() == "earlier"
-    with images_file(path, (2, 4)) as images:
+    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+    with images_file(path, (2, 4), {"sampler": "prior"}) as images:
         images[:] = 1
     assert np.array_equal(np.load(path), np.ones((2, 4), np.float32))
-    assert list(tmp_path.iterdir()) == [path]
+    assert (tmp_path / "x.npy.json").read_text() == '{"sampler": "prior"}\n'
+    assert {file.name for file in tmp_path.iterdir()} == {"x.npy", "x.npy.json"}

@@ -141,6 +141,27 @@ def test_sample(fastmmd: Command, run_dir: Path, tmp_path: Path) -> None:
     assert result.code == 2 and result.err == f"fastmmd: cannot write {tmp_path}/no/x.npy: No such file or directory\n"
 
 
+def test_sample_names_its_sampler(fastmmd: Command, run_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    options = ("--count", 300, "--output", path)
+    posterior = "aggregated posterior of 1,259 training images"
+    for arguments, name in (
+        ((), "prior"),
+        (("--chain-steps", 2), "prior, 2 encode-decode steps"),
+        (("--sampler", "posterior"), posterior),
+        (("--sampler", "posterior", "--chain-steps", 1), f"{posterior}, 1 encode-decode step"),
+    ):
+        result = fastmmd("sample", run_dir, *options, *arguments)
+        assert result.code == 0 and result.out == f"300 images of 64 pixels from the {name}: {path}\n", result.err
+        record = json.loads((tmp_path / "a.npy.json").read_text())
+        run = {"count": 300, "seed": 0, "run": str(run_dir), "recipe": "ds-aae"}
+        assert record == {"sampler": name, **run} and np.load(path).shape == (300, 64)
+    result = fastmmd("sample", run_dir, *options, "--sampler", "postprior")
+    assert result.code == 2 and "unknown sampler 'postprior': did you mean" in result.err
+    result = fastmmd("sample", run_dir, *options, "--chain-steps", 1, "--corrupt")
+    assert result.code == 2 and "--corrupt needs a model that was trained with noise" in result.err
+
+
 @pytest.mark.parametrize("command", [["evaluate"], ["train", "--epochs", 3, "--resume"]])
 def test_run_folder_must_be_writable(fastmmd: Command, run_dir: Path, tmp_path: Path, command: list[object]) -> None:
     path = tmp_path / "run"

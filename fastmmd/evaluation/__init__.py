@@ -1,24 +1,52 @@
-"""Measuring a trained model: Parzen log-likelihood, code statistics, sampling, figures."""
+"""Measuring a trained model: Parzen log-likelihood, code statistics, sampling, walks through code space, figures."""
 
 from __future__ import annotations
 
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics
-from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
+from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
-from fastmmd.evaluation.sampling import Sampler, interpolate, markov_chain, posterior_codes, prior_samples
+from fastmmd.evaluation.sampling import (
+    ChainState,
+    Sampler,
+    chain,
+    markov_chain,
+    posterior_codes,
+    posterior_samples,
+    prior_samples,
+)
+from fastmmd.evaluation.walks import (
+    component_walks,
+    interpolate,
+    lerp,
+    percentile_grid,
+    percentile_walks,
+    roll_walk,
+    slerp,
+)
 
 __all__ = [
+    "ChainState",
     "CodeStatistics",
     "ParzenResult",
     "Sampler",
+    "chain",
     "choose_sigma",
     "code_statistics",
+    "component_walks",
     "interpolate",
+    "lerp",
     "markov_chain",
     "parzen_evaluation",
+    "percentile_grid",
+    "percentile_walks",
     "posterior_codes",
+    "posterior_samples",
     "prior_samples",
+    "roll_walk",
+    "save_grid",
     "save_latent",
     "save_reconstructions",
     "save_samples",
+    "save_walks",
+    "slerp",
 ]

@@ -1,4 +1,4 @@
-"""Pictures of a model: samples, reconstructions, codes."""
+"""Pictures of a model: samples, reconstructions, codes, walks."""
 
 from __future__ import annotations
 
@@ -80,6 +80,87 @@ def save_latent(path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None
     _save(figure, path)
 
 
+def save_grid(
+    path: _Path,
+    images: Tensor,
+    image_shape: Sequence[int],
+    title: str = "",
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+) -> None:
+    """Images [R, C, data_dim] in R rows of C, with a label for each row and each column where they are given.
+
+    For chains (a row for each step), interpolations, walks and latent grids.
+    """
+    count, width = images.shape[:2]
+    figure, axis = _figure(width * 0.72 + 1.2 * bool(rows), count * 0.72 * _aspect(image_shape) + 0.4 * bool(title))
+    _label_grid(axis, images, image_shape, rows, columns)
+    if title:
+        axis.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def save_walks(
+    path: _Path,
+    walks: Tensor,
+    draws: Tensor,
+    images: Tensor,
+    image_shape: Sequence[int],
+    title: str = "",
+    names: Sequence[str] = (),
+) -> None:
+    """Walks through code space in the plane of the first two dimensions, and a row of images for each.
+
+    Args:
+        walks: [W, C, D >= 2] codes.
+        draws: [M, D] from the prior, beneath them.
+        images: [W, C, data_dim], what the codes of the walks decode to.
+        names: of the walks; their numbers by default.
+    """
+    names = names or [str(number) for number in range(len(walks))]
+    tall = max(4.2, len(walks) * 0.5 * _aspect(image_shape))
+    wide = max(2.0, tall * images.shape[1] / len(walks) / _aspect(image_shape))
+    shrink = min(1.0, 14 / wide)  # a single long walk is a strip
+    figure, (plane, sheet) = _figure(4.6 + wide * shrink, tall + 0.4, columns=2, widths=(4.4, wide * shrink))
+    below = draws[:, :2].cpu().numpy()
+    plane.scatter(below[:, 0], below[:, 1], s=8, color="#dddddd", linewidths=0)
+    colours = require("matplotlib").colormaps["tab10" if len(walks) <= 10 else "turbo"]
+    shades = [colours(n if len(walks) <= 10 else n / (len(walks) - 1)) for n in range(len(walks))]
+    for walk, name, shade in zip(walks[..., :2].cpu().numpy(), names, shades, strict=True):
+        plane.plot(walk[:, 0], walk[:, 1], ".-", color=shade, markersize=4, linewidth=1)
+        plate = {"boxstyle": "circle,pad=0.15", "color": "white", "alpha": 0.8}
+        plane.annotate(name, walk[-1], fontsize=9, color=shade, ha="center", va="center", bbox=plate)
+    plane.set_aspect("equal")
+    plane.set_xlabel("code dimension 1")
+    plane.set_ylabel("code dimension 2")
+    _label_grid(sheet, images, image_shape, names, ())
+    for label, shade in zip(sheet.get_yticklabels(), shades, strict=True):
+        label.set_color(shade)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _label_grid(
+    axis: Any, images: Tensor, image_shape: Sequence[int], rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Images [R, C, data_dim] on an axis, whose ticks are the labels."""
+    count, width = images.shape[:2]
+    for name, labels, wanted in (("rows", rows, count), ("columns", columns, width)):
+        if len(labels) not in (0, wanted):
+            raise ValueError(f"{name}: got {len(labels)} labels, expected {wanted} or none")
+    sheet = _sheet(images.flatten(0, 1), image_shape, width)
+    _show(axis, sheet)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0, labelsize=9)
+    for set_ticks, labels, length in (
+        (axis.set_yticks, rows, sheet.shape[0]),
+        (axis.set_xticks, columns, sheet.shape[1]),
+    ):
+        step = (length + 1) / max(len(labels), 1)
+        set_ticks([step * (number + 0.5) - 1 for number in range(len(labels))], labels)
+
+
 def _scatter(axis: Any, points: np.ndarray[Any, Any], labels: Tensor | None, legend_on: Any = None) -> None:
     """Points [N, 2] coloured by label; a legend of at most ten classes goes to the right of `legend_on`."""
     size = 4 if len(points) > 2_000 else 14
@@ -132,10 +213,12 @@ def _show(axis: Any, sheet: np.ndarray[Any, Any]) -> None:
     axis.imshow(np.clip(sheet, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, widths: Sequence[float] | None = None
+) -> tuple[Any, Any]:
     # A Figure of its own, not pyplot: no display is needed and no global state changes.
     figure = require("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, width_ratios=widths)
 
 
 def _save(figure: Any, path: _Path) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastmmd.ops.arguments import check_int
 from fastmmd.training.errors import UserError
 
 CHUNK = 2_000  # images decoded at once
+SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_samples` and `posterior_samples`
 
 
 @dataclass(frozen=True)
@@ -53,29 +56,115 @@ def prior_samples(model: Any) -> Sampler:
     return Sampler("prior", draw, _device(model))
 
 
-def markov_chain(model: Any, steps: int) -> Sampler:
-    """Decoded draws from the prior, followed by `steps` rounds of encoding and decoding.
+def posterior_samples(model: Any, images: Tensor, what: str = "images") -> Sampler:
+    """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): what the codes are, not what they shall be.
+
+    The difference from `prior_samples` shows how well the codes match the prior. The model must be in eval mode.
+
+    Args:
+        images: [N, data_dim] on the model's device; each draw encodes one of them, chosen uniformly, with replacement.
+        what: names the images in the sampler's name. Reconstructed test images would be no fair samples.
 
     Raises:
-        ValueError: `steps` is negative.
+        ValueError: `images` is no matrix, or empty.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-    if steps == 0:
-        return prior_samples(model)
+    if images.ndim != 2 or len(images) == 0:
+        raise ValueError(f"images: got shape {list(images.shape)}, expected [N >= 1, data_dim]")
 
-    @torch.no_grad()
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        images: Tensor = model.sample(count, generator=generator)
-        for _ in range(steps):
-            images = model.decode(model.encode(images))
-        return images
+        chosen = torch.randint(len(images), (count,), generator=generator, device=images.device)
+        return _step(model, images[chosen], generator, corrupt=False).images
 
-    return Sampler(f"prior, {steps} encode-decode step{'s' if steps > 1 else ''}", draw, _device(model))
+    return Sampler(f"aggregated posterior of {len(images):,} {what}", draw, _device(model))
+
+
+class ChainState(NamedTuple):
+    """One state of the Markov chain: codes [N, code_size] and the images [N, data_dim] decoded from them."""
+
+    codes: Tensor
+    images: Tensor
+
+
+def chain(
+    model: Any, codes: Tensor, steps: int, generator: torch.Generator | None = None, *, corrupt: bool = False
+) -> Iterator[ChainState]:
+    """The Markov chain z -> x -> z of Creswell et al. (2016, section 3), for many codes at once.
+
+    z_0 is given, x_t = decode(z_t), z_{t+1} ~ q(z | x_t). Its codes tend to those on which the decoder was trained, so
+    samples and interpolations may be corrected by a few steps.
+
+    Args:
+        model: in eval mode.
+        codes: z_0, [N, code_size], on the model's device.
+        steps: number of steps, at least 0.
+        generator: of the draws from the posterior, on the model's device.
+        corrupt: encode x_t with the noise of the denoising criterion, as in training: a chain of its own.
+
+    Returns:
+        An iterator over the states at t = 0, 1, ..., steps, each made when it is asked for; none is kept.
+
+    Raises:
+        ValueError: naming the argument; `corrupt` for a model that was trained without noise.
+    """
+    _check_steps(model, steps, corrupt)
+    if codes.ndim != 2:
+        raise ValueError(f"codes: got shape {list(codes.shape)}, expected [N, code_size]")
+    return _chain(model, codes, steps, generator, corrupt)
 
 
 @torch.no_grad()
-def posterior_codes(model: Any, images: Tensor, generator: torch.Generator) -> Tensor:
+def _chain(
+    model: Any, codes: Tensor, steps: int, generator: torch.Generator | None, corrupt: bool
+) -> Iterator[ChainState]:
+    state = ChainState(codes, model.decode(codes))
+    yield state
+    for _ in range(steps):
+        state = _step(model, state.images, generator, corrupt)
+        yield state
+
+
+def markov_chain(model: Any, steps: int, start: Sampler | None = None, *, corrupt: bool = False) -> Sampler:
+    """Draws of `start`, followed by `steps` rounds of encoding and decoding: see `chain`.
+
+    Args:
+        model: in eval mode.
+        steps: at least 0.
+        start: `prior_samples` by default.
+        corrupt: encode with the noise of the denoising criterion.
+
+    Raises:
+        ValueError: naming the argument; `corrupt` for a model that was trained without noise.
+    """
+    _check_steps(model, steps, corrupt)
+    first = prior_samples(model) if start is None else start
+    if steps == 0:
+        return first
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        images = first.draw(count, generator)
+        for _ in range(steps):
+            images = _step(model, images, generator, corrupt).images
+        return images
+
+    what = "corrupt-encode-decode" if corrupt else "encode-decode"
+    return Sampler(f"{first.name}, {steps} {what} step{'s' if steps > 1 else ''}", draw, _device(model))
+
+
+@torch.no_grad()
+def _step(model: Any, images: Tensor, generator: torch.Generator | None, corrupt: bool) -> ChainState:
+    seen = model.corrupt(images, generator=generator) if corrupt else images
+    codes = posterior_codes(model, seen, generator)
+    return ChainState(codes, model.decode(codes))
+
+
+def _check_steps(model: Any, steps: int, corrupt: bool) -> None:
+    check_int("steps", steps, 0)
+    if corrupt and not model.denoising:
+        raise ValueError("corrupt: got True for a model with denoising=0, expected one trained with noise")
+
+
+@torch.no_grad()
+def posterior_codes(model: Any, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size]; the code itself if it is certain.
 
     Over a data set these follow the aggregated posterior, which is what shall match the prior.
@@ -85,35 +174,22 @@ def posterior_codes(model: Any, images: Tensor, generator: torch.Generator) -> T
     return model.draw_codes(images, generator=generator)  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
-def interpolate(model: Any, first: Tensor, second: Tensor, count: int) -> Tensor:
-    """Decode `count` codes on the straight line between the codes of two images.
-
-    Args:
-        first, second: [data_dim].
-        count: at least 2; the ends are the reconstructions of the two images.
-
-    Returns:
-        [count, data_dim].
-    """
-    if count < 2:
-        raise ValueError(f"count must be at least 2, got {count}")
-    ends = model.encode(torch.stack([first, second]))
-    return model.decode(torch.lerp(ends[0], ends[1], _weights(count, ends)))  # type: ignore[no-any-return]
-
-
 @contextlib.contextmanager
-def images_file(path: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -> Iterator[np.ndarray]:
     """A float32 array of `shape` on the disk that becomes the .npy file `path` when all of it is written.
+
+    With it comes `path`.json: the record of where the images are from.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk has no room for the array.
     """
     temporary = path.with_name(path.name + ".tmp")
+    beside = path.with_name(path.name + ".json")
     size = 4 * math.prod(shape)
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        for place in (path, beside):
+            if place.is_dir():
+                raise UserError(f"cannot write {place}: {os.strerror(errno.EISDIR)}")
         # Or a mapped file on a full disk would end the process with a signal.
         if size > (free := shutil.disk_usage(path.parent).free):
             raise UserError(f"cannot write {path}: it takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
@@ -124,12 +200,9 @@ def images_file(path: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
         yield images
         images.flush()
         os.replace(temporary, path)
+        beside.write_text(json.dumps(record) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _weights(count: int, like: Tensor) -> Tensor:
-    return torch.linspace(0, 1, count, device=like.device, dtype=like.dtype).unsqueeze(1)
 
 
 def _device(model: Any) -> torch.device:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fastmmd.training.data import IDX_SOURCES, NAMES, load_data
-from fastmmd.training.errors import Interrupted, UserError
+from fastmmd.training.errors import Interrupted, UserError, unknown
 from fastmmd.training.run import print_info
 
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
@@ -140,24 +140,41 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="Number of images.")],
     output: Annotated[Path, typer.Option(help="An .npy file: float32 [count, data_dim] in [0, 1].")],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the draws.")] = 0,
-    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the prior.")] = 0,
+    sampler: Annotated[
+        str, typer.Option(help="prior, or posterior: the aggregated one of the training images.")
+    ] = "prior",
+    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the sampler's draws.")] = 0,
+    corrupt: Annotated[bool, typer.Option("--corrupt", help="Steps with a denoising model's noise.")] = False,
+    data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images from a trained run."""
-    from fastmmd.evaluation.sampling import images_file, markov_chain
+    """Draw images from a trained run; OUTPUT.json beside them names the sampler."""
+    from fastmmd.evaluation.sampling import SAMPLERS, images_file, markov_chain, posterior_samples, prior_samples
     from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
 
     if output.suffix != ".npy":
         raise UserError(f"--output must end in .npy, got {output}")
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
     folder = RunFolder.existing(run)
     config = RunConfig.read(folder.config)
-    model = load_model(folder, config, choose_device(device))
-    with images_file(output, (count, config.data_dim)) as images:
+    where = choose_device(device)
+    model = load_model(folder, config, where)
+    if sampler == "prior":
+        start = prior_samples(model)
+    else:
+        config = replace(config, data_dir=_absolute(data_dir) or config.data_dir)
+        start = posterior_samples(model, config.load_data().to(where).train.images, "training images")
+    if corrupt and not model.denoising:
+        raise UserError(f"--corrupt needs a model that was trained with noise: model.denoising of {run} is 0")
+    source = markov_chain(model, chain_steps, start, corrupt=corrupt)
+    record = {"sampler": source.name, "count": count, "seed": seed, "run": str(run), "recipe": config.recipe.name}
+    with images_file(output, (count, config.data_dim), record) as images:
         done = 0
-        for chunk in markov_chain(model, chain_steps).stream(count, seed):
+        for chunk in source.stream(count, seed):
             images[done : done + len(chunk)] = chunk.cpu().numpy()
             done += len(chunk)
-    print(f"{count:,} images of {config.data_dim} pixels: {output}")
+    print(f"{count:,} images of {config.data_dim} pixels from the {source.name}: {output}")
 
 
 @app.command()

@@ -1,0 +1,317 @@
+"""Markov chains, the aggregated posterior, interpolations, walks through code space, and their pictures."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastmmd.evaluation import (
+    chain,
+    component_walks,
+    interpolate,
+    lerp,
+    markov_chain,
+    percentile_grid,
+    percentile_walks,
+    posterior_samples,
+    prior_samples,
+    roll_walk,
+    save_grid,
+    save_walks,
+    slerp,
+)
+from fastmmd.nn import AAE, MMDAE, VAE
+from fastmmd.priors import Gaussian, GaussianMixture, SwissRoll, Uniform
+
+F64 = torch.float64
+
+
+def aae() -> AAE:
+    torch.manual_seed(1)
+    return AAE(9, code_size=2, hidden=(8,), discriminator=(8,), precision="float32").eval()
+
+
+def vae() -> VAE:
+    torch.manual_seed(1)
+    return VAE(9, code_size=2, hidden=(8,), precision="float32").eval()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- the chain ---
+
+
+def test_chain_shows_every_state() -> None:
+    model, start = aae(), torch.randn(5, 2)
+    states = list(chain(model, start, 3))
+    assert len(states) == 4 and states[0].codes is start
+    for state in states:
+        assert torch.equal(state.images, model.decode(state.codes)) and not state.images.requires_grad
+    for before, after in pairwise(states):
+        assert torch.equal(after.codes, model.encode(before.images)) and not torch.equal(after.codes, before.codes)
+
+
+def test_chain_makes_states_when_they_are_asked_for() -> None:
+    states = chain(aae(), torch.randn(5, 2), 10**9)
+    assert [next(states).codes.shape for _ in range(3)] == [(5, 2)] * 3
+    assert torch.is_grad_enabled()
+
+
+def test_chain_draws_from_the_posterior() -> None:
+    """A Gaussian posterior's noise has the encoder's variance: z_1 - mean over many equal chains."""
+    model = vae()
+    first, second = list(chain(model, torch.zeros(20_000, 2), 1, seeded()))
+    mean, log_variance = model.encoder(first.images[:1]).detach().chunk(2, dim=1)
+    torch.testing.assert_close(second.codes.mean(0, keepdim=True), mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(second.codes.var(0, keepdim=True), log_variance.exp(), rtol=0.05, atol=0)
+    again = list(chain(model, torch.zeros(20_000, 2), 1, seeded()))[1]
+    assert torch.equal(again.codes, second.codes)
+
+
+def test_chain_reaches_its_stationary_distribution() -> None:
+    """decode(z) = z and q(z | x) = N(x / 2, 1): an autoregression, whose variance is 1 / (1 - 1 / 4)."""
+
+    class Autoregression(torch.nn.Module):
+        posterior = "gaussian"
+
+        def encoder(self, x: Tensor) -> Tensor:
+            return torch.cat([x / 2, torch.zeros_like(x)], dim=1)
+
+        def encode(self, x: Tensor) -> Tensor:
+            return x / 2
+
+        def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+            return x / 2 + torch.randn(x.shape, generator=generator)
+
+        def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+            return x
+
+        def decode(self, z: Tensor) -> Tensor:
+            return z
+
+    *_, last = chain(Autoregression(), torch.full((40_000, 1), 30.0), 15, seeded())
+    assert last.codes.mean().item() == pytest.approx(0, abs=0.03)
+    assert last.codes.var().item() == pytest.approx(4 / 3, rel=0.03)
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, True])
+def test_steps_are_checked_at_once(steps: object) -> None:
+    with pytest.raises(ValueError, match="steps: got"):
+        chain(aae(), torch.zeros(1, 2), steps)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps: got"):
+        markov_chain(aae(), steps)  # type: ignore[arg-type]
+
+
+def test_chain_with_noise() -> None:
+    torch.manual_seed(1)
+    model = MMDAE(9, code_size=2, hidden=(8,), denoising=0.5, precision="float32").eval()
+    start = torch.randn(6, 2)
+    noisy, plain = (list(chain(model, start, 1, seeded(), corrupt=corrupt))[1].codes for corrupt in (True, False))
+    noise = 0.5 * torch.randn(6, 9, generator=seeded())
+    torch.testing.assert_close(noisy, model.encode(model.decode(start) + noise).detach())
+    torch.testing.assert_close(plain, model.encode(model.decode(start)).detach())
+    with pytest.raises(ValueError, match="corrupt: got True"):
+        chain(aae(), start, 1, corrupt=True)
+
+
+def test_codes_are_a_matrix() -> None:
+    with pytest.raises(ValueError, match=r"codes: got shape \[2\], expected \[N, code_size\]"):
+        chain(aae(), torch.zeros(2), 1)
+
+
+# --- samplers ---
+
+
+def test_aggregated_posterior_and_its_chain() -> None:
+    model, images = aae(), torch.rand(4, 9)
+    sampler = posterior_samples(model, images, "training images")
+    drawn = sampler.sample(2_000, seed=3)
+    assert sampler.name == "aggregated posterior of 4 training images"
+    each = drawn[:, None] - model.reconstruct(images).detach()
+    nearest, which = each.norm(dim=-1).min(1)
+    assert nearest.max() < 1e-5
+    assert (which.bincount(minlength=4) / 2_000 - 0.25).abs().max() < 0.06  # uniform, with replacement
+    assert torch.equal(drawn, sampler.sample(2_000, seed=3)) and not torch.equal(drawn, sampler.sample(2_000, seed=4))
+
+    walked = markov_chain(model, 1, sampler)
+    assert walked.name == "aggregated posterior of 4 training images, 1 encode-decode step"
+    torch.testing.assert_close(walked.sample(50), model.reconstruct(sampler.sample(50)).detach())
+    assert markov_chain(model, 0, sampler) is sampler
+    with pytest.raises(ValueError, match=r"images: got shape \[0, 9\]"):
+        posterior_samples(model, images[:0])
+
+
+def test_chain_from_the_prior_is_the_chain() -> None:
+    model = aae()
+    walked = markov_chain(model, 2).sample(10, seed=5)
+    *_, last = chain(model, model.prior.sample(10, generator=seeded(5)), 2)
+    torch.testing.assert_close(walked, last.images)
+    torch.testing.assert_close(prior_samples(model).sample(10, seed=5), model.sample(10, generator=seeded(5)))
+
+
+# --- interpolation ---
+
+
+def test_slerp_is_the_arc() -> None:
+    a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+    t = torch.linspace(0, math.pi / 2, 7)
+    torch.testing.assert_close(slerp(a, b, 7), 2 * torch.stack([t.cos(), t.sin()], 1))
+    torch.testing.assert_close(lerp(a, b, 3), torch.tensor([[2.0, 0], [1, 1], [0, 2]]))
+
+
+def test_slerp_of_different_lengths_is_the_usual_formula() -> None:
+    a, b = torch.randn(4, 3, 6, dtype=F64), 3 * torch.randn(4, 3, 6, dtype=F64)
+    path = slerp(a, b, 5)
+    assert path.shape == (4, 3, 5, 6) and path.dtype == F64
+    angle = torch.acos(torch.nn.functional.cosine_similarity(a, b, dim=-1))[..., None]
+    for number, t in enumerate((0, 0.25, 0.5, 0.75, 1)):
+        expected = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+        torch.testing.assert_close(path[..., number, :], expected)
+    torch.testing.assert_close(path[..., 0, :], a, rtol=0, atol=0)
+    torch.testing.assert_close(path[..., -1, :], b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((1.0, 2.0), (1.0, 2.0)),  # equal
+        ((1.0, 2.0), (3.0, 6.0)),  # parallel
+        ((1.0, 2.0), (-1.0, -2.0)),  # opposite
+        ((0.0, 0.0), (1.0, 2.0)),  # zero
+        ((1.0, 2.0), (0.0, 0.0)),
+        ((0.0, 0.0), (0.0, 0.0)),
+        ((1e-30, 2e-30), (2e-30, 4e-30)),
+        ((1.0, 2.0), (1.0, 2.0000002)),  # nearly parallel
+    ],
+)
+def test_slerp_is_straight_where_there_is_no_arc(first: tuple[float, ...], second: tuple[float, ...]) -> None:
+    a, b = torch.tensor(first), torch.tensor(second)
+    torch.testing.assert_close(slerp(a, b, 5), lerp(a, b, 5), rtol=1e-6, atol=1e-36)
+
+
+def test_slerp_of_tiny_vectors_is_an_arc() -> None:
+    a, b = torch.tensor([1e-30, 0.0]), torch.tensor([0.0, 1e-30])
+    torch.testing.assert_close(slerp(a, b, 3)[1] / 1e-30, torch.tensor([0.5**0.5, 0.5**0.5]))
+
+
+def test_interpolation_of_pairs_and_its_correction() -> None:
+    model, first, second = aae(), torch.rand(3, 9), torch.rand(3, 9)
+    paths = interpolate(model, first, second, 4, path="spherical")
+    assert paths.shape == (3, 4, 9)
+    torch.testing.assert_close(paths[:, 0], model.reconstruct(first).detach())
+    torch.testing.assert_close(paths[:, -1], model.reconstruct(second).detach())
+    torch.testing.assert_close(interpolate(model, first[1], second[1], 4, path="spherical"), paths[1])
+    straight = interpolate(model, first, second, 4)
+    codes = torch.lerp(model.encode(first), model.encode(second), 1 / 3)
+    torch.testing.assert_close(straight[:, 1], model.decode(codes).detach())
+    corrected = interpolate(model, first, second, 4, path="spherical", steps=2)
+    expected = model.reconstruct(model.reconstruct(paths.flatten(0, 1))).detach().unflatten(0, (3, 4))
+    torch.testing.assert_close(corrected, expected)
+    with pytest.raises(ValueError, match="path: got 'curved', expected one of linear, spherical"):
+        interpolate(model, first, second, 4, path="curved")
+    with pytest.raises(ValueError, match=r"second: got shape \[9\]"):
+        interpolate(model, first, second[0], 4)
+    with pytest.raises(ValueError, match="count: got 1"):
+        interpolate(model, first, second, 1)
+
+
+# --- walks ---
+
+
+def test_percentile_grid_has_equal_probability() -> None:
+    prior = Gaussian(3, std=(1.0, 2.0, 3.0), mean=(0.0, 1.0, 5.0))
+    grid = percentile_grid(prior, 4, dims=(0, 1))
+    assert grid.shape == (4, 4, 3) and grid.dtype == torch.float32
+    assert torch.equal(grid[..., 2], torch.full((4, 4), 5.0))
+    assert torch.equal(grid[0, :, 0], grid[3, :, 0]) and (grid[0, :, 0].diff() > 0).all()
+    assert torch.equal(grid[:, 0, 1], grid[:, 3, 1]) and (grid[:, 0, 1].diff() < 0).all()  # up as in a plot
+    levels = torch.distributions.Normal(1.0, 2.0).cdf(grid[:, 0, 1])
+    torch.testing.assert_close(levels, torch.tensor([0.875, 0.625, 0.375, 0.125]))
+
+
+def test_percentiles_of_other_priors() -> None:
+    box = percentile_grid(Uniform(2, (0.0, 10.0), (1.0, 20.0)), 2)
+    torch.testing.assert_close(box, torch.tensor([[[0.25, 17.5], [0.75, 17.5]], [[0.25, 12.5], [0.75, 12.5]]]))
+    turned = Gaussian(2, covariance=((2.0, 1.0), (1.0, 2.0)))  # variances 1 and 3 along the diagonals
+    walks = percentile_walks(turned, 99).double()
+    for walk, direction, std in ((walks[0], (1, -1), 1.0), (walks[1], (1, 1), 3**0.5)):
+        along = (walk @ torch.tensor(direction, dtype=F64)).abs() / 2**0.5
+        assert along.max().item() == pytest.approx(std * 2.5723, rel=1e-3)  # the normal quantile at 98.5 / 99
+        torch.testing.assert_close(along.square(), walk.square().sum(1), atol=1e-6, rtol=1e-5)
+
+
+def test_percentile_walks_move_one_dimension() -> None:
+    walks = percentile_walks(Gaussian(4, std=2.0), 5)
+    assert walks.shape == (4, 5, 4)
+    for dim in range(4):
+        others = [other for other in range(4) if other != dim]
+        assert (walks[dim, :, dim].diff() > 0).all() and torch.count_nonzero(walks[dim][:, others]) == 0
+
+
+def test_component_walks_go_outwards_along_the_ring() -> None:
+    walks = component_walks(GaussianMixture(), 8)
+    assert walks.shape == (10, 8, 2)
+    radius = walks.norm(dim=-1)
+    assert (radius.diff(dim=1) > 0).all()
+    reach = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(7.5 / 8))  # std 1 along the radius
+    torch.testing.assert_close(radius[:, [0, -1]], torch.stack([4 - reach, 4 + reach]).expand(10, 2))
+    angle = torch.arange(10) * (2 * math.pi / 10)
+    directions = torch.stack([angle.cos(), angle.sin()], 1)
+    torch.testing.assert_close(walks, radius[..., None] * directions[:, None], atol=1e-5, rtol=1e-5)
+
+
+def test_component_walk_of_a_single_gaussian() -> None:
+    (walk,) = component_walks(Gaussian(3, std=(1.0, 5.0, 2.0)), 3)
+    assert torch.count_nonzero(walk[:, [0, 2]]) == 0 and (walk[:, 1].diff() > 0).all()
+
+
+def test_roll_walk_lies_on_the_roll() -> None:
+    prior = SwissRoll(std=1e-6)
+    walk = roll_walk(prior, 2_000)
+    draws = prior.sample(500, generator=seeded())
+    assert torch.cdist(draws, walk).amin(1).max() < 0.05 and (walk.norm(dim=1).diff() > 0).all()
+    # Equal probability: as many draws between two neighbours of a coarse walk as between any other two.
+    radius = roll_walk(prior, 4).norm(dim=1)
+    share = torch.bucketize(prior.sample(20_000, generator=seeded()).norm(dim=1), radius).bincount(minlength=5) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.125, 0.25, 0.25, 0.25, 0.125]), atol=0.015, rtol=0)
+
+
+def test_walks_refuse_what_they_cannot_walk() -> None:
+    with pytest.raises(TypeError, match="prior: got SwissRoll, expected Gaussian or Uniform"):
+        percentile_grid(SwissRoll())
+    with pytest.raises(TypeError, match="prior: got Uniform, expected GaussianMixture"):
+        component_walks(Uniform(2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="prior: got Gaussian, expected SwissRoll"):
+        roll_walk(Gaussian(2))  # type: ignore[arg-type]
+    for dims in ((0, 0), (0, 2), (-1, 0)):
+        with pytest.raises(ValueError, match="dims: got"):
+            percentile_grid(Gaussian(2), dims=dims)
+    with pytest.raises(ValueError, match="count: got 0"):
+        roll_walk(SwissRoll(), 0)
+
+
+# --- pictures ---
+
+
+def test_grid_figure(tmp_path: Path) -> None:
+    images = torch.rand(3, 5, 20)
+    save_grid(tmp_path / "plain.png", images, (4, 5))
+    save_grid(tmp_path / "labelled.png", images, (4, 5), "title", ("0 steps", "1 step", "2 steps"), tuple("abcde"))
+    sizes = [(tmp_path / name).stat().st_size for name in ("plain.png", "labelled.png")]
+    assert 2_000 < sizes[0] < sizes[1]
+    with pytest.raises(ValueError, match="rows: got 1 labels, expected 3 or none"):
+        save_grid(tmp_path / "x.png", images, (4, 5), rows=("one",))
+
+
+@pytest.mark.parametrize("shape", [(10, 8), (1, 40), (12, 3)])
+def test_walks_figure(tmp_path: Path, shape: tuple[int, int]) -> None:
+    draws = GaussianMixture().sample(200, generator=seeded())
+    save_walks(tmp_path / "x.png", torch.randn(*shape, 2), draws, torch.rand(*shape, 16), (4, 4), "title")
+    assert (tmp_path / "x.png").stat().st_size > 8_000
