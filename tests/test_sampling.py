@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
+import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -295,6 +298,38 @@ def test_walks_refuse_what_they_cannot_walk() -> None:
             percentile_grid(Gaussian(2), dims=dims)
     with pytest.raises(ValueError, match="count: got 0"):
         roll_walk(SwissRoll(), 0)
+
+
+# --- the script ---
+
+SCRIPT = Path(__file__).parents[1] / "python" / "markov_sampling.py"
+
+
+def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(1)
+    run = tmp_path / "run"
+    monkeypatch.setattr(
+        sys, "argv", [str(SCRIPT), "--epochs", "1", "--samples", "100", "--run-dir", str(run), "--seed", "3"]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learnt yet
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    names = {
+        f"{model}-{what}.png" for model in ("aae", "daae", "vae", "dvae") for what in ("samples", "interpolations")
+    }
+    assert {path.name for path in run.iterdir()} == {*names, "report.md"}
+    report = (run / "report.md").read_text()
+    for words in ("| AAE | prior, 1 encode-decode step |", "| DVAE | prior, 10 corrupt-encode-decode steps |"):
+        assert words in report
+    assert report.count("| aggregated posterior of 1,259 training images |") == 4
+    assert "100 samples from the prior, 5 encode-decode steps, 269 test images" in capsys.readouterr().out
+
+
+def test_script_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--data", "nix"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert str(stop.value).startswith("error: data: no such file or folder: nix") and "\n" not in str(stop.value)
 
 
 # --- pictures ---

@@ -88,7 +88,7 @@ class ChainState(NamedTuple):
 def chain(
     model: Any, codes: Tensor, steps: int, generator: torch.Generator | None = None, *, corrupt: bool = False
 ) -> Iterator[ChainState]:
-    """The Markov chain z -> x -> z of Creswell et al. (2016, section 3), for many codes at once.
+    """The Markov chain z -> x -> z of Creswell, Arulkumaran and Bharath (2016), for many codes at once.
 
     z_0 is given, x_t = decode(z_t), z_{t+1} ~ q(z | x_t). Its codes tend to those on which the decoder was trained, so
     samples and interpolations may be corrected by a few steps.
