@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .ops.arguments import check_int, check_number
-from .ops.device_cache import DeviceCache
+from .ops.device_cache import DeviceCache, tracing
 
 Vector = Sequence[float] | Tensor
 F64 = torch.float64
@@ -51,7 +51,12 @@ class Components:
 
 
 class Prior:
-    """A distribution over codes of dimension `dim`; subclasses sample, and some have closed-form kernel means."""
+    """A distribution over codes of dimension `dim`; subclasses sample, and some have closed-form kernel means.
+
+    `num_classes` is the number of parts that labels choose from, 0 where a prior has no parts.
+    """
+
+    num_classes: int = 0
 
     def __init__(self, dim: int) -> None:
         self.dim = check_int("dim", dim)
@@ -61,12 +66,32 @@ class Prior:
         self,
         count: int,
         *,
+        labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Independent draws: [count, dim], float32 by default, from the given or the default generator."""
+        """Independent draws: [count, dim], float32 by default, from the given or the default generator.
+
+        Args:
+            labels: [count] int64 on the draws' device, a class for each draw: it comes from that part of the prior,
+                where it is -1 from the whole. Without labels all come from the whole, by the same random numbers.
+                A label that is no class raises on the CPU; elsewhere, where reading it would wait for the device,
+                its draw is NaN.
+
+        Raises:
+            ValueError, TypeError: labels for a prior without classes, or of another shape, dtype or device.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement sample()")
+
+    def _known(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Checks the labels; z [N, D], NaN where one is no class and the device is not the CPU, where that raises."""
+        if not self.num_classes:
+            raise ValueError(
+                f"labels: got some, but {type(self).__name__} has no classes; GaussianMixture and SwissRoll have"
+            )
+        check_labels(labels, z.shape[0], self.num_classes, z.device)
+        return z.masked_fill(_unknown(labels, self.num_classes)[:, None], math.nan)
 
 
 class MixturePrior(Prior):
@@ -91,12 +116,15 @@ class MixturePrior(Prior):
         self,
         count: int,
         *,
+        labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Independent draws: [count, dim]."""
+        """Independent draws: [count, dim]; see `Prior.sample`."""
         z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
+        if labels is not None:
+            z = self._known(z, labels)
         components = self.components(z.device)
         means, vectors = components.means, components.eigenvectors
         if len(means) == 1:
@@ -107,6 +135,8 @@ class MixturePrior(Prior):
         scales = components.eigenvalues.sqrt()
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
         chosen = torch.searchsorted(components.weights.cumsum(0).to(z), u, right=True).clamp_(max=len(means) - 1)
+        if labels is not None:
+            chosen = torch.where(labels < 0, chosen, labels.clamp(max=len(means) - 1))
         z = z * scales.to(z)[chosen]
         return means.to(z)[chosen] + (z if vectors is None else torch.einsum("nij,nj->ni", vectors.to(z)[chosen], z))
 
@@ -148,6 +178,8 @@ class Gaussian(MixturePrior):
 class GaussianMixture(MixturePrior):
     """A mixture of K Gaussians, by default of ten elongated ones on a ring in the plane (AAE paper, figure 3).
 
+    Component i belongs to class i: `num_classes` is K.
+
     Args:
         weights: [K] positive, normalised here; uniform by default.
         means: [K, D].
@@ -178,6 +210,7 @@ class GaussianMixture(MixturePrior):
         share = _positive("weights", _vector("weights", 1.0 if weights is None else weights, count))
         values, vectors = zip(*[_eigen("covariances", part, dim) for part in covariance], strict=True)
         super().__init__(Components(share / share.sum(), mu, torch.stack(values), torch.stack(vectors)))
+        self.num_classes = count
 
 
 class Uniform(Prior):
@@ -206,12 +239,15 @@ class Uniform(Prior):
         self,
         count: int,
         *,
+        labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Independent draws: [count, dim]."""
+        """Independent draws: [count, dim]; see `Prior.sample`."""
         z = torch.rand(count, self.dim, generator=generator, device=device, dtype=dtype)
+        if labels is not None:
+            z = self._known(z, labels)
         low, high = self.bounds(z.device)
         return low.to(z) + (high - low).to(z) * z
 
@@ -220,31 +256,61 @@ class SwissRoll(Prior):
     """A two-dimensional swiss roll, uniform in arc parameter with Gaussian noise (AAE paper, figure 3).
 
     A point is t * (cos t, sin t) * radius / t_max + noise, t = t_max * sqrt(u), u uniform; t_max = 2 pi * turns. The
-    square root makes the density along the roll even.
+    square root makes the density along the roll even. Class i is the i-th of `num_classes` parts of equal mass, from
+    the inner end on: u in [i, i + 1) / num_classes.
 
     Args:
         turns: full turns. radius: of the outer end. std: of the noise.
+        num_classes: parts that labels choose from; ten as in the paper.
     """
 
-    def __init__(self, turns: float = 1.5, radius: float = 3.0, std: float = 0.1) -> None:
+    def __init__(self, turns: float = 1.5, radius: float = 3.0, std: float = 0.1, num_classes: int = 10) -> None:
         super().__init__(2)
         self.turns, self.radius = check_number("turns", turns), check_number("radius", radius)
         self.std = check_number("std", std)
+        self.num_classes = check_int("num_classes", num_classes)
 
     def sample(
         self,
         count: int,
         *,
+        labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Independent draws: [count, 2]."""
+        """Independent draws: [count, 2]; see `Prior.sample`."""
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
         noise = torch.randn(count, 2, generator=generator, device=device, dtype=dtype)
+        if labels is not None:
+            noise = self._known(noise, labels)
+            u = torch.where(labels < 0, u, (labels + u) / self.num_classes)
         root = u.sqrt()
         angle = 2 * math.pi * self.turns * root
         return self.radius * root[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + self.std * noise
+
+
+def check_labels(labels: Tensor, count: int, num_classes: int, device: torch.device) -> None:
+    """Labels [count] int64 on `device`, each from 0 to num_classes - 1 or -1 for none; values are read on the CPU only.
+
+    Raises:
+        ValueError, TypeError: they are something else.
+    """
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels: got {found}, expected an int64 tensor of shape {[count]}")
+    if labels.shape != (count,):
+        raise ValueError(f"labels: got shape {list(labels.shape)}, expected {[count]}")
+    if labels.device != device:
+        raise ValueError(f"labels: got device {labels.device}, expected {device}")
+    if device.type == "cpu" and not tracing() and bool((unknown := _unknown(labels, num_classes)).any()):
+        raise ValueError(
+            f"labels: got {labels[unknown][0].item()}, expected a class from 0 to {num_classes - 1}, or -1 for none"
+        )
+
+
+def _unknown(labels: Tensor, num_classes: int) -> Tensor:
+    return (labels < -1) | (labels >= num_classes)
 
 
 def _ring(count: int) -> tuple[Tensor, Tensor]:

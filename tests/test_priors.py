@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import F32, F64
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 
@@ -29,6 +30,10 @@ CASES: list[tuple[Prior, Tensor, Tensor]] = [
     (Uniform(2, -1.0, [1.0, 3.0]), torch.tensor([0.0, 1.0]), torch.diag(torch.tensor([4.0, 16.0]) / 12)),
 ]
 PRIORS = [*(case[0] for case in CASES), GaussianMixture(), SwissRoll()]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("prior", "mean", "covariance"), CASES)
@@ -81,6 +86,91 @@ def test_uniform_stays_in_its_box() -> None:
     assert (z.amax(0) - z.amin(0) > 0.97 * torch.tensor([1.0, 0.5])).all()
 
 
+def test_labels_choose_the_component() -> None:
+    n = 20_000
+    labels = torch.arange(2 * n) % 2  # in equal shares, whatever the weights
+    z = MIXTURE.sample(2 * n, labels=labels, generator=torch.Generator().manual_seed(1), dtype=F64)
+    for i, covariance in enumerate((COVARIANCE, torch.eye(3))):
+        part, variance = z[labels == i], covariance.to(F64).diagonal()
+        assert ((part.mean(0) - (MEAN + OFFSETS[i])).abs() < 5 * (variance / n).sqrt()).all()
+        error = 5 * (2 * torch.outer(variance, variance) / n).sqrt()
+        assert ((torch.cov(part.T) - covariance).abs() < error).all()
+    assert (MIXTURE.num_classes, GaussianMixture().num_classes) == (2, 10)
+    one = GaussianMixture((1.0,), [[5.0]], [[[1.0]]])
+    assert torch.equal(*(one.sample(3, labels=torch.full((3,), i), generator=generator(1)) for i in (0, -1)))
+
+
+@pytest.mark.parametrize("num_classes", [10, 4])
+def test_labels_choose_the_part_of_the_roll(num_classes: int) -> None:
+    roll = SwissRoll(radius=5.0, std=1e-6, num_classes=num_classes)
+    assert roll.num_classes == num_classes and SwissRoll().num_classes == 10
+    labels = torch.arange(2000 * num_classes) % num_classes
+    share = roll.sample(len(labels), labels=labels, dtype=F64).norm(dim=1).square() / 25 * num_classes - labels
+    assert (-1e-3 < share).all() and (share < 1 + 1e-3).all()
+    for i in range(num_classes):  # uniform within each part
+        assert abs(share[labels == i].mean() - 0.5) < 5 / math.sqrt(12 * 2000)
+
+
+@pytest.mark.parametrize("prior", [MIXTURE, GaussianMixture(), SwissRoll()])
+def test_draws_without_a_label_stay_the_same(prior: Prior) -> None:
+    plain = prior.sample(40, generator=generator(5))
+    unlabelled = torch.full((40,), -1)
+    assert torch.equal(prior.sample(40, labels=unlabelled, generator=generator(5)), plain)
+    some = unlabelled.clone()
+    some[:20] = 1
+    mixed = prior.sample(40, labels=some, generator=generator(5))
+    assert torch.equal(mixed[20:], plain[20:]) and not torch.equal(mixed[:20], plain[:20])
+    assert torch.equal(mixed[:20], prior.sample(40, labels=torch.ones_like(some), generator=generator(5))[:20])
+    assert prior.sample(4, labels=some[:4], dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert prior.sample(0, labels=some[:0]).shape == (0, prior.dim)
+
+
+def test_the_order_of_random_numbers() -> None:
+    """Seeds give the same draws from one version to the next."""
+    g, parts = generator(2), MIXTURE.components()
+    z, u = torch.randn(30, 3, generator=g, dtype=F64), torch.rand(30, generator=g, dtype=F64)
+    chosen = (u >= 0.25).long()
+    assert parts.eigenvectors is not None and 0 < chosen.sum() < 30
+    expected = torch.einsum("nij,nj->ni", parts.eigenvectors[chosen], parts.eigenvalues.sqrt()[chosen] * z)
+    found = MIXTURE.sample(30, generator=generator(2), dtype=F64)
+    torch.testing.assert_close(found, parts.means[chosen] + expected)
+    g = generator(2)
+    u, noise = torch.rand(30, generator=g, dtype=F64), torch.randn(30, 2, generator=g, dtype=F64)
+    t = 3 * math.pi * u.sqrt()
+    expected = (3 * u.sqrt() * torch.stack([t.cos(), t.sin()])).T + 0.1 * noise
+    torch.testing.assert_close(SwissRoll().sample(30, generator=generator(2), dtype=F64), expected)
+
+
+@pytest.mark.parametrize("prior", [GaussianMixture(), SwissRoll()])
+def test_labels_that_cannot_be_read_give_nan(prior: Prior) -> None:
+    """As on a GPU: where values are not looked at, a label that is no class spoils its own draw only."""
+    labels = torch.tensor([0, 10, 9, -2, -1])
+    with torch.no_grad():
+        z = torch.compile(lambda chosen: prior.sample(5, labels=chosen), backend="eager", fullgraph=True)(labels)
+    assert z.isnan().all(1).tolist() == [False, True, False, True, False] and z[::2].isfinite().all()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert prior.sample(5, labels=torch.zeros(5, dtype=torch.int64)).shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "labels", "error", "message"),
+    [
+        (Gaussian(2), torch.zeros(3, dtype=torch.int64), ValueError, "Gaussian has no classes; GaussianMixture and"),
+        (Uniform(2), torch.zeros(3, dtype=torch.int64), ValueError, "Uniform has no classes.*SwissRoll"),
+        (SwissRoll(), torch.zeros(3), TypeError, r"labels: got torch.float32, expected an int64 tensor of shape \[3\]"),
+        (SwissRoll(), [0, 1, 2], TypeError, "labels: got list"),
+        (GaussianMixture(), torch.zeros(4, dtype=torch.int64), ValueError, r"got shape \[4\], expected \[3\]"),
+        (GaussianMixture(), torch.zeros(3, 1, dtype=torch.int64), ValueError, r"got shape \[3, 1\]"),
+        (GaussianMixture(), torch.zeros(3, dtype=torch.int64, device="meta"), ValueError, "got device meta"),
+        (GaussianMixture(), torch.tensor([0, 10, 3]), ValueError, "got 10, expected a class from 0 to 9, or -1"),
+        (SwissRoll(num_classes=3), torch.tensor([0, -2, 3]), ValueError, "labels: got -2, .* from 0 to 2"),
+    ],
+)
+def test_label_errors(prior: Prior, labels: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        prior.sample(3, labels=labels)
+
+
 @pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: type(prior).__name__)
 def test_reproducible_by_generator(prior: Prior) -> None:
     first, again, other = (prior.sample(50, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
@@ -129,6 +219,7 @@ def test_arguments_are_copied() -> None:
         (lambda: Uniform(2, [0.0] * 3, 1.0), "low: got"),
         (lambda: SwissRoll(turns=0.0), "turns: got 0.0"),
         (lambda: SwissRoll(std=math.inf), "std: got inf"),
+        (lambda: SwissRoll(num_classes=0), "num_classes: got 0"),
     ],
 )
 def test_errors(make: object, message: str) -> None:

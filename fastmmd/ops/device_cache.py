@@ -10,6 +10,11 @@ import torch
 T = TypeVar("T")
 
 
+def tracing() -> bool:
+    """Whether a compiler or a fake mode traces: its tensors have no values and must not be kept."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
 class DeviceCache(Generic[T]):
     """What `make` returns, kept per device; made anew while a compiler or a fake mode traces, whose tensors are not."""
 
@@ -19,7 +24,7 @@ class DeviceCache(Generic[T]):
 
     def get(self, device: torch.device) -> T:
         """The value for this device."""
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        if tracing():
             return self._make(device)
         if device not in self._kept:
             with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward pass
