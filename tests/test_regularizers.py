@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import F64, assert_close, points
 from torch import Tensor
+from torch.nn import functional as F
 
 import fastmmd
 from fastmmd.nn import (
@@ -23,7 +24,7 @@ from fastmmd.nn import (
     code_health,
     kernel_problem,
 )
-from fastmmd.priors import Gaussian, Prior, Uniform
+from fastmmd.priors import Gaussian, Prior, SwissRoll, Uniform
 
 
 def parameters(module: torch.nn.Module) -> list[Tensor]:
@@ -69,6 +70,57 @@ def test_adversarial_losses_and_gradients() -> None:
         torch.testing.assert_close(found, value - 0.5 * gradient, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="optimizer: got None"):
         regularizer.update(codes, prior)
+
+
+def test_adversarial_with_classes_sees_labels_on_both_sides() -> None:
+    """Draws bear the codes' labels; the switch has a position of its own for the unlabelled."""
+    regularizer, prior = Adversarial.mlp(2, (8,), scale=2.0, num_classes=3), SwissRoll(num_classes=3)
+    codes, labels = points(16, 2).requires_grad_(), torch.arange(16) % 4 - 1
+    switch = F.one_hot(labels + 1, 4).float()
+
+    def logits(z: Tensor) -> Tensor:
+        return regularizer.discriminator(torch.cat([z / 2.0, switch], 1))
+
+    loss = regularizer(codes, prior, None, labels)
+    assert_close(loss, -torch.sigmoid(logits(codes).double()).log().mean())
+    (gradient,) = torch.autograd.grad(loss, codes)
+    assert gradient.abs().sum() > 0
+
+    torch.manual_seed(3)
+    draws = prior.sample(16, labels=labels)
+    real, fake = (torch.sigmoid(logits(z)) for z in (draws, codes.detach()))
+    gradients = torch.autograd.grad(-(real.log().mean() + (1 - fake).log().mean()), list(regularizer.parameters()))
+    before = parameters(regularizer)
+    torch.manual_seed(3)
+    regularizer.update(codes, prior, torch.optim.SGD(regularizer.parameters(), lr=0.5), labels)
+    for value, part, found in zip(before, gradients, parameters(regularizer), strict=True):
+        torch.testing.assert_close(found, value - 0.5 * part, rtol=1e-5, atol=1e-6)
+
+    unlabelled = regularizer(codes, prior, None, torch.full_like(labels, -1))
+    assert torch.equal(regularizer(codes, prior), unlabelled) and unlabelled != regularizer(codes, prior, None, labels)
+    assert torch.equal(regularizer(codes, Gaussian(2)), unlabelled)  # without labels the prior needs no classes
+
+
+def test_adversarial_label_errors() -> None:
+    codes, labels, prior = points(6, 2), torch.zeros(6, dtype=torch.int64), SwissRoll(num_classes=3)
+    plain, classes = Adversarial.mlp(2, (8,)), Adversarial.mlp(2, (8,), num_classes=3)
+    for regularizer, other, given, error, message in (
+        (plain, prior, labels, ValueError, "discriminator has no classes; give Adversarial num_classes"),
+        (classes, SwissRoll(), labels, ValueError, "SwissRoll has 10 classes, expected 3 as the discriminator"),
+        (classes, Gaussian(2), labels, ValueError, "Gaussian has 0 classes, expected 3"),
+        (classes, prior, labels[:5], ValueError, r"got shape \[5\], expected \[6\]"),
+        (classes, prior, labels.int(), TypeError, "got torch.int32, expected an int64"),
+        (classes, prior, labels + 3, ValueError, "got 3, expected a class from 0 to 2"),
+    ):
+        before = parameters(regularizer)
+        with pytest.raises(error, match=message):
+            regularizer(codes, other, None, given)
+        with pytest.raises(error, match=message):
+            regularizer.update(codes, other, torch.optim.SGD(regularizer.parameters(), lr=1.0), given)
+        assert all(map(torch.equal, before, parameters(regularizer)))
+    for make in (Adversarial.mlp, lambda _, num_classes: Adversarial(torch.nn.Linear(2, 1), num_classes=num_classes)):
+        with pytest.raises(ValueError, match="num_classes: got -1"):
+            make(2, num_classes=-1)
 
 
 def test_kl_against_torch_distributions() -> None:

@@ -142,11 +142,24 @@ class Autoencoder(nn.Module):
             optimizers["adversary"] = _adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
 
-    def training_step(self, x: Tensor, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    def training_step(
+        self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """All phases of one batch [B, data_dim]: forward, backward, optimiser steps.
 
+        Args:
+            labels: [B] int64, the class of each point, -1 for unlabelled ones; for a regulariser with classes, which
+                pulls the codes of class i towards the i-th part of the prior.
+
         Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
+
+        Raises:
+            ValueError, TypeError: labels for a regulariser that takes none, or that do not fit.
         """
+        if labels is not None and self.regularizer.num_classes == 0:
+            name = type(self.regularizer).__name__
+            raise ValueError(f"labels: got some, but {name} has no classes; Adversarial takes them, with num_classes")
+        classes = () if labels is None else (labels,)
         self.steps += 1
         codes, moments = self._infer(self.corrupt(x), draw=True)
         warming = self.steps <= self.warmup_steps
@@ -154,12 +167,12 @@ class Autoencoder(nn.Module):
             reconstruction = self.reconstruction_loss(x, codes)
             _descend(reconstruction, optimizers["autoencoder"])
             codes, moments = self._infer(self.corrupt(x), draw=True)
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"))
-            penalty = self.regularizer(codes, self.prior, moments)
+            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
+            penalty = self.regularizer(codes, self.prior, moments, *classes)
             _descend(self.regularizer_weight * penalty, optimizers["generator"])
         else:
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"))
-            penalty = self.regularizer(codes, self.prior, moments)
+            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
+            penalty = self.regularizer(codes, self.prior, moments, *classes)
             reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes)
             _descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
         reconstruction, penalty = reconstruction.detach(), penalty.detach()

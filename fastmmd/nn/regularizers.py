@@ -22,7 +22,7 @@ from ..ops.arguments import (
 from ..ops.closed_form import mmd2_to_prior
 from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..ops.mmd import check_estimator, mmd2
-from ..priors import Gaussian, Prior
+from ..priors import Gaussian, Prior, check_labels
 from .networks import MLP
 
 
@@ -37,7 +37,10 @@ class Regularizer(nn.Module):
     """A discrepancy between codes and a prior.
 
     `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
+    Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument.
     """
+
+    num_classes: int = 0
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] codes -> 0-d loss, differentiable in the codes (and in the moments where it uses them)."""
@@ -224,49 +227,100 @@ class Adversarial(Regularizer):
     The discriminator's phase minimises -log D(prior) - log(1 - D(codes)); the encoder minimises the non-saturating
     -log D(codes).
 
+    With classes (the same paper, "Incorporating label information in the adversarial regularization", figures 3 and
+    4) the discriminator also sees a one-hot switch of the class, with one more position for unlabelled points. Draws
+    bear the labels of the batch: for a labelled point one from its class's part of the prior, for an unlabelled one
+    (-1, or no labels at all) one from the whole prior. So each class goes to its own part.
+
     Args:
-        discriminator: [B, D] -> [B, 1] logits.
+        discriminator: [B, D] -> [B, 1] logits; with classes [B, D + 1 + num_classes], the code, whether the point is
+            unlabelled, its class.
         scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
             inputs of order one).
+        num_classes: of the labels, as many as the prior's; 0: none are taken.
     """
 
-    def __init__(self, discriminator: nn.Module, *, scale: float = 1.0) -> None:
+    def __init__(self, discriminator: nn.Module, *, scale: float = 1.0, num_classes: int = 0) -> None:
         super().__init__()
         self.discriminator, self.scale = discriminator, check_number("scale", scale)
+        self.num_classes = check_int("num_classes", num_classes, 0)
 
     @classmethod
     def mlp(
-        cls, code_size: int, hidden: Sequence[int] = (1000, 1000), *, scale: float = 1.0, precision: str = "float32"
+        cls,
+        code_size: int,
+        hidden: Sequence[int] = (1000, 1000),
+        *,
+        scale: float = 1.0,
+        precision: str = "float32",
+        num_classes: int = 0,
     ) -> Adversarial:
         """With a fully connected discriminator, two layers of 1000 units as in the paper."""
-        return cls(MLP(code_size, hidden, 1, precision=precision), scale=scale)
+        inputs = code_size + (1 + num_classes if check_int("num_classes", num_classes, 0) else 0)
+        return cls(MLP(inputs, hidden, 1, precision=precision), scale=scale, num_classes=num_classes)
 
-    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
-        """[B, D] -> 0-d: mean of -log D(codes). The discriminator itself receives no gradient."""
+    def forward(
+        self, codes: Tensor, prior: Prior, moments: Moments | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """[B, D], labels [B] int64 -> 0-d: mean of -log D(codes). The discriminator itself receives no gradient.
+
+        Raises:
+            ValueError, TypeError: labels without classes, for a prior with other classes, or that do not fit the codes.
+        """
+        self._check_labels(codes, prior, labels)
         state = [(parameter, parameter.requires_grad) for parameter in self.discriminator.parameters()]
         for parameter, _ in state:
             parameter.requires_grad_(False)
         try:
-            return F.softplus(-self.discriminator(codes / self.scale)).mean()
+            return F.softplus(-self._logits(codes, labels)).mean()
         finally:
             for parameter, requires_grad in state:
                 parameter.requires_grad_(requires_grad)
 
-    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """One step of the discriminator's optimiser on detached codes [B, D].
+    def update(
+        self,
+        codes: Tensor,
+        prior: Prior,
+        optimizer: torch.optim.Optimizer | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        """One step of the discriminator's optimiser on detached codes [B, D], labels [B] int64.
 
         Raises:
-            ValueError: no optimiser.
+            ValueError, TypeError: no optimiser; labels as for `forward`.
         """
         if optimizer is None:
             raise ValueError("optimizer: got None, expected the discriminator's optimiser")
-        draws = _draws(prior, codes)
-        logits = self.discriminator(torch.cat([draws, codes.detach()]) / self.scale).squeeze(1)
-        real, fake = logits.tensor_split([draws.shape[0]])
+        self._check_labels(codes, prior, labels)
+        draws = _draws(prior, codes, labels)
+        both = None if labels is None else labels.repeat(2)
+        real, fake = self._logits(torch.cat([draws, codes.detach()]), both).tensor_split([draws.shape[0]])
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+
+    def _logits(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        """[N, D] -> [N]; the switch follows the point, its first position for unlabelled ones."""
+        inputs = points / self.scale
+        if self.num_classes:
+            if labels is None:
+                labels = torch.full(points.shape[:1], -1, device=points.device)
+            switch = labels[:, None] == torch.arange(-1, self.num_classes, device=points.device)
+            inputs = torch.cat([inputs, switch.to(inputs)], 1)
+        return self.discriminator(inputs).squeeze(1)  # type: ignore[no-any-return]
+
+    def _check_labels(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
+        if labels is None:
+            return
+        if self.num_classes == 0:
+            raise ValueError("labels: got some, but the discriminator has no classes; give Adversarial num_classes")
+        if prior.num_classes != self.num_classes:
+            raise ValueError(
+                f"labels: {type(prior).__name__} has {prior.num_classes} classes, expected {self.num_classes} as the "
+                "discriminator"
+            )
+        check_labels(labels, codes.shape[0], self.num_classes, codes.device)
 
 
 class KL(Regularizer):
@@ -296,9 +350,12 @@ def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
         setattr(module, name, values if values is None or isinstance(values, Tensor) else tuple(values))
 
 
-def _draws(prior: Prior, codes: Tensor) -> Tensor:
-    """As many draws from the prior as there are codes, never rounded to a half type."""
-    return prior.sample(codes.shape[0], device=codes.device, dtype=compute_dtype(codes))
+def _draws(prior: Prior, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    """As many draws from the prior as there are codes, of their labels, never rounded to a half type."""
+    count, dtype = codes.shape[0], compute_dtype(codes)
+    if labels is None:  # a prior without classes need not know the argument
+        return prior.sample(count, device=codes.device, dtype=dtype)
+    return prior.sample(count, labels=labels, device=codes.device, dtype=dtype)
 
 
 def _spec(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
