@@ -70,6 +70,8 @@ class MMDAE(_Model):
         data_dim: number of pixels.
         closed_form: compare with the prior itself instead of with draws from it.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
+        posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 in place of 300): untrained it
+            is nearly N(0, I), which a large weight takes for a perfect match, and the codes stay empty.
         The others: see `Autoencoder` and `MLP`.
     """
 
@@ -113,6 +115,7 @@ class DSAAE(_Model):
     Args:
         data_dim: number of pixels.
         bandwidths, features, mode, adversary_rate, shrinkage, blocks, feature_seed: of `FourierAdversary`.
+        posterior: see `Autoencoder`; for "gaussian" see `MMDAE`.
         The others: see `Autoencoder` and `MLP`.
     """
 
