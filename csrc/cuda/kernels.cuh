@@ -45,6 +45,28 @@ struct NoRungs {
     template <class T, int R> DEVICE void add(int, T, const T (&)[R], const T (&)[R]) {}
 };
 
+// A warp's sums per rung, in memory: of r slope and of u, weighted.
+template <class T, int SIZE> struct WarpRungs {
+    double* sums;  // [2, S]
+    int count;
+    bool laplacian;
+    T shares[SIZE], finite[SIZE], inverse[SIZE];  // of the pairs that are evaluated: weights, distances
+
+    template <int R> DEVICE void set_inverse(const T (&values)[R]) {
+        for (int a = 0; a < R; ++a) inverse[a] = values[a];
+    }
+    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
+        T by_slope = 0, by_value = 0;
+#pragma unroll
+        for (int a = 0; a < R; ++a) {
+            by_slope += shares[a] * (finite[a] * (laplacian ? plain[a] * inverse[a] : plain[a]));
+            by_value += shares[a] * term[a];
+        }
+        const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
+        if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
+    }
+};
+
 // exp(rate argument) - 1 of gaussian and laplacian, one rung from another by squaring where it can be.
 template <int SQUARINGS, class T, int R, class Rungs>
 DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R], T (&slope)[R],

@@ -162,28 +162,6 @@ constexpr int threads = 256, side = 4, lanes = tile_size / side;  // a thread ha
 constexpr int chunk = 8;                                          // dimensions at a time
 constexpr int stride = tile_size + 4;  // of a dimension in shared memory: a warp stores to 32 banks
 
-// A warp's sums per rung, in memory: of r slope and of u, weighted.
-template <class T> struct WarpRungs {
-    double* sums;  // [2, S]
-    int count;
-    bool laplacian;
-    T shares[side], finite[side], inverse[side];  // of the pairs that are evaluated: weights, distances
-
-    template <int R> DEVICE void set_inverse(const T (&values)[R]) {
-        for (int a = 0; a < R; ++a) inverse[a] = values[a];
-    }
-    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
-        T by_slope = 0, by_value = 0;
-#pragma unroll
-        for (int a = 0; a < R; ++a) {
-            by_slope += shares[a] * (finite[a] * (laplacian ? plain[a] * inverse[a] : plain[a]));
-            by_value += shares[a] * term[a];
-        }
-        const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
-        if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
-    }
-};
-
 // Stages dimensions first_d ... of tile_size points in shared memory [chunk, stride]; 0 in the padding.
 template <class T>
 DEVICE void stage(const T* points, int64_t first, int64_t count, int dim, int first_d,
@@ -215,7 +193,7 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     const int64_t first_row = place.block * tile_size, row = (place.split * memory.batch + b) * n + first_row;
     const double row_scale = memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale];
     NoRungs none;
-    WarpRungs<T> rungs;
+    WarpRungs<T, side> rungs;
     if (RUNGS && term.rungs) {
         const int64_t program =
             (place.block * term.parts + place.split) * (threads / warp_size) + threadIdx.x / warp_size;

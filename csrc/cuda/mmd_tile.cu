@@ -6,25 +6,6 @@ namespace {
 
 constexpr int threads = 256, warps = threads / warp_size, together = 4;  // pairs of a lane at a time
 
-// Sums per rung of one row, in its lanes' registers only while a rung's are added up.
-template <class T> struct RowRungs {
-    double* sums;  // [2, S] of this row
-    int count;
-    T shares[together], finite[together];
-
-    template <int R> DEVICE void set_inverse(const T (&)[R]) {}
-    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
-        T by_slope = 0, by_value = 0;
-#pragma unroll
-        for (int a = 0; a < R; ++a) {
-            by_slope += shares[a] * (finite[a] * plain[a]);
-            by_value += shares[a] * term[a];
-        }
-        const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
-        if (threadIdx.x % warp_size == 0) sums[s] += slope, sums[count + s] += value;
-    }
-};
-
 template <class T>
 __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant__ Memory memory,
                                                           const __grid_constant__ Term term,
@@ -41,11 +22,12 @@ __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant_
     const bool same = term.rows == term.columns;
     const Evaluator<T> evaluator(memory, b);
     NoRungs none;
-    RowRungs<T> rungs;
+    WarpRungs<T, together> rungs;  // of the row
     T row_share = 0;
     if (term.rungs) {
         rungs.sums = term.rungs + (b * term.programs + i) * 2 * memory.count;
         rungs.count = memory.count;
+        rungs.laplacian = false;  // which products do not serve
         row_share = (T)((own.mass ? (double)((const T*)own.mass)[b * own.count + i] : 1.0) *
                         memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale]);
     }
