@@ -119,13 +119,6 @@ template <class T> DEVICE T warp_sum(T value) {
 DEVICE double minimum(double a, double b) { return a < b || a != a ? a : b; }
 DEVICE double maximum(double a, double b) { return a > b || a != a ? a : b; }
 
-// Maximum over a warp, the same in all lanes.
-template <class T> DEVICE T warp_maximum(T value) {
-#pragma unroll
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) value = maximum(value, shuffle_xor(value, mask));
-    return value;
-}
-
 // Sum over a block of THREADS, in every thread. `scratch` [THREADS / 32] is shared memory.
 template <int THREADS, class T> DEVICE T block_sum(T value, T* scratch) {
     value = warp_sum(value);
@@ -164,7 +157,7 @@ template <class T> struct Sum<T, false> {
 
 }  // namespace
 
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FASTMMD_ANYWHERE inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Splits {
     int parts;          // at most most_splits

@@ -13,27 +13,16 @@ struct Outputs {
     uint8_t order[most_listed];  // rung -> its bandwidth
 };
 
-DEVICE double of_sample(const Memory& memory, int64_t b, int side, SampleTerm term) {
-    return memory.of_sample[(2 * b + side) * sample_terms + term];
-}
-
 // What a term's sums count in all sums over its rows, and in mmd2.
 DEVICE double row_factor(const Memory& memory, const Term& term, int64_t b) {
     if (term.rows == term.columns) return of_sample(memory, b, term.rows, sample_factor);
     return -1;
 }
 
-// A row's weight: normalised, or its mass.
-template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int side, int64_t i) {
-    const MmdSample& sample = memory.samples[side];
-    const double mass = sample.mass ? (double)((const T*)sample.mass)[b * sample.count + i] : 1.0;
-    return mass * of_sample(memory, b, side, sample_scale);
-}
-
 // The rows' values: sums over all splits in their units, with what the pairs' kernels left out.
 template <class T>
-DEVICE void finish_values(const Memory& memory, const Terms& terms, const Outputs& outputs, int64_t b,
-                          int64_t block, int side, double* scratch) {
+DEVICE void finish_values(const Memory& memory, const Terms& terms, int64_t b, int64_t block, int side,
+                          double* scratch) {
     const int64_t n = memory.samples[side].count, i = block * finish_threads + threadIdx.x;
     const double offset = memory.terms[b * plan_terms + plan_offset];
     for (int t = 0; t < terms.count; ++t) {
@@ -48,10 +37,10 @@ DEVICE void finish_values(const Memory& memory, const Terms& terms, const Output
             term.rows_done[b * n + i] = value;
             share = row_weight<T>(memory, b, side, i) * value;
             T* const values = (T*)memory.samples[side].values;  // [batch, n]
-            if (values && !outputs.normalised) values[b * n + i] = (T)value;
+            if (values) values[b * n + i] = (T)value;
         }
         share = block_sum<finish_threads>(share, scratch);
-        if (threadIdx.x == 0) term.totals[b * ((n + finish_threads - 1) / finish_threads) + block] = share;
+        if (threadIdx.x == 0) term.totals[b * (ceil_divide(n, finish_threads)) + block] = share;
     }
 }
 
@@ -89,14 +78,14 @@ __global__ __launch_bounds__(finish_threads) void finish_kernel(const __grid_con
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
     const MmdSample& sample = memory.samples[side];
-    const int64_t row_blocks = (sample.count + finish_threads - 1) / finish_threads;
+    const int64_t row_blocks = ceil_divide(sample.count, finish_threads);
     const int64_t element_blocks =
-        sample.grad_points ? (sample.count * memory.dim + finish_threads - 1) / finish_threads : 0;
+        sample.grad_points ? ceil_divide(sample.count * memory.dim, finish_threads) : 0;
     const int64_t all = row_blocks + element_blocks, b = blockIdx.x / (all > 0 ? all : 1);
     if (b >= memory.batch) return;
     const int64_t block = blockIdx.x % all;
     if (block < row_blocks)
-        finish_values<T>(memory, terms, outputs, b, block, side, scratch);
+        finish_values<T>(memory, terms, b, block, side, scratch);
     else
         finish_gradient<T>(memory, terms, outputs, b, (block - row_blocks) * finish_threads + threadIdx.x,
                            side);
@@ -104,7 +93,7 @@ __global__ __launch_bounds__(finish_threads) void finish_kernel(const __grid_con
 
 // The sum over a term's rows, the same in all threads.
 DEVICE double term_total(const Memory& memory, const Term& term, int64_t b, double* scratch) {
-    const int64_t blocks = (memory.samples[term.rows].count + finish_threads - 1) / finish_threads;
+    const int64_t blocks = ceil_divide(memory.samples[term.rows].count, finish_threads);
     double sum = 0;
     for (int64_t block = threadIdx.x; block < blocks; block += finish_threads)
         sum += term.totals[b * blocks + block];

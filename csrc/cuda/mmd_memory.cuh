@@ -91,15 +91,25 @@ struct Memory {
                         // else 0
 };
 
+DEVICE double of_sample(const Memory& memory, int64_t b, int side, SampleTerm term) {
+    return memory.of_sample[(2 * b + side) * sample_terms + term];
+}
+
+// A row's weight: normalised, or its mass.
+template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int side, int64_t i) {
+    const MmdSample& sample = memory.samples[side];
+    const double mass = sample.mass ? (double)((const T*)sample.mass)[b * sample.count + i] : 1.0;
+    return mass * of_sample(memory, b, side, sample_scale);
+}
+
 // Numbers of a call that travel with plan_kernel.
 struct Ladder {
     bool normalised, unbiased, products, may_fold;
-    const void *bandwidth_values, *weight_values;          // [S] or null
-    double bandwidths[most_listed], weights[most_listed];  // in the order given
-    uint8_t order[most_listed];                            // rung -> its bandwidth
-    bool follows[most_listed];                             // rung s comes from rung s - 1 by squaring
-    double nodes[series_terms];                            // in [-1, 1]
-    double powers[series_terms][series_terms];             // values at the nodes -> coefficients of powers
+    Kernel kernel;
+    uint8_t order[most_listed];                 // rung -> its bandwidth
+    bool follows[most_listed];                  // rung s comes from rung s - 1 by squaring
+    double nodes[series_terms];                 // in [-1, 1]
+    double powers[series_terms][series_terms];  // values at the nodes -> coefficients of powers
 };
 
 FASTMMD_ANYWHERE inline bool has_powers(KernelName name) {
@@ -146,9 +156,12 @@ inline Memory memory_of(const Mmd& call, Workspace& space) {
     return memory;
 }
 
+// Whether sums per rung are wanted.
+inline bool has_rungs(const Mmd& call) { return call.grad_bandwidths || call.grad_kernel_weights; }
+
 // Whether the one-pass kernel for few dimensions does it.
 inline bool is_small(const Mmd& call) {
-    return !call.is_double && call.dim <= small_dims && !call.grad_bandwidths && !call.grad_kernel_weights;
+    return !call.is_double && call.dim <= small_dims && !has_rungs(call);
 }
 
 inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bool gradient, bool half,
@@ -180,7 +193,7 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
 // second with the first where that has a gradient or values of its own.
 inline Terms terms_of(const Mmd& call, Workspace& space) {
     Terms terms;
-    const bool two = call.samples[1].count > 0, rungs = call.grad_bandwidths || call.grad_kernel_weights;
+    const bool two = call.samples[1].count > 0, rungs = has_rungs(call);
     for (int side = 0; side <= two && call.normalised; ++side) {
         const MmdSample& sample = call.samples[side];
         const bool half = !sample.grad_points && !sample.grad_mass;

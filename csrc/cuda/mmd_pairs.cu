@@ -100,7 +100,7 @@ __global__ __launch_bounds__(small_threads,
     };
 
     int64_t at = place.split * term.per_split;
-    const int64_t all = (m + tile_size - 1) / tile_size;
+    const int64_t all = ceil_divide(m, tile_size);
     const int64_t last = at + term.per_split < all ? at + term.per_split : all;
     if (term.half && at < first_row / tile_size) at = first_row / tile_size;
     for (; at < last; ++at) {
@@ -187,11 +187,9 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     const T* const p = (const T*)memory.samples[term.rows].points + b * n * dim;     // [n, dim]
     const T* const q = (const T*)memory.samples[term.columns].points + b * m * dim;  // [m, dim]
     const T* const mass = (const T*)memory.samples[term.columns].mass;               // [batch, m]
-    const T* const row_mass = (const T*)memory.samples[term.rows].mass;              // [batch, n]
     const Evaluator<T> evaluator(memory, b);
     const int tx = threadIdx.x % lanes, ty = threadIdx.x / lanes;
     const int64_t first_row = place.block * tile_size, row = (place.split * memory.batch + b) * n + first_row;
-    const double row_scale = memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale];
     NoRungs none;
     WarpRungs<T, side> rungs;
     if (RUNGS && term.rungs) {
@@ -206,8 +204,7 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
 
     Sum<T> values[side];
     int64_t at = place.split * term.per_split;
-    const int64_t all = (m + tile_size - 1) / tile_size,
-                  start = term.half && at < place.block ? place.block : at;
+    const int64_t all = ceil_divide(m, tile_size), start = term.half && at < place.block ? place.block : at;
     const int64_t last = at + term.per_split < all ? at + term.per_split : all;
     for (at = start; at < last; ++at) {
         const int64_t first_column = at * tile_size;
@@ -243,7 +240,7 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
                 if (term.half) w[k] *= i < j ? T(2) : i == j ? T(1) : T(0);
             }
             if (RUNGS && term.rungs) {
-                const T own = i < n ? (T)((row_mass ? (double)row_mass[b * n + i] : 1.0) * row_scale) : T(0);
+                const T own = i < n ? (T)row_weight<T>(memory, b, term.rows, i) : T(0);
 #pragma unroll
                 for (int k = 0; k < side; ++k) {
                     rungs.shares[k] = w[k] * own;
@@ -333,7 +330,7 @@ Status mmd_pairs(const Mmd& call, void* workspace, void* stream) {
         if (is_small(call)) {
             status = status + (gradient ? small<true> : small<false>)(memory, terms, grid, stream);
         } else {
-            const bool rungs = call.grad_bandwidths || call.grad_kernel_weights;
+            const bool rungs = has_rungs(call);
             const auto kernel = call.is_double
                                     ? rungs ? pairs_kernel<double, true> : pairs_kernel<double, false>
                                 : rungs ? pairs_kernel<float, true>

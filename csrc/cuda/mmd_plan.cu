@@ -157,9 +157,10 @@ DEVICE Rung rung_of(const Memory& memory, const Ladder& ladder, int s, double re
                     const double* r) {                              // r [pairs]
     constexpr double largest = sizeof(T) == 4 ? 3.4e38 : 1.79e308;  // times 0 is 0
     const int at = ladder.order[s];
-    double bandwidth =
-        ladder.bandwidth_values ? (double)((const T*)ladder.bandwidth_values)[at] : ladder.bandwidths[at];
-    double weight = ladder.weight_values ? (double)((const T*)ladder.weight_values)[at] : ladder.weights[at];
+    double bandwidth = ladder.kernel.bandwidth_values ? (double)((const T*)ladder.kernel.bandwidth_values)[at]
+                                                      : ladder.kernel.bandwidths.values[at];
+    double weight = ladder.kernel.weight_values ? (double)((const T*)ladder.kernel.weight_values)[at]
+                                                : ladder.kernel.weights.values[at];
     if (!(bandwidth > 0)) bandwidth = nan("");
     const double squared = bandwidth * bandwidth, alpha = memory.alpha;
     double slope, rate;
@@ -378,20 +379,14 @@ void interpolate(Ladder& ladder) {
 Status mmd_plan(const Mmd& call, void* workspace, void* stream) {
     Workspace space(workspace);
     const Memory memory = memory_of(call, space);
-    const Kernel& kernel = call.kernel;
     Ladder ladder = {};
     ladder.normalised = call.normalised;
     ladder.unbiased = call.unbiased;
     ladder.products = call.products;
-    ladder.may_fold = !call.grad_bandwidths && !call.grad_kernel_weights;
-    ladder.bandwidth_values = kernel.bandwidth_values;
-    ladder.weight_values = kernel.weight_values;
+    ladder.may_fold = !has_rungs(call);
+    ladder.kernel = call.kernel;
     interpolate(ladder);
-    order_rungs(kernel, ladder.order, ladder.follows);
-    for (int s = 0; s < kernel.count; ++s) {
-        if (!kernel.bandwidth_values) ladder.bandwidths[s] = kernel.bandwidths.values[s];
-        if (!kernel.weight_values) ladder.weights[s] = kernel.weights.values[s];
-    }
+    order_rungs(call.kernel, ladder.order, ladder.follows);
     if (call.batch == 0) return {};
     return call.is_double ? plan<double>(memory, ladder, stream) : plan<float>(memory, ladder, stream);
 }

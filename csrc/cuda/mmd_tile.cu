@@ -28,8 +28,7 @@ __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant_
         rungs.sums = term.rungs + (b * term.programs + i) * 2 * memory.count;
         rungs.count = memory.count;
         rungs.laplacian = false;  // which products do not serve
-        row_share = (T)((own.mass ? (double)((const T*)own.mass)[b * own.count + i] : 1.0) *
-                        memory.of_sample[(2 * b + term.rows) * sample_terms + sample_scale]);
+        row_share = (T)row_weight<T>(memory, b, term.rows, i);
     }
     Sum<T> value, slopes;
     for (int64_t first = 0; first < tile.columns; first += warp_size * together) {

@@ -1,7 +1,7 @@
-// The operations in CUDA: what their launchers take and give. Pointers are device memory unless stated; data
-// are
-// [..., count, dim], contiguous, all float or all double. Launchers start kernels on a stream and wait for
-// nothing; they may be captured in a graph. Memory between kernels is the caller's: `workspace`, whose size
+// The operations in CUDA: what their launchers take and give. Pointers are device memory unless stated;
+// points are [..., count, dim], contiguous, all float or all double. Launchers start kernels on a stream and
+// wait for nothing; they may be captured in a graph. Memory between kernels is the caller's: `workspace`,
+// whose size
 // `*_workspace` gives. Null pointers are what is absent or not needed. fastmmd/backends/specs.py says what
 // the operations compute.
 #pragma once

@@ -24,6 +24,7 @@
 
 #define FASTMMD_ON_HOST
 #define DEVICE inline
+#define FASTMMD_ANYWHERE
 #define SHARED(type, name, count) \
     type* const name = (type*)fastmmd::cuda::host::shared_array(sizeof(type) * (count))
 #define __global__

@@ -117,10 +117,11 @@ def _run(
 
 def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
     """All terms by matrix products of centred points, tile by tile, with the fused kernel on each."""
+    centres = [points[:, :LEADERS].mean(1, dtype=F64) for points in (x, y)]
     with full_precision(x.device.type):
         for term, (rows, columns, half, slopes) in enumerate(call.terms):
             pair = [(x, y)[side] for side in (rows, columns)]
-            middle = torch.stack([points[:, :LEADERS].mean(1, dtype=F64) for points in pair]).mean(0)
+            middle = (centres[rows] + centres[columns]) / 2
             size = 8 * pair[0].numel()
             sums = memory[slopes : slopes + size].view(F64).view(pair[0].shape) if slopes >= 0 else None
             for b in range(len(x)):
