@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
+from fastmmd.evaluation.neighbours import Neighbours, nearest_neighbours
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
+from fastmmd.evaluation.plots import save_bars, save_curves, save_heatmap, save_panels
 from fastmmd.evaluation.sampling import (
     ChainState,
     Sampler,
@@ -27,6 +29,7 @@ from fastmmd.evaluation.walks import (
 __all__ = [
     "ChainState",
     "CodeStatistics",
+    "Neighbours",
     "ParzenResult",
     "Sampler",
     "chain",
@@ -36,6 +39,7 @@ __all__ = [
     "interpolate",
     "lerp",
     "markov_chain",
+    "nearest_neighbours",
     "parzen_evaluation",
     "percentile_grid",
     "percentile_walks",
@@ -43,8 +47,12 @@ __all__ = [
     "posterior_samples",
     "prior_samples",
     "roll_walk",
+    "save_bars",
+    "save_curves",
     "save_grid",
+    "save_heatmap",
     "save_latent",
+    "save_panels",
     "save_reconstructions",
     "save_samples",
     "save_walks",

@@ -1,0 +1,119 @@
+"""Plots of results, by what their figures contain; nearest neighbours."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastmmd.evaluation import nearest_neighbours, plots, save_bars, save_curves, save_heatmap, save_panels
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def figure(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that were saved."""
+    saved: list[Any] = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def test_bars(tmp_path: Path, figure: list[Any]) -> None:
+    references = {"b": 4.0, "c": 5.0, "real images": 2.5}
+    save_bars(tmp_path / "x.png", "abc", [1.0, 3.0, NAN], [0.5, (1.0, 0.25), NAN], "title", "nats", references)
+    (axis,) = figure[0].axes
+    assert [bar.get_height() for bar in axis.patches[:2]] == [1.0, 3.0]
+    (whiskers,) = axis.containers[1][2]  # of the error bars
+    ends = [segment[:, 1].tolist() for segment in whiskers.get_segments()[:2]]
+    assert ends == [[0.5, 1.5], [2.0, 3.25]]
+    (marks,) = [part for part in axis.collections if part.get_label() == "reference"]
+    assert marks.get_offsets().tolist() == [[1.0, 4.0], [2.0, 5.0]]  # a mark without a bar too
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_label() == "real images"] == [2.5]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["a\n1", "b\n3", "c\n"]
+    assert axis.get_title() == "title" and axis.get_ylabel() == "nats"
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="errors: got 1, expected one for each of 2 values"):
+        save_bars(tmp_path / "y.png", "ab", [1.0, 2.0], [0.5])
+    with pytest.raises(ValueError, match="names: got 3, expected one for each of 2 values"):
+        save_bars(tmp_path / "y.png", "abc", [1.0, 2.0])
+
+
+def test_curves(tmp_path: Path, figure: list[Any]) -> None:
+    curves = {"one": ([1.0, NAN, 3.0], None), "two": ([3.0, 2.0, 1.0], [0.1, (0.2, 0.3), 0.1])}
+    save_curves(tmp_path / "x.png", [100, 300, 900], curves, "batch", "nats", logx=True)
+    (axis,) = figure[0].axes
+    assert axis.get_xscale() == "log"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["100", "300", "900"]
+    drawn = {part.get_label(): part for part in axis.containers}
+    np.testing.assert_array_equal(drawn["one"][0].get_ydata().astype(float), [1.0, NAN, 3.0])
+    middle = drawn["two"][2][0].get_segments()[1]
+    np.testing.assert_allclose(middle, [[300, 1.8], [300, 2.3]])
+    with pytest.raises(ValueError, match="curves: 'one' has 1 values, expected one for each of 2 x"):
+        save_curves(tmp_path / "y.png", [1, 2], {"one": ([1.0], None)})
+
+
+def test_heatmap_keeps_its_colours_for_what_did_not_fail(tmp_path: Path, figure: list[Any]) -> None:
+    values = [[27.0, 28.0, 29.0], [28.0, NAN, -500.0]]
+    save_heatmap(tmp_path / "x.png", values, ["r1", "r2"], ["c1", "c2", "c3"], "title", "rows", "columns")
+    axis = figure[0].axes[0]
+    (image,) = axis.images
+    np.testing.assert_array_equal(image.get_array().filled(NAN), values)
+    assert 20 < image.norm.vmin < 27 and image.norm.vmax == 29
+    assert [text.get_text() for text in axis.texts] == ["27", "28", "29", "28", "-500"]  # the empty cell has none
+    save_heatmap(tmp_path / "y.png", [[1.0, 1.0]], ["r"], ["c1", "c2"])
+    save_heatmap(tmp_path / "z.png", [[NAN]], ["r"], ["c"])
+    with pytest.raises(ValueError, match=r"values: got shape \[2, 3\], expected \[3 rows, 2 columns\]"):
+        save_heatmap(tmp_path / "y.png", values, ["a", "b", "c"], ["d", "e"])
+
+
+def test_panels_share_the_frame_of_the_prior(tmp_path: Path, figure: list[Any]) -> None:
+    prior = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    codes = torch.tensor([[0.5, 0.5], [50.0, 0.0], [0.0, -60.0]])
+    panels = [("prior", prior, None), ("AAE", codes, torch.tensor([3, 1, 1]))]
+    save_panels(tmp_path / "x.png", panels, "title", prior)
+    left, right = figure[0].axes
+    assert [axis.get_title() for axis in (left, right)] == ["prior", "AAE"]
+    assert left.get_xlim() == right.get_xlim() == left.get_ylim() == pytest.approx((-2.3, 2.3))
+    assert [text.get_text() for text in right.texts] == ["2 outside"] and not left.texts
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["1", "3"]
+    save_panels(tmp_path / "y.png", [("AAE", codes, None)])
+    assert figure[1].axes[0].get_xlim()[1] > 50  # without a prior the codes set the frame
+    with pytest.raises(ValueError, match=r"panels: codes of 'AAE' have shape \[3, 1\], expected \[N, 2\]"):
+        save_panels(tmp_path / "z.png", [("AAE", codes[:, :1], None)])
+
+
+# --- nearest neighbours ---
+
+
+@pytest.mark.parametrize(("points", "images"), [(5, 1), (1_500, 4_100), (3, 9_000)])
+def test_nearest_neighbours_equal_a_search(points: int, images: int) -> None:
+    generator = torch.Generator().manual_seed(points)
+    a = torch.rand(points, 7, generator=generator, dtype=torch.float64) + 100
+    b = torch.rand(images, 7, generator=generator, dtype=torch.float64) + 100
+    found = nearest_neighbours(a, b)
+    distance, index = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert torch.equal(found.indices, index)
+    torch.testing.assert_close(found.squared_distances, distance.square())
+
+
+def test_a_copy_has_distance_zero() -> None:
+    images = torch.rand(5_000, 64, generator=torch.Generator().manual_seed(0))
+    chosen = torch.tensor([4_999, 0, 4_096, 17])
+    found = nearest_neighbours(images[chosen], images)
+    assert torch.equal(found.indices, chosen) and torch.equal(found.squared_distances, torch.zeros(4))
+    nothing = nearest_neighbours(images[:0], images)
+    assert len(nothing.indices) == 0 and nothing.indices.dtype == torch.int64
+
+
+def test_nearest_neighbours_check_their_shapes() -> None:
+    for points, images in (((2, 3), (4, 5)), ((2, 3), (0, 3)), ((3,), (4, 3))):
+        with pytest.raises(ValueError, match="must be matrices with the same D, got"):
+            nearest_neighbours(torch.zeros(points), torch.zeros(images))
+    far = nearest_neighbours(torch.full((1, 2), math.nan), torch.zeros(3, 2))
+    assert far.squared_distances.isnan().all()
