@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from .ops.arguments import check_int, check_number
-from .ops.device_cache import DeviceCache, tracing
+from .ops.device_cache import DeviceCache
+from .ops.labels import check_labels as check_labels
+from .ops.labels import unknown_labels
 
 Vector = Sequence[float] | Tensor
 F64 = torch.float64
@@ -91,7 +93,7 @@ class Prior:
                 f"labels: got some, but {type(self).__name__} has no classes; GaussianMixture and SwissRoll have"
             )
         check_labels(labels, z.shape[0], self.num_classes, z.device)
-        return z.masked_fill(_unknown(labels, self.num_classes)[:, None], math.nan)
+        return z.masked_fill(unknown_labels(labels, self.num_classes)[:, None], math.nan)
 
 
 class MixturePrior(Prior):
@@ -288,29 +290,6 @@ class SwissRoll(Prior):
         root = u.sqrt()
         angle = 2 * math.pi * self.turns * root
         return self.radius * root[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + self.std * noise
-
-
-def check_labels(labels: Tensor, count: int, num_classes: int, device: torch.device) -> None:
-    """Labels [count] int64 on `device`, each from 0 to num_classes - 1 or -1 for none; values are read on the CPU only.
-
-    Raises:
-        ValueError, TypeError: they are something else.
-    """
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels: got {found}, expected an int64 tensor of shape {[count]}")
-    if labels.shape != (count,):
-        raise ValueError(f"labels: got shape {list(labels.shape)}, expected {[count]}")
-    if labels.device != device:
-        raise ValueError(f"labels: got device {labels.device}, expected {device}")
-    if device.type == "cpu" and not tracing() and bool((unknown := _unknown(labels, num_classes)).any()):
-        raise ValueError(
-            f"labels: got {labels[unknown][0].item()}, expected a class from 0 to {num_classes - 1}, or -1 for none"
-        )
-
-
-def _unknown(labels: Tensor, num_classes: int) -> Tensor:
-    return (labels < -1) | (labels >= num_classes)
 
 
 def _ring(count: int) -> tuple[Tensor, Tensor]:

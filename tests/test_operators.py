@@ -158,7 +158,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
 
 def mmd_arguments(needs: list[bool], backend: str, grad: bool = False) -> tuple:
     x, y = points(1, 6, 2).requires_grad_(grad), points(1, 5, 2, seed=1)
-    return x, y, None, None, None, None, [1.0], [1.0], "gaussian", 1.0, False, needs, backend
+    return x, y, None, None, None, None, [1.0], [1.0], "gaussian", 1.0, False, needs, None, None, backend
 
 
 # --- torch.library ---
@@ -177,7 +177,15 @@ def operator_cases(backend: str) -> dict[str, tuple]:
 
     state = torch.ops.fastmmd.parzen_update(p, q, [0.5, 1.0], minimum, sums, backend)
     return {
-        "mmd2": (*leaves(x, y, positive(2, 7), positive(2, 5), s, w), *kernel[2:], True, [True] * 6, backend),
+        "mmd2": (
+            *leaves(x, y, positive(2, 7), positive(2, 5), s, w),
+            *kernel[2:],
+            True,
+            [True] * 6,
+            None,
+            None,
+            backend,
+        ),
         "witness": (*leaves(p, q, weights, s, w), *kernel[2:], backend),
         "witness_backward": (points(7), p, q, weights, *kernel, [True, False, True, True, False], backend),
         "fourier_sum": (*leaves(x, positive(2, 7)), *description),

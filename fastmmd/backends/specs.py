@@ -52,11 +52,19 @@ class Backend(Protocol):
         kernel: KernelSpec,
         unbiased: bool,
         needs: Sequence[bool],  # gradients in x, y, x_weights, y_weights, bandwidths, kernel_weights
+        x_offsets: Tensor | None = None,  # [C + 1] int64, ascending from 0; None: as above
+        y_offsets: Tensor | None = None,  # [C + 1], given with x_offsets, and y with both
     ) -> tuple[Tensor, ...]:
         """a_x E_xx + a_y E_yy - 2 E_xy [B], always float64, and its six gradients, the last two [B, S].
 
         E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalised weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
         The weights' gradients are in the weights as given, through a_x and the normalisation.
+
+        With offsets there are C members of unequal sizes: member c is the rows x_offsets[c] to x_offsets[c + 1] of
+        x [1, N, D] and x_weights [1, N], and so with y. The value is [C], the last two gradients are [C, S]; in the
+        others a row holds the gradient of its own member's value, and rows from offsets[C] on are zero. A member
+        without points has value and gradients 0; one without points on one side only has the value NaN, and so has,
+        if unbiased, one with a single point on a side. Time is sum_c N_c M_c pairs, memory O(N + M).
         """
         ...
 

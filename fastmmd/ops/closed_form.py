@@ -75,7 +75,7 @@ def mmd2_to_prior(
         s_floats, w_floats = _as_float32(s_floats, w_floats)
     needs = needs_grad(xb, None, weights, None, s, w)
     self_term = operators.mmd2(
-        xb, None, weights, None, s, w, s_floats, w_floats, "gaussian", 1.0, unbiased, needs, current()
+        xb, None, weights, None, s, w, s_floats, w_floats, "gaussian", 1.0, unbiased, needs, None, None, current()
     )[0]
     if s is None and w is None:
         terms = _kept_terms(prior, tuple(s_floats), tuple(w_floats)).get(x.device)

@@ -21,6 +21,7 @@ from .arguments import (
     reject_unknown,
     sample_weights,
 )
+from .labels import by_class, check_classes, check_counts, class_tensor, values_are_read
 from .registration import apply_gradient, define, needs_grad, operators
 
 ESTIMATORS = ("biased", "unbiased")
@@ -37,6 +38,10 @@ def mmd2(
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     alpha: float = 1.0,
+    x_labels: Tensor | None = None,
+    y_labels: Tensor | None = None,
+    class_weights: Sequence[float] | None = None,
+    unconditional_weight: float = 0.0,
     **unknown: object,
 ) -> Tensor:
     """Squared maximum mean discrepancy between two samples, in linear memory, value and gradient in one pass.
@@ -50,6 +55,10 @@ def mmd2(
     - "rational_quadratic": (1 + r / (2 alpha s^2))^-alpha
     - "energy": -sqrt(r), without bandwidths; the result is the energy distance
 
+    With labels the result is sum_c pi_c MMD^2(x|c, y|c) + unconditional_weight MMD^2(x, y), where x|c are the points
+    of class c, pi are the class weights and the last term is over all points: as the weighted sum of separate calls,
+    at the cost of the pairs that they have.
+
     Args:
         x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
         y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
@@ -61,6 +70,11 @@ def mmd2(
         kernel_weights: S floats or a differentiable [S] tensor; ones by default.
         x_weights, y_weights: [..., N] and [..., M], normalised to sum 1 here; uniform by default.
         alpha: the exponent of "rational_quadratic".
+        x_labels, y_labels: [N] and [M] int64, both or neither, for x [N, D] and y [M, D]: the class of each point, or
+            -1 for an unlabelled point, which counts in the unconditional term alone. Weights of points are normalised
+            within each class, and over all points in the unconditional term.
+        class_weights: pi, a number >= 0 for each class, used as given; required with labels.
+        unconditional_weight: a number >= 0; at 0 that term is not computed.
 
     Returns:
         [...] tensor. Differentiable once in x, y, both weights and tensor-valued bandwidths and kernel_weights. The
@@ -69,7 +83,10 @@ def mmd2(
     Raises:
         TypeError: a wrong type or dtype, float32 mixed with float64, or `sigma=`/`gamma=`.
         ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
-            or estimator.
+            or estimator. With labels also, on the CPU: a label that is no class, a class without points on one side
+            only (without points on either it counts 0), one with a single point for "unbiased", unlabelled points
+            beside no unconditional term. On other devices and under torch.compile labels are not read; the result is
+            NaN there in the first three of these cases, and such unlabelled points count nowhere.
     """
     reject_unknown(unknown)
     check_points(x=x, y=y)
@@ -79,9 +96,26 @@ def mmd2(
     wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
     wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
     xb, yb = batched(x, batch), batched(y, batch)
+    x_offsets = y_offsets = None
+    if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
+        x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight)
+        xb, wx, x_offsets = by_class(xb, wx, x_labels, len(pi))
+        yb, wy, y_offsets = by_class(yb, wy, y_labels, len(pi))
+        if values_are_read(x.device):
+            check_counts(x_offsets, y_offsets, x, y, unbiased, all_points=unconditional_weight != 0)
     needs = needs_grad(xb, yb, wx, wy, s, w)
-    out = operators.mmd2(xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, current())
-    return out[0].to(xb.dtype).reshape(batch)  # type: ignore[no-any-return]
+    out = operators.mmd2(
+        xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, x_offsets, y_offsets, current()
+    )
+    if x_labels is None or y_labels is None:
+        return out[0].to(xb.dtype).reshape(batch)  # type: ignore[no-any-return]
+    value = (class_tensor(pi, x_labels, y_labels) * out[0]).sum()
+    if unconditional_weight != 0:
+        value = value + unconditional_weight * mmd2(
+            x, y, bandwidths, kernel=kernel, estimator=estimator, kernel_weights=kernel_weights, x_weights=x_weights,
+            y_weights=y_weights, alpha=alpha,
+        )  # fmt: skip
+    return value.to(xb.dtype)  # type: ignore[no-any-return]
 
 
 def witness(
@@ -162,34 +196,47 @@ def _kernel_spec(
 def _mmd2(
     x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
 ) -> tuple[Tensor, ...]:
-    *spec, unbiased, needs, backend = description
+    *spec, unbiased, needs, x_offsets, y_offsets, backend = description
     implementation = select(backend, "mmd", x.dtype, x.device.type)
     y, x_weights, y_weights = (None if t is None else t.contiguous() for t in (y, x_weights, y_weights))
-    return implementation.mmd2(x.contiguous(), y, x_weights, y_weights, _kernel_spec(*spec), unbiased, needs)
+    offsets = () if x_offsets is None else (x_offsets, y_offsets)
+    return implementation.mmd2(x.contiguous(), y, x_weights, y_weights, _kernel_spec(*spec), unbiased, needs, *offsets)
 
 
 def _mmd2_fake(
     x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
 ) -> tuple[Tensor, ...]:
-    s, _, s_floats, *_, needs, _ = description
+    s, _, s_floats, *_, needs, x_offsets, _, _ = description
     other = x if y is None else y
-    per_kernel = torch.Size([x.shape[0], len(s_floats) if s is None else s.shape[0]])
+    members = x.shape[0] if x_offsets is None else x_offsets.shape[0] - 1
+    per_kernel = torch.Size([members, len(s_floats) if s is None else s.shape[0]])
     shapes = (x.shape, other.shape, x.shape[:2], other.shape[:2], per_kernel, per_kernel)
     gradients = [x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)]
-    return (x.new_empty(x.shape[0], dtype=torch.float64), *gradients)
+    return (x.new_empty(members, dtype=torch.float64), *gradients)
 
 
 def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:6], *output[1:])
+    ctx.save_for_backward(*inputs[:6], *inputs[-3:-1], *output[1:])
 
 
 def _mmd2_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
-    inputs, gradients = saved[:6], saved[6:]
-    return tuple(
-        apply_gradient(grad, gradient, inputs, shared=index >= 4) if need else None
+    inputs, offsets, gradients = saved[:6], saved[6:8], saved[8:]
+    by_side = (grad, grad) if offsets[0] is None else tuple(map(_of_rows, (grad, grad), offsets, inputs[:2]))
+    found = (
+        apply_gradient(grad if index >= 4 else by_side[index % 2], gradient, inputs, shared=index >= 4)
+        if need
+        else None
         for index, (gradient, need) in enumerate(zip(gradients, ctx.needs_input_grad, strict=False))
     )
+    return (*found, None, None)
+
+
+def _of_rows(grad: Tensor, offsets: Tensor, points: Tensor) -> Tensor:
+    """For each row of points [1, N, D] the entry of grad [C] for its member, 0 where it has none: [1, N]."""
+    rows = torch.arange(points.shape[1], device=points.device)
+    member = torch.searchsorted(offsets[1:], rows, right=True)
+    return torch.nn.functional.pad(grad, (0, 1))[member][None]
 
 
 KERNEL_SCHEMA = (
@@ -198,7 +245,7 @@ KERNEL_SCHEMA = (
 )
 define(
     f"mmd2(Tensor x, Tensor? y, Tensor? x_weights, Tensor? y_weights, {KERNEL_SCHEMA}, bool unbiased, bool[] needs, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? x_offsets, Tensor? y_offsets, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _mmd2,
     _mmd2_fake,
     _mmd2_setup,

@@ -153,13 +153,13 @@ def reject_forward_mode(name: str, tensor: Tensor) -> None:
 
 
 def apply_gradient(grad: Tensor, gradient: Tensor, variables: Sequence[Tensor | None], shared: bool) -> Tensor:
-    """grad [B] times the gradient [B, ...] in one input, which the forward pass made.
+    """grad [B] (or [1, N], one for each row) times the gradient [B, ...] in one input, which the forward pass made.
 
     The saved gradient is data to autograd, so a second derivative through it would be a silent zero. Every input of
     the operator travels along to make the result depend on all of them, and differentiating that raises.
 
     Args:
-        variables: the six inputs of mmd2.
+        variables: the six inputs of mmd2 that have gradients.
         shared: the input is the same for the whole batch: sum over B.
 
     Raises:
@@ -183,7 +183,7 @@ def _apply_gradient(grad: Tensor, gradient: Tensor, *rest: Any) -> Tensor:
 
 
 def _per_member(grad: Tensor, gradient: Tensor) -> Tensor:
-    return grad.to(gradient.dtype).view(-1, *[1] * (gradient.ndim - 1))
+    return grad.to(gradient.dtype).reshape(*grad.shape, *[1] * (gradient.ndim - grad.ndim))
 
 
 def _without_autocast(implementation: Callable[..., Any]) -> Callable[..., Any]:
