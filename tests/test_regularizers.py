@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import oracle
@@ -21,6 +22,7 @@ from fastmmd.nn import (
     ClosedFormMMD,
     FourierAdversary,
     Moments,
+    Regularizer,
     code_health,
     kernel_problem,
 )
@@ -101,26 +103,110 @@ def test_adversarial_with_classes_sees_labels_on_both_sides() -> None:
     assert torch.equal(regularizer(codes, Gaussian(2)), unlabelled)  # without labels the prior needs no classes
 
 
-def test_adversarial_label_errors() -> None:
+def fourier(num_classes: int = 0) -> FourierAdversary:
+    return FourierAdversary(2, count=12, bandwidths=(1.0, 2.0), num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda c=0: Adversarial.mlp(2, (8,), num_classes=c), lambda c=0: MMD((1.0,), num_classes=c), fourier],
+    ids=["Adversarial", "MMD", "FourierAdversary"],
+)  # fmt: skip
+def test_label_errors(make: Callable[..., Regularizer]) -> None:
     codes, labels, prior = points(6, 2), torch.zeros(6, dtype=torch.int64), SwissRoll(num_classes=3)
-    plain, classes = Adversarial.mlp(2, (8,)), Adversarial.mlp(2, (8,), num_classes=3)
+    plain, classes = make(), make(3)
+    name = type(plain).__name__
     for regularizer, other, given, error, message in (
-        (plain, prior, labels, ValueError, "discriminator has no classes; give Adversarial num_classes"),
-        (classes, SwissRoll(), labels, ValueError, "SwissRoll has 10 classes, expected 3 as the discriminator"),
+        (plain, prior, labels, ValueError, f"got some, but {name} has no classes; give it num_classes"),
+        (classes, SwissRoll(), labels, ValueError, f"SwissRoll has 10 classes, expected 3 as {name}"),
         (classes, Gaussian(2), labels, ValueError, "Gaussian has 0 classes, expected 3"),
         (classes, prior, labels[:5], ValueError, r"got shape \[5\], expected \[6\]"),
         (classes, prior, labels.int(), TypeError, "got torch.int32, expected an int64"),
         (classes, prior, labels + 3, ValueError, "got 3, expected a class from 0 to 2"),
     ):
-        before = parameters(regularizer)
+        before = [value.clone() for value in regularizer.state_dict().values()]
         with pytest.raises(error, match=message):
             regularizer(codes, other, None, given)
-        with pytest.raises(error, match=message):
-            regularizer.update(codes, other, torch.optim.SGD(regularizer.parameters(), lr=1.0), given)
-        assert all(map(torch.equal, before, parameters(regularizer)))
-    for make in (Adversarial.mlp, lambda _, num_classes: Adversarial(torch.nn.Linear(2, 1), num_classes=num_classes)):
-        with pytest.raises(ValueError, match="num_classes: got -1"):
-            make(2, num_classes=-1)
+        if name != "MMD":  # it has nothing to update
+            with pytest.raises(error, match=message):
+                optimizer = torch.optim.SGD([*regularizer.parameters(), torch.nn.Parameter(torch.zeros(1))])
+                regularizer.update(codes, other, optimizer, given)
+        assert all(map(torch.equal, before, regularizer.state_dict().values()))
+    with pytest.raises(ValueError, match="num_classes: got -1"):
+        make(-1)
+
+
+def test_adversary_of_any_discriminator_checks_classes() -> None:
+    with pytest.raises(ValueError, match="num_classes: got -1"):
+        Adversarial(torch.nn.Linear(2, 1), num_classes=-1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 3, "class_weights": (0.5, 0.5)}, "class_weights: got 2, expected one for each of 3 classes"),
+        ({"num_classes": 2, "class_weights": (0.5, -0.5)}, "class_weights: got -0.5, expected a number >= 0"),
+        ({"unconditional_weight": -1.0}, "unconditional_weight: got -1.0, expected a number >= 0"),
+    ],
+)
+def test_mmd_class_weight_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MMD(**arguments)
+
+
+def test_mmd_with_classes_is_a_sum_over_classes() -> None:
+    """Of the operator on the points of each class, and on all of them; draws bear the labels of the codes."""
+    codes, prior, labels = points(40, 2).requires_grad_(), SwissRoll(num_classes=3), torch.arange(40) % 4 - 1
+    bandwidths, weights = (0.5, 2.0), (0.2, 0.0, 3.0)
+    regularizer = MMD(bandwidths, num_classes=3, class_weights=weights, unconditional_weight=0.7)
+    torch.manual_seed(7)
+    value = regularizer(codes, prior, None, labels)
+    torch.manual_seed(7)
+    draws = prior.sample(40, labels=labels)
+    expected = 0.7 * fastmmd.mmd2(codes, draws, bandwidths)
+    for c, weight in enumerate(weights):
+        expected = expected + weight * fastmmd.mmd2(codes[labels == c], draws[labels == c], bandwidths)
+    assert_close(value, expected)
+    assert_close(*(torch.autograd.grad(v, codes)[0] for v in (value, expected)), rows=True)
+    # Without labels all points are unlabelled: the unconditional term alone.
+    torch.manual_seed(7)
+    plain = regularizer(codes, prior)
+    torch.manual_seed(7)
+    assert_close(plain, 0.7 * fastmmd.mmd2(codes, prior.sample(40), bandwidths))
+    assert MMD(num_classes=4).class_weights == (0.25,) * 4
+
+
+@pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
+def test_fourier_adversary_with_classes_compares_each_class(mode: str) -> None:
+    """An estimate of sum_c p_c^2 MMD^2(x|c, y|c), unlabelled points among the classes, at every bandwidth."""
+    prior, labels = SwissRoll(num_classes=3), torch.arange(200) % 4 - 1
+    codes = points(200, 2, seed=3)
+    for bandwidths in ((0.5, 4.0), (1.0,)):
+        count = 20_000 * len(bandwidths)
+        adversary = FourierAdversary(
+            2, count=count, bandwidths=bandwidths, mode=mode, learning_rate=1.0, blocks=1, num_classes=3
+        )
+        torch.manual_seed(7)
+        draws = prior.sample(200, labels=labels)
+        if mode == "doubly_stochastic":
+            torch.manual_seed(7)  # the function is zeta itself, so that its mean difference is |zeta|^2
+            adversary.update(codes, prior, None, labels)
+        torch.manual_seed(7)
+        value = adversary(codes, prior, None, labels)
+        equal = [1.0 / len(bandwidths)] * len(bandwidths)
+        expected = sum(
+            (1 / 4) ** 2 * fastmmd.mmd2(codes[labels == c], draws[labels == c], bandwidths, kernel_weights=equal)
+            for c in range(-1, 3)
+        )
+        assert value.item() == pytest.approx(float(expected), rel=0.05)
+        # Codes of one class in the place of another: the marginal is the same, the loss is not.
+        torch.manual_seed(7)
+        moved = adversary(draws.roll(1, 0), prior, None, labels)
+        torch.manual_seed(7)
+        assert adversary(draws, prior, None, labels).abs() < 1e-9 < 1e-3 < moved
+        torch.manual_seed(7)
+        unlabelled = adversary(codes, prior, None, torch.full_like(labels, -1))
+        torch.manual_seed(7)
+        assert torch.equal(adversary(codes, prior), unlabelled)
 
 
 def test_kl_against_torch_distributions() -> None:

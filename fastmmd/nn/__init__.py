@@ -1,10 +1,11 @@
 """Generative autoencoders: encoder + decoder + posterior + prior + regulariser, over the fused operators."""
 
+from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder
 from .diagnostics import CodeHealth, code_health, kernel_problem
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
-from .regularizers import KL, MMD, Adversarial, ClosedFormMMD, FourierAdversary, Moments, Regularizer
+from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
 
 __all__ = [
     "AAE",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, check_number
+from ..ops.labels import check_labels
 from ..priors import Prior
 from .regularizers import KL, Moments, Regularizer
 
@@ -24,7 +25,7 @@ class Autoencoder(nn.Module):
     Args:
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
             for the implicit one [B, data_dim + noise_size] -> [B, code_size].
-        decoder: [B, code_size] -> [B, data_dim] logits of the pixels.
+        decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
         prior: the distribution that the codes shall have; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
         posterior: q(z | x): "deterministic", "gaussian" (reparameterised) or "implicit": z = encoder(x, eta) with
@@ -37,6 +38,9 @@ class Autoencoder(nn.Module):
         warmup_steps: first steps in which only the regulariser trains (codes reach the prior's support first).
         learning_rate: Adam's, for encoder and decoder.
         adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
+        decoder_classes: C > 0: the decoder sees [code, one-hot of the label], so the code keeps what the class does
+            not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabelled:
+            all zeros.
         generator_learning_rate: not None: two phases per batch, as in the AAE paper. Reconstruction first, then the
             encoder alone descends the regulariser with an optimiser of its own.
 
@@ -61,6 +65,7 @@ class Autoencoder(nn.Module):
         adversary_learning_rate: float = 1e-3,
         adversary_beta1: float = 0.9,
         generator_learning_rate: float | None = None,
+        decoder_classes: int = 0,
     ) -> None:
         super().__init__()
         for name, value, allowed in (
@@ -91,6 +96,7 @@ class Autoencoder(nn.Module):
         self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
+        self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
         self.steps = 0
 
     @property
@@ -110,23 +116,41 @@ class Autoencoder(nn.Module):
         """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
         return x + self.denoising * _normal(x, x.shape, generator) if self.denoising else x
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """[B, code_size] -> data in [0, 1], [B, data_dim]."""
-        return torch.sigmoid(self.decoder(codes))
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, code_size] -> data in [0, 1], [B, data_dim]; labels [B] int64 for a decoder with classes, and only then.
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """[B, data_dim] -> decoded codes [B, data_dim]."""
-        return self.decode(self.encode(x))
+        Raises:
+            ValueError, TypeError: labels missing, not wanted, or that do not fit.
+        """
+        return torch.sigmoid(self._logits(codes, labels))
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """[B, data_dim] -> decoded codes [B, data_dim]; labels as for `decode`."""
+        return self.decode(self.encode(x), labels)
 
     @torch.no_grad()
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1]."""
-        like = next(self.parameters(), torch.empty(0))
-        return self.decode(self.prior.sample(count, generator=generator, device=like.device, dtype=like.dtype))
+    def sample(self, count: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1].
 
-    def reconstruction_loss(self, x: Tensor, codes: Tensor) -> Tensor:
-        """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy")."""
-        logits = self.decoder(codes)
+        Args:
+            labels: [count] int64, a class for each sample. It goes where `training_step` sends it: to the decoder, to
+                the prior, whose part it chooses. Without labels a decoder with classes gets uniformly drawn ones.
+            generator: of all draws.
+
+        Raises:
+            ValueError, TypeError: labels for a model without classes, or that do not fit.
+        """
+        like = next(self.parameters(), torch.empty(0))
+        if labels is None and self.decoder_classes:
+            labels = torch.randint(self.decoder_classes, (count,), generator=generator, device=like.device)
+        parts, switch = self._receivers(labels)
+        chosen = {} if parts is None else {"labels": parts}  # a prior without classes need not know the argument
+        codes = self.prior.sample(count, **chosen, generator=generator, device=like.device, dtype=like.dtype)
+        return self.decode(codes, switch)
+
+    def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`."""
+        logits = self._logits(codes, labels)
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
         return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
@@ -148,23 +172,23 @@ class Autoencoder(nn.Module):
         """All phases of one batch [B, data_dim]: forward, backward, optimiser steps.
 
         Args:
-            labels: [B] int64, the class of each point, -1 for unlabelled ones; for a regulariser with classes, which
-                pulls the codes of class i towards the i-th part of the prior.
+            labels: [B] int64, the class of each point, -1 for unlabelled ones. They go to a regulariser with classes,
+                which pulls the codes of class i towards the i-th part of the prior, and to a decoder with classes.
 
         Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
 
         Raises:
-            ValueError, TypeError: labels for a regulariser that takes none, or that do not fit.
+            ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
+                with classes.
         """
-        if labels is not None and self.regularizer.num_classes == 0:
-            name = type(self.regularizer).__name__
-            raise ValueError(f"labels: got some, but {name} has no classes; Adversarial takes them, with num_classes")
-        classes = () if labels is None else (labels,)
+        parts, switch = self._receivers(labels)
+        self._check_switch(x, switch)
+        classes = () if parts is None else (parts,)
         self.steps += 1
         codes, moments = self._infer(self.corrupt(x), draw=True)
         warming = self.steps <= self.warmup_steps
         if "generator" in optimizers and not warming:
-            reconstruction = self.reconstruction_loss(x, codes)
+            reconstruction = self.reconstruction_loss(x, codes, switch)
             _descend(reconstruction, optimizers["autoencoder"])
             codes, moments = self._infer(self.corrupt(x), draw=True)
             self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
@@ -173,7 +197,7 @@ class Autoencoder(nn.Module):
         else:
             self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
             penalty = self.regularizer(codes, self.prior, moments, *classes)
-            reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes)
+            reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
             _descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
         reconstruction, penalty = reconstruction.detach(), penalty.detach()
         loss = reconstruction + self.regularizer_weight * penalty
@@ -184,6 +208,36 @@ class Autoencoder(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+
+    def _receivers(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The labels for the regulariser and the prior, and for the decoder: None where these have no classes."""
+        if labels is not None and not (self.regularizer.num_classes or self.decoder_classes):
+            name = type(self.regularizer).__name__
+            raise ValueError(
+                f"labels: got some, but neither {name} nor the decoder has classes; give a regulariser num_classes "
+                "(Adversarial, FourierAdversary, MMD) or Autoencoder decoder_classes"
+            )
+        return labels if self.regularizer.num_classes else None, labels if self.decoder_classes else None
+
+    def _logits(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        """What the decoder makes of codes [B, code_size] and the switch of their labels [B]."""
+        self._check_switch(codes, labels)
+        if labels is not None:
+            switch = labels[:, None] == torch.arange(self.decoder_classes, device=codes.device)
+            codes = torch.cat([codes, switch.to(codes)], dim=1)
+        return self.decoder(codes)  # type: ignore[no-any-return]
+
+    def _check_switch(self, points: Tensor, labels: Tensor | None) -> None:
+        if self.decoder_classes == 0:
+            if labels is not None:
+                raise ValueError("labels: got some, but the decoder has no classes; give Autoencoder decoder_classes")
+        elif labels is None:
+            raise ValueError(
+                f"labels: got None, but the decoder has {self.decoder_classes} classes; give int64 labels [B], "
+                "-1 for unlabelled points"
+            )
+        else:
+            check_labels(labels, points.shape[0], self.decoder_classes, points.device)
 
     def _infer(self, x: Tensor, draw: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Moments | None]:
         if self.posterior == "implicit":

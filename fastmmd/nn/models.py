@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from ..ops.arguments import DEFAULT_BANDWIDTHS, check_int, check_number, positive_floats
 from ..priors import Gaussian
+from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder
 from .networks import MLP, check_widths
-from .regularizers import KL, MMD, Adversarial, ClosedFormMMD, FourierAdversary, Regularizer
+from .regularizers import KL, MMD, ClosedFormMMD, Regularizer
 
 HIDDEN = (1024, 512, 216)
 

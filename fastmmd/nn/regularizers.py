@@ -1,29 +1,19 @@
-"""Regularisers: what pulls the distribution of the codes towards the prior. One interface, five of them."""
+"""Regularisers: what pulls the distribution of the codes towards the prior; those that learn are in `adversaries`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..backends.specs import KernelSpec
-from ..ops.arguments import (
-    DEFAULT_BANDWIDTHS,
-    Floats,
-    check_int,
-    check_number,
-    compute_dtype,
-    kernel_arguments,
-    positive_floats,
-)
+from ..ops.arguments import DEFAULT_BANDWIDTHS, Floats, check_int, check_number, compute_dtype, kernel_arguments
 from ..ops.closed_form import mmd2_to_prior
-from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
+from ..ops.labels import check_labels
 from ..ops.mmd import check_estimator, mmd2
-from ..priors import Gaussian, Prior, check_labels
-from .networks import MLP
+from ..priors import Gaussian, Prior
 
 
 class Moments(NamedTuple):
@@ -37,7 +27,9 @@ class Regularizer(nn.Module):
     """A discrepancy between codes and a prior.
 
     `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
-    Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument.
+    Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument, int64, -1 for an
+    unlabelled point. Draws from the prior then bear the labels of the codes: that of a labelled point comes from its
+    class's part of the prior, that of an unlabelled one (all of them without labels) from the whole prior.
     """
 
     num_classes: int = 0
@@ -53,11 +45,35 @@ class Regularizer(nn.Module):
         """The kernel that compares codes with the prior, None where there is none with a scale."""
         return None
 
+    def check_labels(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
+        """Labels [B] int64 fit codes [B, D], this regulariser and the prior; None always does.
+
+        Raises:
+            ValueError, TypeError: labels without classes, for a prior with other classes, or that do not fit the codes.
+        """
+        if labels is None:
+            return
+        name = type(self).__name__
+        if self.num_classes == 0:
+            raise ValueError(f"labels: got some, but {name} has no classes; give it num_classes")
+        if prior.num_classes != self.num_classes:
+            raise ValueError(
+                f"labels: {type(prior).__name__} has {prior.num_classes} classes, expected {self.num_classes} as {name}"
+            )
+        check_labels(labels, codes.shape[0], self.num_classes, codes.device)
+
 
 class MMD(Regularizer):
     """Squared MMD between the codes and as many draws from the prior (`fastmmd.mmd2`; GMMN, Li et al. 2015; WAE).
 
-    Args: those of `fastmmd.mmd2`.
+    With classes: sum_c class_weights[c] MMD^2(codes of class c, draws of class c) + unconditional_weight MMD^2(codes,
+    draws), the second over all points, the unlabelled ones among them. So each class goes to its own part of the prior.
+
+    Args:
+        bandwidths, kernel, estimator, kernel_weights, alpha: those of `fastmmd.mmd2`.
+        num_classes: of the labels, as many as the prior's; 0: none are taken.
+        class_weights: [C] numbers >= 0, used as they are; uniform, 1 / C each, by default.
+        unconditional_weight: >= 0; 0 takes labelled points only.
     """
 
     bandwidths: Floats
@@ -71,6 +87,9 @@ class MMD(Regularizer):
         estimator: str = "biased",
         kernel_weights: Floats | None = None,
         alpha: float = 1.0,
+        num_classes: int = 0,
+        class_weights: Sequence[float] | None = None,
+        unconditional_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_estimator(estimator)
@@ -78,21 +97,41 @@ class MMD(Regularizer):
         _keep(self, "bandwidths", bandwidths)
         _keep(self, "kernel_weights", kernel_weights)
         self.kernel, self.estimator, self.alpha = kernel, estimator, alpha
+        self.num_classes = check_int("num_classes", num_classes, 0)
+        if class_weights is None:
+            class_weights = [1.0 / num_classes] * num_classes if num_classes else ()
+        elif len(class_weights) != num_classes:
+            raise ValueError(f"class_weights: got {len(class_weights)}, expected one for each of {num_classes} classes")
+        self.class_weights = tuple(check_number("class_weights", weight, zero=True) for weight in class_weights)
+        self.unconditional_weight = check_number("unconditional_weight", unconditional_weight, zero=True)
 
-    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
-        """[B, D] -> 0-d."""
+    def forward(
+        self, codes: Tensor, prior: Prior, moments: Moments | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """[B, D], labels [B] int64 -> 0-d.
+
+        Raises:
+            ValueError, TypeError: see `check_labels` and `fastmmd.mmd2`.
+        """
+        self.check_labels(codes, prior, labels)
+        classes: dict[str, Any] = {}
+        if self.num_classes:
+            known = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
+            weights = {"class_weights": self.class_weights, "unconditional_weight": self.unconditional_weight}
+            classes = {"x_labels": known, "y_labels": known, **weights}
         return mmd2(
             codes,
-            _draws(prior, codes),
+            draws_like(prior, codes, labels),
             self.bandwidths,
             kernel=self.kernel,
             estimator=self.estimator,
             kernel_weights=self.kernel_weights,
             alpha=self.alpha,
+            **classes,
         )
 
     def kernel_spec(self) -> KernelSpec | None:
-        return None if self.kernel == "energy" else _spec(self.bandwidths, self.kernel, self.alpha)
+        return None if self.kernel == "energy" else kernel_of(self.bandwidths, self.kernel, self.alpha)
 
 
 class ClosedFormMMD(Regularizer):
@@ -125,202 +164,7 @@ class ClosedFormMMD(Regularizer):
         )
 
     def kernel_spec(self) -> KernelSpec | None:
-        return _spec(self.bandwidths)
-
-
-class FourierAdversary(Regularizer):
-    """The adversary of the doubly stochastic adversarial autoencoder: a random function in place of a network.
-
-    zeta = mean phi(prior) - mean phi(codes) in random Fourier features phi of a sum of Gaussian kernels, over a random
-    batch of codes and of prior draws.
-
-    - mode="first_order" (DS-AAE paper: the adversary approximated by its first-order terms, fixed seed): the features
-      stay; f(z) = sum_k alpha_k zeta_k phi_k(z) with one alpha for the cosine and sine of a frequency, or the
-      discrepancy would depend on where the origin lies. The encoder descends delta = sum_k alpha_k zeta_k^2. The
-      adversary ascends delta under the constraint that alpha has mean 1: alpha moves by `learning_rate` towards
-      zeta_k^2 / mean zeta^2, so it weighs the frequencies where codes and prior differ most, and stays bounded.
-      On CUDA `update` launches two kernels, `forward` two and its backward pass one or two, beside the prior's draws
-      and the counter of steps.
-    - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
-      learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
-      f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features made again from the seed. The
-      encoder descends mean f_t(prior) - mean f_t(codes). With many blocks it acts like an integral controller of gain
-      weight * learning_rate * blocks: about 100 is stable, several hundred oscillates or runs away; shrinkage helps.
-
-    Args:
-        code_size: dimension D of the codes.
-        count: number of frequencies (per step in "doubly_stochastic"), a multiple of the number of bandwidths.
-        bandwidths: standard deviations of the kernels, weighted equally with sum 1.
-        mode, learning_rate, shrinkage, blocks: above. seed: of the frequencies.
-    """
-
-    coefficients: Tensor
-    alpha: Tensor
-    step: Tensor
-
-    def __init__(
-        self,
-        code_size: int,
-        *,
-        count: int = 480,
-        bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
-        mode: str = "first_order",
-        learning_rate: float = 0.05,
-        shrinkage: float = 0.0,
-        blocks: int = 10,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if mode not in ("first_order", "doubly_stochastic"):
-            raise ValueError(f'mode: got {mode!r}, expected "first_order" or "doubly_stochastic"')
-        check_int("blocks", blocks)
-        check_number("learning_rate", learning_rate)
-        if not 0 <= learning_rate * shrinkage < 1:
-            raise ValueError(f"shrinkage: got {shrinkage}, expected learning_rate * shrinkage in [0, 1)")
-        if mode == "first_order" and learning_rate > 1:
-            raise ValueError(f'learning_rate: got {learning_rate}, expected at most 1 for mode="first_order"')
-        bandwidths = positive_floats("bandwidths", bandwidths)
-        weights = [1.0 / len(bandwidths)] * len(bandwidths)
-        self.features = FourierFeatures(code_size, count, bandwidths=bandwidths, weights=weights, seed=seed)
-        self.mode, self.learning_rate, self.shrinkage, self.blocks = mode, learning_rate, shrinkage, blocks
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        if mode == "first_order":
-            self.register_buffer("alpha", torch.ones(count))
-        else:
-            self.register_buffer("coefficients", torch.zeros(blocks, 2 * count))
-
-    def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
-        """[B, D] -> 0-d."""
-        draws = _draws(prior, codes)
-        if self.mode == "first_order":
-            return fourier_discrepancy(codes, draws, self.alpha, self.features)
-        # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
-        age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
-        zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
-        return (self.coefficients * torch.stack(zetas)).sum()
-
-    @torch.no_grad()
-    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """One ascent step of the random function on detached codes [B, D]."""
-        draws = _draws(prior, codes)
-        if self.mode == "first_order":
-            fourier_ascent(self.alpha, codes, draws, self.features, self.learning_rate)
-        else:
-            zeta = self._zeta(codes, draws, self.step)
-            self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
-            slot = torch.arange(self.blocks, device=codes.device) == self.step % self.blocks
-            new = self.learning_rate * zeta.to(self.coefficients)
-            self.coefficients.copy_(torch.where(slot[:, None], new, self.coefficients))
-        self.step += 1
-
-    def kernel_spec(self) -> KernelSpec | None:
-        return _spec(self.features.bandwidths)
-
-    def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor) -> Tensor:
-        features = self.features.block(block)
-        return fourier_mean(draws, features) - fourier_mean(codes, features)
-
-
-class Adversarial(Regularizer):
-    """A discriminator network between prior draws and codes (Makhzani et al. 2015, "Adversarial Autoencoders").
-
-    The discriminator's phase minimises -log D(prior) - log(1 - D(codes)); the encoder minimises the non-saturating
-    -log D(codes).
-
-    With classes (the same paper, "Incorporating label information in the adversarial regularization", figures 3 and
-    4) the discriminator also sees a one-hot switch of the class, with one more position for unlabelled points. Draws
-    bear the labels of the batch: for a labelled point one from its class's part of the prior, for an unlabelled one
-    (-1, or no labels at all) one from the whole prior. So each class goes to its own part.
-
-    Args:
-        discriminator: [B, D] -> [B, 1] logits; with classes [B, D + 1 + num_classes], the code, whether the point is
-            unlabelled, its class.
-        scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
-            inputs of order one).
-        num_classes: of the labels, as many as the prior's; 0: none are taken.
-    """
-
-    def __init__(self, discriminator: nn.Module, *, scale: float = 1.0, num_classes: int = 0) -> None:
-        super().__init__()
-        self.discriminator, self.scale = discriminator, check_number("scale", scale)
-        self.num_classes = check_int("num_classes", num_classes, 0)
-
-    @classmethod
-    def mlp(
-        cls,
-        code_size: int,
-        hidden: Sequence[int] = (1000, 1000),
-        *,
-        scale: float = 1.0,
-        precision: str = "float32",
-        num_classes: int = 0,
-    ) -> Adversarial:
-        """With a fully connected discriminator, two layers of 1000 units as in the paper."""
-        inputs = code_size + (1 + num_classes if check_int("num_classes", num_classes, 0) else 0)
-        return cls(MLP(inputs, hidden, 1, precision=precision), scale=scale, num_classes=num_classes)
-
-    def forward(
-        self, codes: Tensor, prior: Prior, moments: Moments | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        """[B, D], labels [B] int64 -> 0-d: mean of -log D(codes). The discriminator itself receives no gradient.
-
-        Raises:
-            ValueError, TypeError: labels without classes, for a prior with other classes, or that do not fit the codes.
-        """
-        self._check_labels(codes, prior, labels)
-        state = [(parameter, parameter.requires_grad) for parameter in self.discriminator.parameters()]
-        for parameter, _ in state:
-            parameter.requires_grad_(False)
-        try:
-            return F.softplus(-self._logits(codes, labels)).mean()
-        finally:
-            for parameter, requires_grad in state:
-                parameter.requires_grad_(requires_grad)
-
-    def update(
-        self,
-        codes: Tensor,
-        prior: Prior,
-        optimizer: torch.optim.Optimizer | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
-        """One step of the discriminator's optimiser on detached codes [B, D], labels [B] int64.
-
-        Raises:
-            ValueError, TypeError: no optimiser; labels as for `forward`.
-        """
-        if optimizer is None:
-            raise ValueError("optimizer: got None, expected the discriminator's optimiser")
-        self._check_labels(codes, prior, labels)
-        draws = _draws(prior, codes, labels)
-        both = None if labels is None else labels.repeat(2)
-        real, fake = self._logits(torch.cat([draws, codes.detach()]), both).tensor_split([draws.shape[0]])
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    def _logits(self, points: Tensor, labels: Tensor | None) -> Tensor:
-        """[N, D] -> [N]; the switch follows the point, its first position for unlabelled ones."""
-        inputs = points / self.scale
-        if self.num_classes:
-            if labels is None:
-                labels = torch.full(points.shape[:1], -1, device=points.device)
-            switch = labels[:, None] == torch.arange(-1, self.num_classes, device=points.device)
-            inputs = torch.cat([inputs, switch.to(inputs)], 1)
-        return self.discriminator(inputs).squeeze(1)  # type: ignore[no-any-return]
-
-    def _check_labels(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
-        if labels is None:
-            return
-        if self.num_classes == 0:
-            raise ValueError("labels: got some, but the discriminator has no classes; give Adversarial num_classes")
-        if prior.num_classes != self.num_classes:
-            raise ValueError(
-                f"labels: {type(prior).__name__} has {prior.num_classes} classes, expected {self.num_classes} as the "
-                "discriminator"
-            )
-        check_labels(labels, codes.shape[0], self.num_classes, codes.device)
+        return kernel_of(self.bandwidths)
 
 
 class KL(Regularizer):
@@ -350,7 +194,7 @@ def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
         setattr(module, name, values if values is None or isinstance(values, Tensor) else tuple(values))
 
 
-def _draws(prior: Prior, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None) -> Tensor:
     """As many draws from the prior as there are codes, of their labels, never rounded to a half type."""
     count, dtype = codes.shape[0], compute_dtype(codes)
     if labels is None:  # a prior without classes need not know the argument
@@ -358,6 +202,7 @@ def _draws(prior: Prior, codes: Tensor, labels: Tensor | None = None) -> Tensor:
     return prior.sample(count, labels=labels, device=codes.device, dtype=dtype)
 
 
-def _spec(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
+def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
+    """The kernel of a regulariser, for the checks of its scale."""
     scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
     return KernelSpec(kernel, scales, (1.0,) * len(bandwidths), alpha)

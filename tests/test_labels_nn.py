@@ -1,0 +1,140 @@
+"""Labels in the model layer: where they go, and what they do there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import points
+from test_nn import DATA_DIM, data
+from torch import Tensor
+
+from fastmmd.nn import KL, MLP, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll
+
+MEANS = torch.tensor([[4.0, 0.0], [-2.0, 3.5], [-2.0, -3.5]])
+CLASSES = torch.tensor([2, 0, 1])[torch.arange(96) % 3]  # not in the order in which anything else lists them
+
+
+def three_parts() -> GaussianMixture:
+    return GaussianMixture(None, MEANS, 0.25 * torch.eye(2).repeat(3, 1, 1))
+
+
+def with_classes(decoder_classes: int = 3, **options: Any) -> Autoencoder:
+    parts: dict[str, Any] = {"prior": Gaussian(2), "regularizer": ClosedFormMMD((1.0, 2.0))} | options
+    outputs = 4 if options.get("posterior") == "gaussian" else 2
+    encoder, decoder = MLP(DATA_DIM, (32,), outputs), MLP(2 + decoder_classes, (32,), DATA_DIM)
+    return Autoencoder(encoder, decoder, decoder_classes=decoder_classes, **parts)
+
+
+# --- in the decoder ---
+
+
+def test_the_decoder_sees_the_code_beside_a_switch() -> None:
+    model, codes, labels = with_classes().eval(), points(4, 2), torch.tensor([0, 2, -1, 1])
+    seen: list[Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = model.decode(codes, labels)
+    switch = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]])
+    assert torch.equal(seen[0], torch.cat([codes, switch], 1))
+    assert torch.equal(images, torch.sigmoid(model.decoder(seen[0])))
+    x = data(4)
+    assert torch.equal(model.reconstruct(x, labels), model.decode(model.encode(x), labels))
+    assert model.reconstruction_loss(x, codes, labels) != model.reconstruction_loss(x, codes, labels.roll(1))
+
+
+def test_samples_of_a_class() -> None:
+    """Labels go to the decoder and to the prior's parts; without any they are drawn, from the generator."""
+    model = with_classes(prior=three_parts(), regularizer=Adversarial.mlp(2, (8,), num_classes=3)).eval()
+    seen: list[Tensor] = []
+    model.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.sample(300, labels=torch.arange(300) % 3)
+    codes, switch = seen[-1].split([2, 3], 1)
+    assert torch.equal(switch.argmax(1), torch.arange(300) % 3)
+    assert torch.equal(torch.cdist(codes, MEANS).argmin(1), torch.arange(300) % 3)
+    draws = [model.sample(300, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    codes, switch = seen[-1].split([2, 3], 1)
+    assert switch.sum(0).min() > 70  # of 100 expected, 4 standard deviations
+    assert torch.equal(torch.cdist(codes, MEANS).argmin(1), switch.argmax(1))
+
+
+def test_label_errors_of_the_decoder() -> None:
+    model, plain, x, labels = with_classes(), with_classes(0), data(4), torch.zeros(4, dtype=torch.int64)
+    optimizers = model.configure_optimizers()
+    for missing in (
+        lambda: model.decode(points(4, 2)),
+        lambda: model.reconstruct(x),
+        lambda: model.training_step(x, optimizers),
+    ):
+        with pytest.raises(ValueError, match=r"labels: got None, but the decoder has 3 classes; give int64 labels \[B"):
+            missing()
+    for unwanted in (lambda: plain.decode(points(4, 2), labels), lambda: plain.reconstruct(x, labels)):
+        with pytest.raises(ValueError, match="labels: got some, but the decoder has no classes; give Autoencoder dec"):
+            unwanted()
+    for error, wrong, message in (
+        (ValueError, labels + 3, "labels: got 3, expected a class from 0 to 2, or -1"),
+        (TypeError, labels.float(), "labels: got torch.float32, expected an int64"),
+        (ValueError, labels[:2], r"labels: got shape \[2\], expected \[4\]"),
+    ):
+        for use in (model.reconstruct, lambda x, given: model.training_step(x, optimizers, given)):
+            with pytest.raises(error, match=message):
+                use(x, wrong)
+    assert model.steps == 0
+    with pytest.raises(ValueError, match="decoder_classes: got -1"):
+        with_classes(-1)
+
+
+@pytest.mark.parametrize("generator_learning_rate", [None, 5e-3])
+def test_style_and_content_part(generator_learning_rate: float | None) -> None:
+    """AAE paper, "Supervised adversarial autoencoders": any code, decoded with the label of a class, is of that class.
+
+    With KL, which charges for what the code says: it then leaves the class to the switch.
+    """
+    options = {"learning_rate": 5e-3, "generator_learning_rate": generator_learning_rate}
+    model = with_classes(regularizer=KL(), posterior="gaussian", **options)
+    optimizers = model.configure_optimizers()
+    x, labels = data(96), CLASSES
+    for _ in range(150):
+        model.training_step(x, optimizers, labels)
+    patterns = torch.stack([x[CLASSES == c].mean(0) for c in range(3)])
+    codes = model.prior.sample(90)
+    for c in range(3):
+        images = model.decode(codes, torch.full((90,), c))
+        assert (torch.cdist(images, patterns).argmin(1) == c).float().mean() > 0.9
+
+
+# --- in the regulariser ---
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "weight", "steps"),
+    [(Adversarial.mlp(2, (64,), scale=3.0, num_classes=3), 10.0, 500),
+     (FourierAdversary(2, bandwidths=(0.5, 1.0, 2.0, 4.0, 8.0), num_classes=3), 300.0, 200)],
+    ids=["Adversarial", "FourierAdversary"],
+)  # fmt: skip
+def test_labels_send_each_class_to_its_component(regularizer: Regularizer, weight: float, steps: int) -> None:
+    """AAE paper, figure 4: two thirds of the points are labelled; the others find their class's component as well."""
+    torch.manual_seed(0)
+    model = with_classes(
+        0, prior=three_parts(), regularizer=regularizer, regularizer_weight=weight, learning_rate=5e-3,
+        adversary_learning_rate=5e-3, adversary_beta1=0.5,
+    )  # fmt: skip
+    optimizers = model.configure_optimizers()
+    labels = CLASSES.where(torch.arange(96) < 64, -1)
+    for _ in range(steps):
+        model.training_step(data(96), optimizers, labels)
+    found = torch.cdist(model.encode(data(96)), MEANS).argmin(1)
+    assert (found == CLASSES)[64:].float().mean() > 0.95
+
+
+@pytest.mark.parametrize("prior", [three_parts(), SwissRoll(num_classes=3)], ids=lambda p: type(p).__name__)
+def test_labels_reach_both(prior: Prior) -> None:
+    """A regulariser and a decoder with classes get the same labels."""
+    model = with_classes(prior=prior, regularizer=FourierAdversary(2, count=12, bandwidths=(1.0,), num_classes=3))
+    given: list[Tensor] = []
+    model.regularizer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[3]))
+    model.decoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0][:, 2:].argmax(1)))
+    model.training_step(data(96), model.configure_optimizers(), CLASSES)
+    assert len(given) == 2 and all(torch.equal(labels, CLASSES) for labels in given)
