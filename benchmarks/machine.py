@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from settings import BUILD, DEVICE, HERE, THREADS
 
@@ -18,17 +17,9 @@ PACKAGES = ("fastmmd", "torch", "numpy", "pykeops", "geomloss", "scikit-learn", 
 
 def hardware() -> str:
     """The processor by name, its cores and the instruction set that our kernels use on it; or the GPU."""
-    from fastmmd.backends import native
+    from fastmmd.training.run import hardware
 
-    if DEVICE != "cpu":
-        import torch
-
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, {native.capability()['capability']}"
+    return hardware(DEVICE)
 
 
 def slug() -> str:

@@ -21,7 +21,7 @@ from fastmmd.training.run import RunFolder
 
 def test_batches_are_permutations() -> None:
     batches = Batches(torch.arange(10.0)[:, None], 3, seed=0)
-    first, second = list(batches.epoch()), list(batches.epoch())
+    first, second = ([batch.images for batch in batches.epoch()] for _ in range(2))
     assert len(batches) == 3 and all(batch.shape == (3, 1) for batch in first)
     assert len(set(torch.cat(first).flatten().tolist())) == 9
     assert not torch.equal(torch.cat(first), torch.cat(second))
@@ -40,14 +40,20 @@ def test_batches_resume_in_the_middle() -> None:
     assert_same([*got, *again.epoch(), *again.epoch()], expected)
 
 
+def test_labels_stay_beside_their_images() -> None:
+    labels = torch.arange(10)
+    for batch in Batches(labels.double()[:, None], 3, seed=0, labels=labels).epoch():
+        assert batch.labels is not None and torch.equal(batch.images[:, 0].long(), batch.labels)
+
+
 def test_batches_are_the_same_on_every_device() -> None:
     """The order is drawn on the CPU, wherever the images are ("meta" stands for any other device)."""
     images = torch.arange(10.0)[:, None]
     order = torch.randperm(10, generator=torch.Generator().manual_seed(7))
     batches = Batches(images, 5, seed=7)
-    assert torch.equal(torch.cat(list(batches.epoch())), images[order])
+    assert torch.equal(torch.cat([batch.images for batch in batches.epoch()]), images[order])
     elsewhere = Batches(images.to("meta"), 5, seed=7)
-    assert [batch.device.type for batch in elsewhere.epoch()] == ["meta", "meta"]
+    assert [batch.images.device.type for batch in elsewhere.epoch()] == ["meta", "meta"]
     assert_same(elsewhere.state_dict(), batches.state_dict())
     elsewhere.load_state_dict(batches.state_dict())
 

@@ -76,7 +76,7 @@ def interrupt_after(made: Trainer, step: int) -> None:
     """Press Ctrl-C while the model takes the given step."""
     take = made.model.training_step
 
-    def training_step(batch: Tensor, optimizers: Any) -> Any:
+    def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
         if made.step + 1 == step:
             signal.raise_signal(signal.SIGINT)
         return take(batch, optimizers)
@@ -209,7 +209,7 @@ def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
     weights: list[Tensor] = []
     take = made.model.training_step
 
-    def training_step(batch: Tensor, optimizers: Any) -> Any:
+    def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
         rates.append(optimizers["autoencoder"].param_groups[0]["lr"])
         terms = take(batch, optimizers)
         weights.append(next(made.model.parameters()).detach().clone())
@@ -230,7 +230,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, data: Dataset) ->
     made = trainer(tmp_path / "run", tiny(epochs=4), data)
     take = made.model.training_step
 
-    def training_step(batch: Tensor, optimizers: Any) -> Any:
+    def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
         return take(batch * float("nan") if made.step == 4 else batch, optimizers)
 
     made.model.training_step = training_step

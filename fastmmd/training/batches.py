@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Batch(NamedTuple):
+    """Images [B, data_dim] and their labels [B] int64, None where training takes none."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
 class Batches:
-    """Endless passes over images [N, data_dim] in memory, resumable in the middle of one.
+    """Endless passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of one.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
     the order is the same on every device and a run may go on on another one.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
-        self.images = images
+    def __init__(self, images: Tensor, batch_size: int, seed: int, labels: Tensor | None = None) -> None:
+        self.images, self.labels = images, labels
         self.batch_size = min(batch_size, len(images))
         self.position = 0  # batches done in this epoch
         self._generator = torch.Generator().manual_seed(seed)
@@ -27,14 +34,15 @@ class Batches:
         """Batches per epoch."""
         return len(self.images) // self.batch_size
 
-    def epoch(self) -> Iterator[Tensor]:
-        """The batches [batch_size, data_dim] that are left of this epoch."""
+    def epoch(self) -> Iterator[Batch]:
+        """The batches that are left of this epoch."""
         self._epoch_state = self._generator.get_state()
         order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
         while self.position < len(self):
             start = self.position * self.batch_size
             self.position += 1
-            yield self.images[order[start : start + self.batch_size]]
+            rows = order[start : start + self.batch_size]
+            yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
         self.position = 0
         self._epoch_state = self._generator.get_state()
 

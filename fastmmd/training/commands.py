@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 from dataclasses import replace
@@ -11,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fastmmd.training.data import IDX_SOURCES, NAMES, load_data
+from fastmmd.training.data import load_data
 from fastmmd.training.errors import Interrupted, UserError, unknown
-from fastmmd.training.run import print_info
+from fastmmd.training.run import absolute, print_info
 
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
@@ -52,7 +51,6 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe and report its Parzen log-likelihood."""
-    from fastmmd.nn.networks import resolve_precision
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.loop import Trainer
     from fastmmd.training.report import evaluate_run
@@ -68,7 +66,7 @@ def train(
             config,
             recipe=config.recipe if epochs is None else with_epochs(config.recipe, epochs),
             device=str(choose_device(config.device if device == "auto" else device)),
-            data_dir=_absolute(data_dir) or config.data_dir,
+            data_dir=absolute(data_dir) or config.data_dir,
         )
         trainer = Trainer(config, config.load_data(quiet=quiet), folder, quiet=quiet)
         trainer.resume()
@@ -83,13 +81,7 @@ def train(
         resolved = load_recipe(recipe, data, overrides)
         where = choose_device(device)
         dataset = load_data(data, data_dir, quiet=quiet)
-        # The folder names every setting, defaults included.
-        settings = resolved.build(dataset.data_dim).settings()
-        settings["precision"] = resolve_precision(settings["precision"], where.type)
-        resolved = replace(resolved, model=settings)
-        kept_data = data if data in NAMES else str(_absolute(data))
-        kept_data_dir = _kept_data_dir(data, data_dir)
-        config = RunConfig(resolved, kept_data, dataset.data_dim, seed or 0, str(where), kept_data_dir)
+        config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
         trainer = Trainer(config, dataset, folder, quiet=quiet)
         RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
@@ -126,7 +118,7 @@ def evaluate(
     folder = RunFolder.existing(run)
     folder.require_writable()
     config = RunConfig.read(folder.config)
-    config = replace(config, data_dir=_absolute(data_dir) or config.data_dir)
+    config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
     where = choose_device(device)
     model = load_model(folder, config, where)
     dataset = config.load_data().to(where)
@@ -163,7 +155,7 @@ def sample(
     if sampler == "prior":
         start = prior_samples(model)
     else:
-        config = replace(config, data_dir=_absolute(data_dir) or config.data_dir)
+        config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
         start = posterior_samples(model, config.load_data().to(where).train.images, "training images")
     if corrupt and not model.denoising:
         raise UserError(f"--corrupt needs a model that was trained with noise: model.denoising of {run} is 0")
@@ -181,15 +173,6 @@ def sample(
 def info() -> None:
     """Print versions, and which backends work here."""
     print_info()
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().resolve())
-
-
-def _kept_data_dir(data: str, data_dir: str | None) -> str | None:
-    """What the run folder says of the data's place: it must be found again without the variable too."""
-    return _absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
 
 
 def _print_result(parzen: Any, folder: Any) -> None:

@@ -24,6 +24,8 @@ class Training:
         epochs: passes over the training split.
         batch_size: images per step; a last incomplete batch of an epoch is left out.
         schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps.
+        labelled: number of training images whose labels take part, chosen by the seed, the others count as unlabelled;
+            -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
@@ -37,6 +39,7 @@ class Training:
     epochs: int = 50
     batch_size: int = 1000
     schedule: str = "constant"
+    labelled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
     health_every: int = 200
@@ -46,6 +49,7 @@ class Training:
         for name, least in (
             ("epochs", 1),
             ("batch_size", 2),
+            ("labelled", -1),
             ("evaluate_every", 0),
             ("health_every", 0),
             ("threads", 0),

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastmmd.evaluation.parzen import choose_sigma
-from fastmmd.training.batches import Batches
+from fastmmd.training.batches import Batch, Batches
 from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training.data import Dataset
 from fastmmd.training.errors import Interrupted, UserError
@@ -61,7 +61,8 @@ class Trainer:
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
         self.average = AveragedModel(self.model) if training.average else None
-        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed)
+        labels = self._training_labels()
+        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
@@ -161,6 +162,32 @@ class Trainer:
         self.folder.forget_after(self.step)
         set_random_states(state["random"], self.device)
 
+    def _training_labels(self) -> Tensor | None:
+        """Labels [N] int64 of the training images on the device, -1 for those that shall count as unlabelled.
+
+        Raises:
+            UserError: the model takes no labels, needs some, or the data set has none that fit.
+        """
+        labelled = self.config.recipe.training.labelled
+        classes = self.model.decoder_classes or self.model.regularizer.num_classes
+        if labelled == 0 or classes == 0:
+            if labelled:
+                raise UserError('training.labelled is for a model with classes: set model.labels="regularizer"')
+            if classes:
+                raise UserError("the model has classes: set training.labelled to a number of labelled images, -1: all")
+            return None
+        labels = self.dataset.train.labels
+        if labels is None:
+            raise UserError(f"{self.config.data} has no labels; training.labelled needs some")
+        if (most := int(labels.max())) >= classes:
+            raise UserError(f"{self.config.data} has labels up to {most}, the model takes {classes} classes")
+        if labelled > len(labels):
+            raise UserError(f"training.labelled must be at most {len(labels)}, the training images, got {labelled}")
+        if labelled > 0:
+            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.config.seed))
+            labels = labels.index_fill(0, order[labelled:], -1)
+        return labels.to(self.device)
+
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
         """What is left of an epoch, its evaluation and its record; after a request only the step under way."""
         begin = time.perf_counter()
@@ -181,11 +208,11 @@ class Trainer:
         if self.epoch == self.config.recipe.training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
             self.save()
 
-    def _train_step(self, batch: Tensor, progress: TrainingProgress) -> None:
+    def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
         self._set_learning_rates()
         with self.timer.step(self.step):
-            terms = self.model.training_step(batch, self.optimizers)
+            terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
         if self.average is not None:
             # Early on the average must forget the untrained weights quickly.
@@ -202,7 +229,7 @@ class Trainer:
             # The device is waited for here, so here the codes are looked at, if that fell due since the last time.
             last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
             if (every := training.health_every) and self.step // every > last // every:
-                for message in self.health.check(batch, self.step):
+                for message in self.health.check(batch.images, self.step):
                     progress.line(f"warning: {message}")
                     self.folder.append({"step": self.step, "warning": message})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)

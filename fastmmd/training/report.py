@@ -64,10 +64,12 @@ def evaluate_run(
     )
     generator = torch.Generator(test.device).manual_seed(config.seed)
     with torch.no_grad():
-        starts = range(0, len(test), CHUNK)
-        parts = [test[start : start + CHUNK] for start in starts]
+        parts = test.split(CHUNK)
         codes = torch.cat([posterior_codes(model, part, generator) for part in parts])
-        squared = [(model.reconstruct(part) - part).square().sum() for part in parts]
+        labels = [None] * len(parts) if model.decoder_classes == 0 else _labels(dataset).split(CHUNK)
+        squared = [
+            (model.reconstruct(part, given) - part).square().sum() for part, given in zip(parts, labels, strict=True)
+        ]
         draws, more = (
             model.prior.sample(len(codes), generator=generator, device=codes.device, dtype=codes.dtype)
             for _ in range(2)
@@ -96,10 +98,16 @@ def _save_pictures(
     save_samples(path / "samples.png", samples, shape, f"{name}: samples ({sampler.name})")
     images = dataset.test.images[:20]
     with torch.no_grad():
-        reconstructions = model.reconstruct(images)
+        reconstructions = model.reconstruct(images, _labels(dataset)[:20] if model.decoder_classes else None)
     title = f"{name}: test images and reconstructions"
     save_reconstructions(path / "reconstructions.png", images, reconstructions, shape, title)
     save_latent(path / "latent.png", codes, draws, dataset.test.labels, f"{name}: codes of the test images")
+
+
+def _labels(dataset: Dataset) -> Tensor:
+    """Labels [N] of the test images, beside them on their device: for a decoder that takes labels."""
+    assert dataset.test.labels is not None  # or it could not have been trained
+    return dataset.test.labels.to(dataset.test.images.device)
 
 
 def dataset_name(config: RunConfig) -> str:

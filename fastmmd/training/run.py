@@ -8,7 +8,7 @@ import platform
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 
 import fastmmd
 from fastmmd.backends import native
+from fastmmd.nn.networks import resolve_precision
 from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
-from fastmmd.training.data import NAMES, Dataset, load_data
+from fastmmd.training.data import IDX_SOURCES, NAMES, Dataset, load_data
 from fastmmd.training.errors import UserError, first_line
 
 
@@ -34,6 +35,25 @@ class RunConfig:
     seed: int = 0
     device: str = "cpu"
     data_dir: str | None = None
+
+    @classmethod
+    def resolved(
+        cls, recipe: Recipe, data: str, dataset: Dataset, seed: int, device: torch.device, data_dir: str | None = None
+    ) -> RunConfig:
+        """A run's configuration in which every setting of the model stands, defaults included.
+
+        Args:
+            data: the data set's name, or the path of an array or a folder.
+            data_dir: of the MNIST files, as given; the run folder keeps where they were found.
+
+        Raises:
+            UserError: a setting that the model does not take.
+        """
+        settings = recipe.build(dataset.data_dim).settings()
+        settings["precision"] = resolve_precision(settings["precision"], device.type)
+        kept = absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
+        name = data if data in NAMES else str(absolute(data))
+        return cls(replace(recipe, model=settings), name, dataset.data_dim, seed, str(device), kept)
 
     def load_data(self, *, quiet: bool = False) -> Dataset:
         """The run's data set.
@@ -163,6 +183,11 @@ class RunFolder:
                 continue
 
 
+def absolute(path: str | None) -> str | None:
+    """The path from the root, as a run folder keeps it."""
+    return None if path is None else str(Path(path).expanduser().resolve())
+
+
 def _is_evaluation(record: Mapping[str, Any]) -> bool:
     return record.get("kind") == "evaluation"
 
@@ -228,6 +253,17 @@ def versions() -> dict[str, str]:
         "platform": platform.platform(),
         **compiled,
     }
+
+
+def hardware(device: torch.device | str = "cpu") -> str:
+    """The processor by name, its cores and the instruction set that our kernels use on it; or the GPU."""
+    if torch.device(device).type != "cpu":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {versions().get('capability', 'no compiled kernels')}"
 
 
 def print_info() -> None:

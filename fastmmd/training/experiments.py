@@ -1,0 +1,278 @@
+"""Experiments: programs that train several models and compare them, in one folder with a run folder for each model.
+
+    def main() -> None:
+        with Experiment.start("priors", arguments(__doc__).parse_args()) as experiment:
+            model = experiment.train("AAE mixture", "aae", {"model.prior": "mixture", "model.code_size": 2})
+            ...
+            experiment.write_report("...")
+
+Interrupted work loses nothing: the same command with the same --run-dir loads the runs that are finished and goes on
+with the one that was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fastmmd.evaluation.codes import CodeStatistics
+from fastmmd.evaluation.parzen import ParzenResult
+from fastmmd.training.config import load_recipe
+from fastmmd.training.data import Dataset, load_data
+from fastmmd.training.errors import Interrupted, UserError
+from fastmmd.training.loop import Trainer
+from fastmmd.training.report import evaluate_run
+from fastmmd.training.run import RunConfig, RunFolder, choose_device, hardware, load_model, versions
+
+
+class Spec(NamedTuple):
+    """One model to train: its name in the experiment, a recipe, what goes over it (dotted keys), a seed."""
+
+    name: str
+    recipe: str
+    overrides: Mapping[str, Any] = {}
+    seed: int | None = None  # None: the experiment's
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model in eval mode and what its run folder says of it.
+
+    Attributes:
+        seconds: of training, without evaluation.
+        parzen, codes: of the test split, None where the run was not evaluated.
+    """
+
+    spec: Spec
+    seed: int
+    config: RunConfig
+    folder: Path
+    model: Any
+    epochs: int
+    seconds: float
+    parzen: ParzenResult | None
+    codes: CodeStatistics | None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A folder with the runs, pictures, records and the report of one program."""
+
+    title: str
+    options: argparse.Namespace
+    data: Dataset  # on `device`, labels on the host
+    folder: Path
+    device: torch.device
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, title: str, options: argparse.Namespace) -> Iterator[Experiment]:
+        """Load the data and make the folder; mistakes of the user and interruptions end the program in one line.
+
+        Args:
+            title: of the report; in lower case with hyphens it begins the folder's name.
+            options: of a parser from `arguments`.
+        """
+        folder = options.run_dir
+        if folder is None:
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            folder = Path("runs") / f"{slug(title)}-{slug(Path(options.data).stem)}-{stamp}"
+        try:
+            device = choose_device(options.device)
+            data = load_data(options.data, options.data_dir).to(device)
+            folder.mkdir(parents=True, exist_ok=True)
+            yield cls(title, options, data, folder, device)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except (Interrupted, KeyboardInterrupt) as stop:
+            print(f"stopped; go on with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
+            raise SystemExit(getattr(stop, "exit_code", 130)) from None
+        print(f"pictures and report: {folder}")
+
+    @property
+    def is_digits(self) -> bool:
+        """Whether this is the small data set that comes with scikit-learn."""
+        return self.data.name == "digits"
+
+    def train(
+        self, name: str, recipe: str, overrides: Mapping[str, Any] | None = None, *, seed: int | None = None
+    ) -> Any:
+        """The trained model in eval mode; see `run`."""
+        return self.run(name, recipe, overrides, seed=seed, evaluate=False).model
+
+    def run(
+        self,
+        name: str,
+        recipe: str,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        seed: int | None = None,
+        evaluate: bool = True,
+    ) -> Run:
+        """Train a model in a run folder of its own, or load it where it is trained already.
+
+        Args:
+            name: of the model in this experiment.
+            recipe: see `load_recipe`; --epochs goes over its number of epochs.
+            overrides: dotted keys and values over the recipe.
+            seed: of weights, batches and samples; default: the experiment's.
+            evaluate: by the Parzen protocol, with the run's own pictures and report, as `fastmmd train` does.
+
+        Raises:
+            UserError: the folder holds a run of this name with other settings.
+            Interrupted: by a signal; the run is saved.
+        """
+        return self.run_all([Spec(name, recipe, overrides or {}, seed)], evaluate=evaluate)[0]
+
+    def run_all(self, specs: Sequence[Spec], *, evaluate: bool = True) -> list[Run]:
+        """`run` for many models; with --jobs above 1 so many at once, each in a process of its own on one thread."""
+        planned = [(spec, *self._plan(spec)) for spec in specs]
+        quiet = not sys.stderr.isatty() or self.options.jobs > 1
+        open_ones = [
+            (spec.name, config, folder)
+            for spec, config, folder in planned
+            if not _is_complete(config, folder, evaluate)
+        ]
+        if self.options.jobs > 1 and len(open_ones) > 1:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(self.options.jobs, spawn, torch.set_num_threads, (1,)) as pool:
+                for line in pool.map(_finish, *zip(*open_ones, strict=True), *_each(len(open_ones), evaluate, quiet)):
+                    print(line, flush=True)
+        else:
+            for name, config, folder in open_ones:
+                print(_finish(name, config, folder, evaluate, quiet, self.data), flush=True)
+        return [self._load(*one) for one in planned]
+
+    def write_report(self, text: str) -> None:
+        """report.md: the title, how it was made, and `text`."""
+        made = self._made()
+        head = (
+            f"# {self.title}\n\nData: {self.data.name}. Seed {self.options.seed}. Hardware: {made['hardware']}. "
+            f"Date: {made['date']}. Command: `{made['command']}`.\n\n"
+        )
+        (self.folder / "report.md").write_text(head + text.rstrip() + "\n")
+
+    def write_record(self, name: str, results: Mapping[str, Any]) -> None:
+        """NAME.json: the results, with command, date, hardware and versions."""
+        (self.folder / f"{name}.json").write_text(json.dumps({**self._made(), **results}, indent=1) + "\n")
+
+    def _made(self) -> dict[str, Any]:
+        words = [Path(word).name if word.endswith(".py") else word for word in sys.argv]
+        for option in ("--data-dir", "--run-dir"):  # where they lie on this machine means nothing elsewhere
+            if option in words[:-1]:
+                words[words.index(option) + 1] = "DIR"
+        return {
+            "command": f"python python/{shlex.join(words)}",
+            "date": date.today().isoformat(),
+            "hardware": hardware(self.device),
+            "versions": {name: versions()[name] for name in ("fastmmd", "python", "torch", "numpy")},
+        }
+
+    def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
+        options = self.options
+        overrides = dict(spec.overrides)
+        if options.epochs is not None:
+            overrides["training.epochs"] = options.epochs
+        recipe = load_recipe(spec.recipe, options.data, overrides)
+        seed = options.seed if spec.seed is None else spec.seed
+        config = RunConfig.resolved(recipe, options.data, self.data, seed, self.device, options.data_dir)
+        return config, RunFolder(self.folder / f"{slug(spec.name)}-seed{seed}")
+
+    def _load(self, spec: Spec, config: RunConfig, folder: RunFolder) -> Run:
+        records = folder.records()
+        last = [record for record in records if "epoch" in record][-1]
+        found = [record for record in records if record.get("kind") == "evaluation"]
+        evaluation = found[-1] if found else None
+        return Run(
+            spec=spec,
+            seed=config.seed,
+            config=config,
+            folder=folder.path,
+            model=load_model(folder, config, self.device),
+            epochs=last["epoch"],
+            seconds=last["seconds"],
+            parzen=None if evaluation is None else _made_of(ParzenResult, evaluation),
+            codes=None if evaluation is None else _made_of(CodeStatistics, evaluation["codes"]),
+        )
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that all experiments share: a program's docstring is its help."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", default="digits", help="digits, mnist, fashion-mnist, an array or a folder")
+    parser.add_argument("--data-dir", help="folder of the MNIST files")
+    parser.add_argument("--epochs", type=int, help="of every model; default: the recipes'")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an earlier one: go on")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    parser.add_argument("--jobs", type=int, default=1, help="models trained at once, one CPU thread each")
+    return parser
+
+
+def slug(name: str) -> str:
+    """Words as a part of a file's name: "AAE, 2-D" -> "aae-2-d"."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
+    """Whether nothing is left to do.
+
+    Raises:
+        UserError: it is a run with other settings.
+    """
+    if not folder.config.exists():
+        return False
+    found = RunConfig.read(folder.config)
+    if _settings(found) != _settings(config):
+        raise UserError(f"{folder.path} holds a run with other settings: choose another --run-dir")
+    epochs = max((record["epoch"] for record in folder.records() if "epoch" in record), default=0)
+    trained = folder.checkpoint.exists() and epochs == config.recipe.training.epochs
+    return trained and (folder.is_evaluated() or not evaluate)
+
+
+def _settings(config: RunConfig) -> str:
+    return json.dumps([config.recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
+
+
+def _finish(
+    name: str, config: RunConfig, folder: RunFolder, evaluate: bool, quiet: bool, data: Dataset | None = None
+) -> str:
+    """Train and evaluate what is left of a run; returns a line that says what came of it."""
+    data = config.load_data(quiet=True) if data is None else data
+    trainer = Trainer(config, data, folder, quiet=quiet)
+    if folder.checkpoint.exists():
+        trainer.resume()
+    else:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        config.write(folder.config)
+    trainer.fit()
+    line = f"{name}, seed {config.seed}: {trainer.epoch} epochs, {trainer.seconds:.0f} s"
+    if evaluate:
+        result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
+        line += f", test log-likelihood {result.parzen}"
+    return line
+
+
+def _each(count: int, *values: Any) -> list[list[Any]]:
+    return [[value] * count for value in values]
+
+
+def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:
+    """A result again from its record."""
+    values = {field.name: record[field.name] for field in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
