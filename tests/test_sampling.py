@@ -22,6 +22,7 @@ from fastmmd.evaluation import (
     percentile_grid,
     percentile_walks,
     posterior_samples,
+    prior_parts,
     prior_samples,
     roll_walk,
     save_grid,
@@ -298,6 +299,50 @@ def test_walks_refuse_what_they_cannot_walk() -> None:
             percentile_grid(Gaussian(2), dims=dims)
     with pytest.raises(ValueError, match="count: got 0"):
         roll_walk(SwissRoll(), 0)
+
+
+# --- parts of the prior ---
+
+
+def test_parts_of_a_mixture_are_its_components() -> None:
+    prior, labels = GaussianMixture(), torch.randint(10, (5_000,), generator=seeded())
+    draws = prior.sample(len(labels), labels=labels, generator=seeded())
+    parts = prior_parts(prior, draws)
+    assert parts.dtype == torch.int64 and (parts == labels).double().mean() > 0.99  # they hardly overlap
+    walks = component_walks(prior, 8)
+    assert torch.equal(prior_parts(prior, walks.flatten(0, 1)), torch.arange(10).repeat_interleave(8))
+
+
+def test_parts_are_the_largest_responsibilities() -> None:
+    """Covariances and weights decide, not only the distance to the means."""
+    means = ((0.0, 0.0), (3.0, 0.0), (0.0, 3.0))
+    covariances = (((4.0, 1.0), (1.0, 1.0)), ((0.2, 0.1), (0.1, 0.3)), ((1.0, -0.8), (-0.8, 1.0)))
+    prior = GaussianMixture((0.6, 0.1, 0.3), means, covariances)
+    points = 3 * torch.randn(500, 2, generator=seeded())
+    densities = [
+        torch.distributions.MultivariateNormal(torch.tensor(mean), torch.tensor(covariance)).log_prob(points)
+        for mean, covariance in zip(means, covariances, strict=True)
+    ]
+    parts = (torch.stack(densities, 1) + torch.tensor((0.6, 0.1, 0.3)).log()).argmax(1)
+    assert torch.equal(prior_parts(prior, points), parts)
+    assert (parts != torch.cdist(points, torch.tensor(means)).argmin(1)).double().mean() > 0.1
+
+
+def test_parts_of_the_roll_follow_it() -> None:
+    prior = SwissRoll()
+    walk = roll_walk(prior, 70)
+    assert torch.equal(prior_parts(prior, walk), torch.arange(10).repeat_interleave(7))
+    labels = torch.randint(10, (5_000,), generator=seeded())
+    draws = prior.sample(len(labels), labels=labels, generator=seeded())
+    assert (prior_parts(prior, draws) == labels).double().mean() > 0.9  # noise crosses the borders between parts
+    assert torch.equal(prior_parts(SwissRoll(num_classes=2), walk), torch.arange(2).repeat_interleave(35))
+
+
+def test_parts_need_a_prior_with_parts() -> None:
+    with pytest.raises(TypeError, match="prior: got Gaussian, expected GaussianMixture or SwissRoll"):
+        prior_parts(Gaussian(2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"codes: got shape \[3, 4\], expected \[N, 2\]"):
+        prior_parts(SwissRoll(), torch.zeros(3, 4))
 
 
 # --- the script ---

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastmmd.evaluation.codes import CodeStatistics, code_statistics
+from fastmmd.evaluation.classifier import Classifier, train_classifier
+from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_parts
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
 from fastmmd.evaluation.neighbours import Neighbours, nearest_neighbours
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
@@ -28,6 +29,7 @@ from fastmmd.evaluation.walks import (
 
 __all__ = [
     "ChainState",
+    "Classifier",
     "CodeStatistics",
     "Neighbours",
     "ParzenResult",
@@ -45,6 +47,7 @@ __all__ = [
     "percentile_walks",
     "posterior_codes",
     "posterior_samples",
+    "prior_parts",
     "prior_samples",
     "roll_walk",
     "save_bars",
@@ -57,4 +60,5 @@ __all__ = [
     "save_samples",
     "save_walks",
     "slerp",
+    "train_classifier",
 ]

@@ -1,4 +1,4 @@
-"""How well the codes of a model match its prior."""
+"""How well the codes of a model match its prior, and in which part of it they lie."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 import fastmmd
+from fastmmd.evaluation.walks import roll_walk
+from fastmmd.priors import MixturePrior, Prior, SwissRoll
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99)
 SCALES = (0.5, 1.0, 2.0, 4.0)  # bandwidths in units of the prior's standard deviation
+ROLL_POINTS = 400  # in which each part of a swiss roll is looked up: 0.004 apart at the prior's radius of 3
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,32 @@ def code_statistics(codes: Tensor, draws: Tensor, more_draws: Tensor) -> CodeSta
         mmd2_null=fastmmd.mmd2(more_draws, draws, bandwidths).item(),
         count=len(codes),
     )
+
+
+def prior_parts(prior: Prior, codes: Tensor) -> Tensor:
+    """The part of the prior in which each code lies, numbered as the labels of `Prior.sample`: [N, D] -> [N] int64.
+
+    Of a mixture the component with the largest responsibility for the code, w_k N(z; m_k, C_k); of a swiss roll the
+    part to which the nearest point of its middle line belongs. Every code has a part, far from the prior too.
+
+    Raises:
+        ValueError: `codes` is no matrix of the prior's dimension.
+        TypeError: the prior has no parts.
+    """
+    if codes.ndim != 2 or codes.shape[1] != prior.dim:
+        raise ValueError(f"codes: got shape {list(codes.shape)}, expected [N, {prior.dim}]")
+    if isinstance(prior, MixturePrior) and prior.num_classes:
+        components = prior.components(codes.device)
+        offset = codes.double()[:, None] - components.means  # [N, K, D]
+        if components.eigenvectors is not None:
+            offset = torch.einsum("nkd,kde->nke", offset, components.eigenvectors)
+        squares = offset.square() / components.eigenvalues + components.eigenvalues.log()
+        return (components.weights.log() - 0.5 * squares.sum(2)).argmax(1)
+    if isinstance(prior, SwissRoll):
+        line = roll_walk(prior, ROLL_POINTS * prior.num_classes).to(codes)
+        nearest = [torch.cdist(some, line).argmin(1) for some in codes.split(1_000)]
+        return torch.cat(nearest) // ROLL_POINTS
+    raise TypeError(f"prior: got {type(prior).__name__}, expected GaussianMixture or SwissRoll, which have parts")
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:
