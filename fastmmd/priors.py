@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .ops.arguments import check_int, check_number
 from .ops.device_cache import DeviceCache
-from .ops.labels import check_labels as check_labels
-from .ops.labels import unknown_labels
+from .ops.labels import check_labels, unknown_labels
 
 Vector = Sequence[float] | Tensor
 F64 = torch.float64
