@@ -10,7 +10,8 @@ from helpers import points
 from test_nn import DATA_DIM, data
 from torch import Tensor
 
-from fastmmd.nn import KL, MLP, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.nn import KL, MLP, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.nn.base import PRIORS, Model
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll
 
 MEANS = torch.tensor([[4.0, 0.0], [-2.0, 3.5], [-2.0, -3.5]])
@@ -92,7 +93,7 @@ def test_style_and_content_part(generator_learning_rate: float | None) -> None:
 
     With KL, which charges for what the code says: it then leaves the class to the switch.
     """
-    options = {"learning_rate": 5e-3, "generator_learning_rate": generator_learning_rate}
+    options: dict[str, Any] = {"learning_rate": 5e-3, "generator_learning_rate": generator_learning_rate}
     model = with_classes(regularizer=KL(), posterior="gaussian", **options)
     optimizers = model.configure_optimizers()
     x, labels = data(96), CLASSES
@@ -108,25 +109,25 @@ def test_style_and_content_part(generator_learning_rate: float | None) -> None:
 # --- in the regulariser ---
 
 
-@pytest.mark.parametrize(
-    ("regularizer", "weight", "steps"),
-    [(Adversarial.mlp(2, (64,), scale=3.0, num_classes=3), 10.0, 500),
-     (FourierAdversary(2, bandwidths=(0.5, 1.0, 2.0, 4.0, 8.0), num_classes=3), 300.0, 200)],
-    ids=["Adversarial", "FourierAdversary"],
-)  # fmt: skip
-def test_labels_send_each_class_to_its_component(regularizer: Regularizer, weight: float, steps: int) -> None:
+@pytest.mark.parametrize("kind", [Adversarial, FourierAdversary])
+def test_labels_send_each_class_to_its_component(kind: type[Regularizer]) -> None:
     """AAE paper, figure 4: two thirds of the points are labelled; the others find their class's component as well."""
-    torch.manual_seed(0)
+    regularizer: Regularizer
+    if kind is Adversarial:
+        regularizer, weight, rate = Adversarial.mlp(2, (64,), scale=3.0, num_classes=3), 10.0, 5e-3
+    else:
+        regularizer = FourierAdversary(2, count=288, bandwidths=(1.0, 4.0, 16.0), num_classes=3)
+        weight, rate = 1000.0, 1e-2
     model = with_classes(
-        0, prior=three_parts(), regularizer=regularizer, regularizer_weight=weight, learning_rate=5e-3,
-        adversary_learning_rate=5e-3, adversary_beta1=0.5,
+        0, prior=three_parts(), regularizer=regularizer, regularizer_weight=weight, learning_rate=rate,
+        adversary_learning_rate=rate, adversary_beta1=0.5,
     )  # fmt: skip
     optimizers = model.configure_optimizers()
-    labels = CLASSES.where(torch.arange(96) < 64, -1)
-    for _ in range(steps):
-        model.training_step(data(96), optimizers, labels)
-    found = torch.cdist(model.encode(data(96)), MEANS).argmin(1)
-    assert (found == CLASSES)[64:].float().mean() > 0.95
+    x, labels = data(48), CLASSES[:48].where(torch.arange(48) < 32, -1)
+    for _ in range(300):
+        model.training_step(x, optimizers, labels)
+    found = torch.cdist(model.encode(x), MEANS).argmin(1)
+    assert (found == CLASSES[:48])[32:].float().mean() > 0.95
 
 
 @pytest.mark.parametrize("prior", [three_parts(), SwissRoll(num_classes=3)], ids=lambda p: type(p).__name__)
@@ -138,3 +139,73 @@ def test_labels_reach_both(prior: Prior) -> None:
     model.decoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0][:, 2:].argmax(1)))
     model.training_step(data(96), model.configure_optimizers(), CLASSES)
     assert len(given) == 2 and all(torch.equal(labels, CLASSES) for labels in given)
+
+
+# --- models by name ---
+
+
+def named(kind: str, **options: Any) -> Model:
+    return MODELS[kind](DATA_DIM, hidden=(8,), precision="float32", **options)
+
+
+@pytest.mark.parametrize("kind", ["aae", "mmd-ae", "ds-aae"])
+@pytest.mark.parametrize("labels", ["none", "regularizer", "decoder"])
+def test_priors_and_labels_by_name(kind: str, labels: str) -> None:
+    """Every prior with every use of labels trains and samples, or says why not; settings make the same model."""
+    options: dict[str, Any] = {"labels": labels} | ({"discriminator": (8,)} if kind == "aae" else {})
+    if kind == "mmd-ae":
+        options["closed_form"] = False
+    given = None if labels == "none" else torch.arange(30) % 11 - 1
+    for name in PRIORS:
+        options |= {"prior": name, "code_size": 2}
+        if labels == "regularizer" and name in ("gaussian", "uniform"):
+            with pytest.raises(
+                ValueError, match=f"labels: got 'regularizer' with prior='{name}', which has no classes"
+            ):
+                named(kind, **options)
+            continue
+        model = named(kind, **options)
+        model.training_step(data(30), model.configure_optimizers(), given)
+        assert model.sample(30, labels=given).shape == (30, DATA_DIM)
+        again = MODELS[kind](DATA_DIM, **model.settings())
+        assert again.settings() == model.settings() and type(again.prior) is type(model.prior)
+        assert model.regularizer.num_classes == (10 if labels == "regularizer" else 0)
+        assert model.decoder_classes == (10 if labels == "decoder" else 0)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_discriminator_divides_by_the_priors_standard_deviation(name: str) -> None:
+    model = named("aae", prior=name, code_size=2, prior_std=3.0)
+    draws = model.prior.sample(100_000, generator=torch.Generator().manual_seed(1))
+    assert draws.square().mean().sqrt().item() == pytest.approx(model.regularizer.scale, rel=0.02)
+    assert model.regularizer.scale == pytest.approx({"mixture": 2.92, "swiss_roll": 1.5}.get(name, 3.0), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("aae", {"prior": "ring"}, "prior: got 'ring', expected one of gaussian, mixture, swiss_roll, uniform"),
+        ("aae", {"labels": "all"}, "labels: got 'all', expected one of none, regularizer, decoder"),
+        ("aae", {"prior": "mixture"}, "code_size: got 8, expected 2 for prior='mixture'"),
+        ("ds-aae", {"prior": "swiss_roll"}, "code_size: got 4, expected 2 for prior='swiss_roll'"),
+        ("aae", {"num_classes": 0}, "num_classes: got 0"),
+        ("aae", {"prior": "mixture", "code_size": 2, "labels": "regularizer", "num_classes": 5},
+         "num_classes: got 5, expected 10 for prior='mixture'"),
+        ("mmd-ae", {"prior": "swiss_roll", "code_size": 2}, "closed_form: got true, .* set closed_form=false"),
+        ("mmd-ae", {"prior": "mixture", "code_size": 2, "labels": "regularizer"}, "closed_form: got true, .*labels"),
+        ("vae", {"prior": "mixture", "code_size": 2}, "prior: got 'mixture', expected 'gaussian': KL"),
+        ("vae", {"labels": "regularizer"}, "labels: got 'regularizer', but KL takes none"),
+    ],
+)  # fmt: skip
+def test_errors_of_names(kind: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        named(kind, **options)
+    with pytest.raises(TypeError, match="epochs: not an argument of this model"):
+        named(kind, epochs=3)
+
+
+def test_a_closed_form_for_the_mixture_and_the_box() -> None:
+    for name in ("mixture", "uniform"):
+        model = named("mmd-ae", prior=name, code_size=2)
+        assert isinstance(model.regularizer, ClosedFormMMD)
+        assert model.training_step(data(30), model.configure_optimizers())["loss"].isfinite()

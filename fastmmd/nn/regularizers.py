@@ -38,7 +38,13 @@ class Regularizer(nn.Module):
         """[B, D] codes -> 0-d loss, differentiable in the codes (and in the moments where it uses them)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
-    def update(self, codes: Tensor, prior: Prior, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def update(
+        self,
+        codes: Tensor,
+        prior: Prior,
+        optimizer: torch.optim.Optimizer | None = None,
+        labels: Tensor | None = None,
+    ) -> None:
         """The adversary's step on detached codes [B, D]; nothing to do without an adversary."""
 
     def kernel_spec(self) -> KernelSpec | None:
