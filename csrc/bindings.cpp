@@ -72,18 +72,46 @@ Features features_of(Address key, int64_t count, const Numbers& bandwidths, cons
     return {at<const int64_t>(key), count, (int)bandwidths.size(), bandwidths.data(), weights.data()};
 }
 
+void check_offsets(const int64_t* offsets, int64_t batch, int64_t rows) {
+    bool valid = offsets[0] == 0 && offsets[batch] <= rows;
+    for (int64_t b = 0; b < batch; ++b) valid = valid && offsets[b] <= offsets[b + 1];
+    check(valid, "offsets: expected numbers ascending from 0 to at most the number of rows");
+}
+
 void mmd2(py::bool_ is_double, int threads, int64_t batch, int64_t n, int64_t m, int dim, Address x,
-          Address y, Address x_weights, Address y_weights, const std::string& kernel,
-          const Numbers& bandwidths, const Numbers& weights, double alpha, py::bool_ unbiased, Address value,
-          Address grad_x, Address grad_y, Address grad_x_weights, Address grad_y_weights,
-          Address grad_bandwidths, Address grad_kernel_weights) {
+          Address y, Address x_weights, Address y_weights, Address x_offsets, Address y_offsets,
+          const std::string& kernel, const Numbers& bandwidths, const Numbers& weights, double alpha,
+          py::bool_ unbiased, Address value, Address grad_x, Address grad_y, Address grad_x_weights,
+          Address grad_y_weights, Address grad_bandwidths, Address grad_kernel_weights) {
     check_dim(dim);
     check(n > 0 && (y == 0) == (batch == 0 || m == 0), "n, m: expected at least one point");
-    call<Mmd2>(
-        operations().mmd2,
-        {is_double, usable_threads(threads), batch, n, m, dim, at(x), at(y), at(x_weights), at(y_weights),
-         kernel_of(kernel, bandwidths, weights, alpha), unbiased, at<double>(value), at(grad_x), at(grad_y),
-         at(grad_x_weights), at(grad_y_weights), at(grad_bandwidths), at(grad_kernel_weights)});
+    check((x_offsets == 0) == (y_offsets == 0) && (x_offsets == 0 || y != 0),
+          "offsets: expected them for both samples or for none");
+    if (x_offsets) {
+        check_offsets(at<const int64_t>(x_offsets), batch, n);
+        check_offsets(at<const int64_t>(y_offsets), batch, m);
+    }
+    call<Mmd2>(operations().mmd2, {is_double,
+                                   usable_threads(threads),
+                                   batch,
+                                   n,
+                                   m,
+                                   dim,
+                                   at(x),
+                                   at(y),
+                                   at(x_weights),
+                                   at(y_weights),
+                                   at<const int64_t>(x_offsets),
+                                   at<const int64_t>(y_offsets),
+                                   kernel_of(kernel, bandwidths, weights, alpha),
+                                   unbiased,
+                                   at<double>(value),
+                                   at(grad_x),
+                                   at(grad_y),
+                                   at(grad_x_weights),
+                                   at(grad_y_weights),
+                                   at(grad_bandwidths),
+                                   at(grad_kernel_weights)});
 }
 
 // count, points, norms, mass, slopes, grad, scale

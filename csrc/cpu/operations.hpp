@@ -26,6 +26,11 @@ struct Mmd2 {
     const void* y;          // [batch, m, dim] or null: the self-term of x alone
     const void* x_weights;  // [batch, n] or null: 1 / n
     const void* y_weights;  // [batch, m] or null: 1 / m
+    // Null, or where members of unequal sizes begin in arrays of n and m rows that they share: member b is
+    // the rows from offsets[b] up to offsets[b + 1], rows from offsets[batch] on are of none. Given for both
+    // or none.
+    const int64_t* x_offsets;  // [batch + 1], ascending from 0
+    const int64_t* y_offsets;  // [batch + 1]
     Kernel kernel;
     bool unbiased;
     double* value;              // [batch]

@@ -23,11 +23,14 @@ def mmd2(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
     # The rounding of a product shows most where the kernel is unbounded and not smooth.
-    way = mmd_products.mmd2 if kernel.name != "energy" and _products_pay(x, y) else _by_differences
-    return way(x, y, x_weights, y_weights, kernel, unbiased, needs)
+    if kernel.name != "energy" and x_offsets is None and _products_pay(x, y):
+        return mmd_products.mmd2(x, y, x_weights, y_weights, kernel, unbiased, needs)
+    return _by_differences(x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
 
 
 def _products_pay(x: Tensor, y: Tensor | None) -> bool:
@@ -48,23 +51,27 @@ def _by_differences(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     batch, n, dim = x.shape
+    members = batch if x_offsets is None else len(x_offsets) - 1
     m = 0 if y is None else y.shape[1]
     count = len(kernel.bandwidths)
     has_y = y is not None
-    value = x.new_empty(batch, dtype=torch.float64)
+    value = x.new_empty(members, dtype=torch.float64)
     grads = (
         x.new_empty((batch, n, dim) if needs[0] else 0),
         x.new_empty((batch, m, dim) if needs[1] and has_y else 0),
         x.new_empty((batch, n) if needs[2] else 0),
         x.new_empty((batch, m) if needs[3] and has_y else 0),
-        x.new_empty((batch, count) if needs[4] else 0),
-        x.new_empty((batch, count) if needs[5] else 0),
+        x.new_empty((members, count) if needs[4] else 0),
+        x.new_empty((members, count) if needs[5] else 0),
     )
     load().mmd2(
-        is_double(x), threads(), batch, n, m, dim, x.data_ptr(), address(y), address(x_weights),
-        address(y_weights), *_kernel(kernel), unbiased, value.data_ptr(), *map(address, grads),
+        is_double(x), threads(), members, n, m, dim, x.data_ptr(), address(y), address(x_weights),
+        address(y_weights), address(x_offsets), address(y_offsets), *_kernel(kernel), unbiased, value.data_ptr(),
+        *map(address, grads),
     )  # fmt: skip
     return (value, *grads)
 
