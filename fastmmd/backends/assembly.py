@@ -5,12 +5,16 @@
 
 with u = k - k(0). In a signed measure of total weight zero k(0) drops out and takes the rounding with it. The weights
 come as given, v_j = factor * mass_j, since normalised ones would round each on its own.
+
+Members of a batch are [B, N] points, or segments of different sizes in one row of points: then points are [1, N, D],
+offsets [B + 1], member b is the points offsets[b]:offsets[b + 1], and those behind the last offset are in none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +27,10 @@ F64 = torch.float64
 
 @dataclass
 class Rows:
-    """Sums over columns, float64. value [B, N]; gradient [B, N, D]; per kernel [B, S]: sum_i,j row_i v_j (...)."""
+    """Sums over columns, float64. value [B, N]; gradient [B, N, D]; per kernel [B, S]: sum_i,j row_i v_j (...).
+
+    With offsets value is [1, N], gradient [1, N, D], and both are 0 for the points of no member.
+    """
 
     value: Tensor
     gradient: Tensor
@@ -44,12 +51,35 @@ class Rows:
 class Sample:
     """One sample. Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations."""
 
-    points: Tensor  # [B, N, D]
+    points: Tensor  # [B, N, D]; with offsets [1, N, D]
     mass: Tensor | None  # [B, N], weights as given, signed; None: ones
-    weights: Tensor | float = 1.0  # [B, N] float64, normalised
-    scale: Tensor | float = 1.0  # [B, 1], 1 / the sum of masses
-    factor: Tensor | float = 1.0  # [B, 1], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
+    weights: Tensor | float = 1.0  # [B, N] float64, normalised; with offsets 0 for the points of no member
+    scale: Tensor | float = 1.0  # [B], 1 / the sum of masses
+    factor: Tensor | float = 1.0  # [B], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
+    offsets: Tensor | None = None  # [B + 1] int64, rising; None: all members have N points
     found: dict[str, Any] = field(default_factory=dict)  # what a backend keeps from one sum to the next
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.points.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @cached_property
+    def member(self) -> Tensor:
+        """With offsets: the member of each point, B for those of none: [N]."""
+        assert self.offsets is not None
+        places = torch.arange(self.points.shape[1], device=self.points.device)
+        return torch.searchsorted(self.offsets[1:], places, right=True)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sums over the points of each member: [B, N, ...] -> [B, ...]."""
+        return values.sum(1) if self.offsets is None else segment_sums(values[0], self.offsets)
+
+    def spread(self, numbers: Tensor) -> Tensor:
+        """For each point the number of its member, or 0: [B, ...] -> [B, 1, ...], with offsets [1, N, ...]."""
+        if self.offsets is None:
+            return numbers[:, None]
+        return torch.cat([numbers, torch.zeros_like(numbers[:1])])[self.member][None]
 
 
 class SumRows(Protocol):
@@ -59,7 +89,7 @@ class SumRows(Protocol):
         self,
         rows: Sample,  # N points; their masses are not read
         columns: Sample,  # M points
-        factor: Tensor | float,  # [B, 1] float64
+        factor: Tensor | float,  # [B] float64
         kernel: KernelSpec,
         gradient: bool,
         row_weights: Tensor | None,  # [B, N] float64; None: no sums per kernel
@@ -70,15 +100,29 @@ class SumRows(Protocol):
         ...
 
 
-def measure(x: Tensor, weights: Tensor | None, unbiased: bool) -> Sample:
+def measure(x: Tensor, weights: Tensor | None, unbiased: bool, offsets: Tensor | None = None) -> Sample:
     """The sample with what its weights, normalised in float64, give."""
-    if weights is None:
+    if weights is None and offsets is None:
         n = x.shape[1]
         return Sample(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
-    w = weights.to(F64)
-    scale = 1 / w.sum(-1, keepdim=True)
-    w = w * scale
-    return Sample(x, weights, w, scale, 1 / (1 - w.square().sum(-1, keepdim=True)) if unbiased else 1.0)
+    sample = Sample(x, weights, offsets=offsets)
+    w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
+    sample.scale = 1 / sample.total(w)
+    if offsets is not None:
+        sample.scale = sample.scale.masked_fill(offsets.diff() == 0, 0.0)
+    sample.weights = w = w * sample.spread(sample.scale)
+    if unbiased:
+        sample.factor = 1 / (1 - sample.total(w.square()))
+        if offsets is not None:  # an infinite one times 0 would be NaN in other members too
+            sample.factor = sample.factor.masked_fill(offsets.diff() == 1, 0.0)
+    return sample
+
+
+def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of the rows offsets[b]:offsets[b + 1], in order: [N, ...], [B + 1] -> [B, ...]."""
+    if values.shape[0] == 0:
+        return values.new_zeros((offsets.shape[0] - 1, *values.shape[1:]))
+    return torch.segment_reduce(values.contiguous(), "sum", offsets=offsets, axis=0)
 
 
 def mmd2(
@@ -90,6 +134,8 @@ def mmd2(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
 
@@ -99,8 +145,12 @@ def mmd2(
             row_weights = _each(rows.weights, rows.points)
         return sum_rows(rows, columns, factor * columns.scale, kernel, gradient, row_weights, half, (sx, sy or sx))
 
-    sx = measure(x, x_weights, unbiased)
-    sy = None if y is None else measure(y, y_weights, unbiased)
+    sx = measure(x, x_weights, unbiased, x_offsets)
+    sy = None if y is None else measure(y, y_weights, unbiased, y_offsets)
+    if sy is not None and x_offsets is not None and y_offsets is not None:
+        impossible = _impossible(x_offsets.diff(), y_offsets.diff(), unbiased)
+        for sample in (sx, sy):
+            sample.weights = sample.weights + sample.spread(impossible)
     xx = sums(sx, sx, sx.factor, needs[0], half=not (needs[0] or needs[2]))
     of_x, of_points, of_weights = xx, x.new_empty(0), x.new_empty(0)
     value: Tensor | float = 0.0
@@ -112,12 +162,20 @@ def mmd2(
         if from_both:
             of_y = yy.plus(sums(sy, sx, -1.0, needs[1]))
         of_points, of_weights = _gradients(sy, of_y, yy, unbiased, needs[1], needs[3])
-        value = (sy.weights * of_y.value).sum(-1)
+        value = sy.total(sy.weights * of_y.value)
         per_kernel = [of_x.bandwidths + of_y.bandwidths, of_x.kernel_weights + of_y.kernel_weights]
     own = _gradients(sx, of_x, xx, unbiased, needs[0], needs[2])
     per_kernel = [found if need else x.new_empty(0) for found, need in zip(per_kernel, needs[4:], strict=True)]
     gradients = (own[0], of_points, own[1], of_weights, *per_kernel)
-    return ((sx.weights * of_x.value).sum(-1) + value, *[gradient.to(x.dtype) for gradient in gradients])
+    return (sx.total(sx.weights * of_x.value) + value, *[gradient.to(x.dtype) for gradient in gradients])
+
+
+def _impossible(x_count: Tensor, y_count: Tensor, unbiased: bool) -> Tensor:
+    """NaN for members without points on one side, or with one where two are needed; 0 for the others: [B]."""
+    wrong = (x_count == 0) != (y_count == 0)
+    if unbiased:
+        wrong |= (x_count == 1) | (y_count == 1)
+    return torch.zeros_like(x_count, dtype=F64).masked_fill(wrong, torch.nan)
 
 
 def _each(weights: Tensor | float, points: Tensor) -> Tensor:
@@ -136,8 +194,9 @@ def _gradients(
     if weights:
         g = 2 * all_rows.value
         if unbiased:  # the factor depends on the weights; self_rows already holds it once
-            g = g + 2 * w * a * (w * self_rows.value).sum(-1, keepdim=True)
-        out[1] = (g - (w * g).sum(-1, keepdim=True)) * sample.scale  # through the normalisation
+            g = g + 2 * w * sample.spread(a * sample.total(w * self_rows.value))
+        g = g - sample.spread(sample.total(w * g))  # through the normalisation
+        out[1] = g * (sample.spread(sample.scale) if isinstance(sample.scale, Tensor) else sample.scale)
     return out
 
 

@@ -71,9 +71,11 @@ def mmd2(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs)
+    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
 
 
 def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
@@ -98,20 +100,20 @@ def sum_rows(
     half: bool,
     apart: tuple[Sample, Sample],
 ) -> Rows:
-    """See `assembly.SumRows`; everything in float64, and every pair from both sides."""
+    """See `assembly.SumRows`; everything in float64, every pair from both sides, and pairs of different members too."""
     p, q, mass = rows.points, columns.points, columns.mass
-    v = factor * (p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64))
+    v = p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64)
+    v = v * (columns.spread(factor) if isinstance(factor, Tensor) else factor)
     per_kernel = row_weights is not None
     (batch, n, dim), members = p.shape, _members(kernel)
     p, q = p.to(F64), q.to(F64)
-    out = Rows(
-        p.new_zeros((batch, n)),
-        p.new_zeros((batch, n, dim) if gradient else (batch, 0, dim)),
-        p.new_zeros((batch, len(members))),
-        p.new_zeros((batch, len(members))),
-    )
+    value = p.new_zeros((batch, n))
+    gradients = p.new_zeros((batch, n, dim) if gradient else (batch, 0, dim))
+    by_row = p.new_zeros((2, batch, n, len(members) if per_kernel else 0))
     for b, i in row_tiles(batch, n, q.shape[1]):
         r = _squared_distances(p[b, i], q[b])
+        if rows.offsets is not None:  # u, its slope and its derivative are 0 at r = 0
+            r = r.where(rows.member[i, None] == columns.member, 0.0)
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
         for index, (s, w) in enumerate(members):
@@ -120,16 +122,16 @@ def sum_rows(
             if part.slope is not None:
                 steep += w * part.slope
             if part.bandwidth is not None and row_weights is not None:
-                out.bandwidths[b, index] += w * _bilinear(row_weights[b, i], part.bandwidth, v[b])
-                out.kernel_weights[b, index] += _bilinear(row_weights[b, i], part.u, v[b])
-        out.value[b, i] = torch.einsum("bij,bj->bi", total, v[b])
+                by_row[0, b, i, index] = w * row_weights[b, i] * _over_columns(part.bandwidth, v[b])
+                by_row[1, b, i, index] = row_weights[b, i] * _over_columns(part.u, v[b])
+        value[b, i] = _over_columns(total, v[b])
         if gradient:
             c = steep * v[b, None]
-            out.gradient[b, i] = p[b, i] * c.sum(-1, keepdim=True) - c @ q[b]
+            gradients[b, i] = p[b, i] * c.sum(-1, keepdim=True) - c @ q[b]
     if gradient:
-        mass, moment = v.sum(-1)[:, None, None], torch.einsum("bj,bjd->bd", v, q)[:, None]
-        out.gradient += slope_at_origin(kernel) * (mass * p - moment)
-    return out
+        masses, moments = rows.spread(columns.total(v)), rows.spread(columns.total(v[..., None] * q))
+        gradients += slope_at_origin(kernel) * (masses[..., None] * p - moments)
+    return Rows(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
 
 
 def _members(kernel: KernelSpec) -> list[tuple[float | Tensor, float | Tensor]]:
@@ -141,8 +143,8 @@ def _squared_distances(p: Tensor, q: Tensor) -> Tensor:
     return torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 
-def _bilinear(left: Tensor, tile: Tensor, right: Tensor) -> Tensor:
-    return torch.einsum("bi,bij,bj->b", left, tile, right)
+def _over_columns(tile: Tensor, v: Tensor) -> Tensor:
+    return torch.einsum("bij,bj->bi", tile, v)
 
 
 def _vanishing(growing: Tensor, decaying: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ from .. import assembly
 from ..assembly import F64, Rows, Sample
 from ..specs import KernelSpec
 from . import interpreted
+from .finish import finish
 from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
-from .plan import SERIES_TERMS, TERMS, finish, plan
+from .plan import SERIES_TERMS, TERMS, plan
+from .segments import block_of_rows, offsets_of, row_blocks, segment, sums_by_member
 from .statistics import statistics
 from .tiles import (
     constant,
@@ -43,19 +45,22 @@ FLUSH = tl.constexpr(64)  # terms added in the points' dtype, lane by lane, befo
 
 @triton.jit
 def small_kernel(
-    p,  # [B, n, dim]
-    q,  # [B, dim, m]
+    p,  # [B, n, dim]; RAGGED: [n, dim], of all members
+    q,  # [dim, B, m]; RAGGED: [dim, m]
     mass,  # [B, m]; unread without HAS_MASS
     row_weights,  # [B, n] float64; unread without PER_RUNG
     table,  # [B, 14, S]
     series,  # [B, 2 SERIES + 1]
     terms,  # [B, 7] float64
+    row_offsets,  # [B + 1]; unread unless RAGGED
+    column_offsets,  # [B + 1]
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     rungs,  # [B, programs, 2, S] float64: sums of r slope, of u; unread without PER_RUNG
     n,
     m,
-    split_tiles,  # tiles of columns in a split
+    split_tiles,  # tiles of columns in a split; unread if RAGGED
+    members,  # B
     dim: tl.constexpr,
     S: tl.constexpr,
     S_SLOTS: tl.constexpr,
@@ -67,39 +72,42 @@ def small_kernel(
     PER_RUNG: tl.constexpr,
     SERIES: tl.constexpr,  # terms of a series for wide bandwidths
     HALF: tl.constexpr,  # rows are columns: only pairs i <= j, those of different points twice
+    RAGGED: tl.constexpr,  # members have sizes of their own
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dtype: tl.constexpr = p.dtype.element_ty
+    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
+    all_rows, all_columns = tl.num_programs(2).to(tl.int64) * n, tl.num_programs(2).to(tl.int64) * m
+    first_row, n = segment(row_offsets, b, n, RAGGED)
+    first_column, m = segment(column_offsets, b, m, RAGGED)
+    first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
+    p += first_row * dim
+    q += first_column
     table += b * ROWS_OF_TABLE * S
     series += b * (2 * SERIES + 1)
     start, far, folded = _terms(terms + b * TERMS, dtype)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = (split * tl.num_programs(2) + b) * n + i  # of value and gradient
+    row = tl.program_id(1) * all_rows + first_row + i  # of value and gradient
     by_slope = tl.zeros([S_SLOTS], tl.float64)
     by_value = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
+    row_weight = _row_weights(row_weights + first_row, i, n, dtype, PER_RUNG)
     left = tl.tuple([])
     for d in tl.static_range(dim):
-        left = left + (tl.load(p + (b * n + i) * dim + d, mask=i < n, other=0.0)[:, None],)
+        left = left + (tl.load(p + i.to(tl.int64) * dim + d, mask=i < n, other=0.0)[:, None],)
     values = tl.zeros([BLOCK_I], tl.float64)
     gradients = (values,) * dim
-    first = split * split_tiles
-    last = tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))
-    if HALF:
-        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
     for group in range(first, last, FLUSH):
         lane_values = tl.zeros([BLOCK_I, BLOCK_J], dtype)
         lane_gradients = (lane_values,) * dim
         for tile in range(group, tl.minimum(group + FLUSH, last)):
             j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-            w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
+            w = _masses(mass + first_column, i, j, m, dtype, HAS_MASS, HALF)
             r = tl.zeros([BLOCK_I, BLOCK_J], dtype)
             differences = tl.tuple([])
             there = tl.minimum(j, m - 1)  # the padding must not be farther away than any point
             for d in tl.static_range(dim):
-                right = tl.load(q + (b * dim + d) * m + there)
+                right = tl.load(q + d * all_columns + there)
                 difference = left[d] - right[None, :]
                 r += difference * difference
                 differences = differences + (difference,)
@@ -125,12 +133,12 @@ def small_kernel(
         for d in tl.static_range(dim):
             tl.store(gradient + row * dim + d, gradients[d], mask=i < n)
     if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
 
 
 @triton.jit
 def large_kernel(
-    p,  # [B, n, dim]
+    p,  # [B, n, dim]; RAGGED: [n, dim], of all members
     q,  # [B, m, dim]
     p_norms,  # [B, n]; unread with DIRECT
     q_norms,  # [B, m]
@@ -139,12 +147,15 @@ def large_kernel(
     table,  # [B, 14, S]
     series,  # [B, 2 SERIES + 1]
     terms,  # [B, 7] float64
+    row_offsets,  # [B + 1]; unread unless RAGGED
+    column_offsets,  # [B + 1]
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     rungs,  # [B, programs, 2, S] float64; unread without PER_RUNG
     n,
     m,
     split_tiles,
+    members,
     dim: tl.constexpr,
     S: tl.constexpr,
     S_SLOTS: tl.constexpr,
@@ -156,33 +167,35 @@ def large_kernel(
     PER_RUNG: tl.constexpr,
     SERIES: tl.constexpr,  # terms of a series for wide bandwidths
     HALF: tl.constexpr,
+    RAGGED: tl.constexpr,
     SELF: tl.constexpr,  # rows are columns
     DIRECT: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     dtype: tl.constexpr = p.dtype.element_ty
+    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
+    all_rows = tl.num_programs(2).to(tl.int64) * n
+    first_row, n = segment(row_offsets, b, n, RAGGED)
+    first_column, m = segment(column_offsets, b, m, RAGGED)
+    first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = (split * tl.num_programs(2) + b) * n + i
-    p += b * n * dim
-    q += b * m * dim
-    p_norms += b * n
-    q_norms += b * m
+    row = tl.program_id(1) * all_rows + first_row + i
+    p += first_row * dim
+    q += first_column * dim
+    p_norms += first_row
+    q_norms += first_column
     table += b * ROWS_OF_TABLE * S
     series += b * (2 * SERIES + 1)
     start, far, folded = _terms(terms + b * TERMS, dtype)
     by_slope = tl.zeros([S_SLOTS], tl.float64)
     by_value = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = _row_weights(row_weights, b * n, i, n, dtype, PER_RUNG)
+    row_weight = _row_weights(row_weights + first_row, i, n, dtype, PER_RUNG)
     values = tl.zeros([BLOCK_I], tl.float64)
-    first = split * split_tiles
-    if HALF:
-        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
-    for tile in range(first, tl.minimum((split + 1) * split_tiles, tl.cdiv(m, BLOCK_J))):
+    for tile in range(first, last):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-        w = _masses(mass, b * m, i, j, m, dtype, HAS_MASS, HALF)
+        w = _masses(mass + first_column, i, j, m, dtype, HAS_MASS, HALF)
         r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, BLOCK_D)
         if SERIES > 0:  # the padding must not be farther away than any point
             r = tl.where((j < m)[None, :], r, 0.0)
@@ -215,7 +228,22 @@ def large_kernel(
                     tl.store(at, tl.load(at, mask=known, other=0.0) + g.to(tl.float64), mask=there)
     tl.store(value + row, values, mask=i < n)
     if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, b, split, block, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
+
+
+@triton.jit
+def _tiles_of_split(
+    block, n, m, split_tiles, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, HALF: tl.constexpr, RAGGED: tl.constexpr
+):
+    """The first tile of columns and the one behind the last of a program's split; none for a block without rows."""
+    tiles = tl.cdiv(m, BLOCK_J)
+    if RAGGED:
+        split_tiles = tl.cdiv(tl.where(block * BLOCK_I < n, tiles, 0), tl.num_programs(1))
+    first = tl.program_id(1) * split_tiles
+    last = tl.minimum(first + split_tiles, tiles)
+    if HALF:
+        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
+    return first, last
 
 
 @triton.jit
@@ -225,10 +253,10 @@ def _terms(terms, dtype: tl.constexpr):
 
 
 @triton.jit
-def _masses(mass, offset, i, j, m, dtype: tl.constexpr, HAS_MASS: tl.constexpr, HALF: tl.constexpr):
+def _masses(mass, i, j, m, dtype: tl.constexpr, HAS_MASS: tl.constexpr, HALF: tl.constexpr):
     """Masses of the columns, 0 in the padding: [1, BLOCK_J]; with HALF as often as their pairs count: [BLOCK_I, ...]"""
     if HAS_MASS:
-        w = tl.load(mass + offset + j, mask=j < m, other=0.0)[None, :]
+        w = tl.load(mass + j, mask=j < m, other=0.0)[None, :]
     else:
         w = (j < m).to(dtype)[None, :]
     if HALF:
@@ -237,18 +265,19 @@ def _masses(mass, offset, i, j, m, dtype: tl.constexpr, HAS_MASS: tl.constexpr, 
 
 
 @triton.jit
-def _row_weights(row_weights, offset, i, n, dtype: tl.constexpr, PER_RUNG: tl.constexpr):
+def _row_weights(row_weights, i, n, dtype: tl.constexpr, PER_RUNG: tl.constexpr):
     """[BLOCK_I, 1]"""
     if PER_RUNG:
-        return tl.load(row_weights + offset + i, mask=i < n, other=0.0).to(dtype)[:, None]
+        return tl.load(row_weights + i, mask=i < n, other=0.0).to(dtype)[:, None]
     else:
         return tl.zeros_like(i).to(dtype)[:, None]
 
 
 @triton.jit
-def _store_per_rung(rungs, by_slope, by_value, b, split, block, S: tl.constexpr, S_SLOTS: tl.constexpr):
+def _store_per_rung(rungs, by_slope, by_value, S: tl.constexpr, S_SLOTS: tl.constexpr):
     slot = tl.arange(0, S_SLOTS)
-    at = rungs + ((b * tl.num_programs(1) + split) * tl.num_programs(0) + block) * 2 * S + slot
+    program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    at = rungs + (program * tl.num_programs(0) + tl.program_id(0)) * 2 * S + slot
     tl.store(at, by_slope, mask=slot < S)
     tl.store(at + S, by_value, mask=slot < S)
 
@@ -261,9 +290,11 @@ def mmd2(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs)
+    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
 
 
 def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
@@ -290,32 +321,37 @@ def sum_rows(
 ) -> Rows:
     """See `assembly.SumRows`."""
     p, q, mass, per_rung = rows.points, columns.points, columns.mass, row_weights is not None
-    (batch, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
-    small = dim <= SMALL_DIMS
-    direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy")  # which show what products round
+    (_, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
+    small, ragged = dim <= SMALL_DIMS, rows.offsets is not None
+    # Laplacian and energy show what products round; products take points centred for each member.
+    direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy") or ragged
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     few_digits = p.dtype == torch.float32 and apart[0] is not apart[1]
     fold = few_digits and kernel.name == "gaussian" and count > 1 and not per_rung
     planned = plan(kernel, columns, apart, products=not direct, fold=fold)
     block_i, block_j, block_d, warps = _blocks(n, m, dim, p.dtype.itemsize // 4, gradient, per_rung)
-    blocks, tiles = triton.cdiv(n, block_i), triton.cdiv(m, block_j)
-    parts, per_split = splits(blocks * batch, tiles)
+    blocks, batch = row_blocks(rows, block_i)
+    parts, per_split = splits(blocks * batch, triton.cdiv(m, block_j))
     value = p.new_empty((parts, batch, n), dtype=F64)
-    slopes = p.new_empty((parts, batch, n, dim), dtype=F64) if gradient else value
+    slopes = value
+    if gradient:  # splits of a small member may be without tiles
+        slopes = (p.new_zeros if ragged else p.new_empty)((parts, batch, n, dim), dtype=F64)
     rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value
     weights = p if mass is None else mass, value if row_weights is None else row_weights
-    sums = planned.table, planned.series, planned.terms, value, slopes, rungs, n, m, per_split
+    offsets = offsets_of(rows), offsets_of(columns)
+    sums = planned.table, planned.series, planned.terms, *offsets, value, slopes, rungs, n, m, per_split, rows.batch
+    pairs = n * m * batch // (rows.batch if ragged else 1)
     options = dict(
         dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.name,
         SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
-        SERIES=SERIES_TERMS if fold else 0, HALF=half, BLOCK_J=block_j,
+        SERIES=SERIES_TERMS if fold else 0, HALF=half, RAGGED=ragged, BLOCK_J=block_j,
     )  # fmt: skip
     if small:
         sizes = (block_i,) if per_rung or block_i == 1 else (block_i, block_i // 2)  # sums per rung go by program
         choices = [dict(BLOCK_I=size, num_warps=warps) for size in sizes]
-        summing, choice = tuned(small_kernel, batch * n * m, *choices)
-        summing[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
+        summing, choice = tuned(small_kernel, pairs, *choices)
+        summing[lambda meta: (row_blocks(rows, meta["BLOCK_I"])[0], parts, batch)](
             p, _transposed(columns), *weights, *sums, **options, **choice
         )
     else:
@@ -324,7 +360,7 @@ def sum_rows(
             middle = (statistics(rows).centre + statistics(columns).centre) / 2
             p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
             norms = squared_norms(p), squared_norms(q)
-        summing, choice = tuned(large_kernel, batch * n * m, *stages(warps, not direct))
+        summing, choice = tuned(large_kernel, pairs, *stages(warps, not direct))
         summing[(blocks, parts, batch)](
             p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_I=block_i, BLOCK_D=block_d,
             **options, **choice,
@@ -332,18 +368,19 @@ def sum_rows(
     found = finish(planned, rows, columns, factor, value, slopes, gradient)
     if row_weights is not None:
         places = constant(tuple(sorted(range(count), key=planned.order.__getitem__)), p.device, torch.int64)
-        by_slope, by_value = rungs.sum(1).unbind(1)
+        units = factor[:, None] if isinstance(factor, Tensor) else factor
+        by_slope, by_value = sums_by_member(rungs, rows, parts, block_i).unbind(1)
         derivative, left_out = planned.per_rung.unbind(1)
-        found.bandwidths = (factor * derivative * by_slope)[:, places]
-        found.kernel_weights = (factor * (by_value - left_out * row_weights.sum(-1, keepdim=True)))[:, places]
+        found.bandwidths = (units * derivative * by_slope)[:, places]
+        found.kernel_weights = (units * (by_value - left_out * rows.total(row_weights)[:, None]))[:, places]
     return found
 
 
 def _transposed(sample: Sample) -> Tensor:
-    """[B, D, N], once for all sums over the sample."""
+    """[D, B, N], once for all sums over the sample."""
     found: Tensor | None = sample.found.get("transposed")
     if found is None:
-        found = sample.found["transposed"] = sample.points.mT.contiguous()
+        found = sample.found["transposed"] = sample.points.permute(2, 0, 1).contiguous()
     return found
 
 

@@ -1,4 +1,4 @@
-"""The plan of a sum for mmd2 and witness, made on the device of what the data are, and the sum's last step.
+"""The plan of a sum for mmd2 and witness, made on the device of what the data are.
 
 The plan is the ladder of bandwidths, for each rung whether it adds u or kappa and its slope as it is or minus its value
 at r = 0, a series in place of wide rungs; and what follows from these for all pairs alike, which tiles leave out and
@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import F64, Rows, Sample
+from ..assembly import F64, Sample
 from ..specs import KernelSpec
-from . import interpreted
 from .kernels import (
     ALPHA,
     FAR_LIMIT,
@@ -38,8 +37,9 @@ from .kernels import (
     STEEPNESS,
     WEIGHT,
 )
+from .segments import offsets_of, segment
 from .statistics import statistics
-from .tiles import FUSED, LOG2_E, MOST_SPLITS, checked, constant, coordinates, exponentials, log1p
+from .tiles import FUSED, LOG2_E, MOST_SPLITS, constant, coordinates, exponentials, log1p
 
 TERMS = tl.constexpr(7)  # of a plan
 SLOTS = tl.constexpr(MOST_SPLITS)
@@ -71,6 +71,8 @@ def plan_kernel(
     terms,  # [B, 7] float64: start and shift of slopes, offset of values, sum of masses, 0 or NaN, far rungs, folded
     moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
     per_rung,  # [B, 2, S] float64: derivative in the bandwidth over the slopes' sum; masses of a far rung, else 0
+    x_offsets,  # [B + 1]; unread unless RAGGED
+    y_offsets,
     x_count,
     y_count,
     x_splits,
@@ -82,11 +84,14 @@ def plan_kernel(
     KERNEL: tl.constexpr,
     PRODUCTS: tl.constexpr,
     SERIES: tl.constexpr,  # terms; 0: nothing may be folded
+    RAGGED: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     b = tl.program_id(0).to(tl.int64)
     dtype: tl.constexpr = table.dtype.element_ty
+    x_first, x_count = segment(x_offsets, b, x_count, RAGGED)
+    y_first, y_count = segment(y_offsets, b, y_count, RAGGED)
     split = tl.arange(0, SLOTS)
     x_part, y_part, q_part = b * x_splits + split, b * y_splits + split, b * q_splits + split
     x_there, y_there, q_there = split < x_splits, split < y_splits, split < q_splits
@@ -110,8 +115,8 @@ def plan_kernel(
         y_shift += tl.sum(y_mean * y_mean)
         apart += tl.sum(between * between)
         poison += tl.sum(0.0 * _over_splits(q_sums, q_part, q_there, 0, d, dim))
-        difference = coordinates(x + b * x_count * dim, i, x_count, dim, d).to(tl.float64)
-        difference -= coordinates(y + b * y_count * dim, j, y_count, dim, d).to(tl.float64)
+        difference = coordinates(x + x_first * dim, i, x_count, dim, d).to(tl.float64)
+        difference -= coordinates(y + y_first * dim, j, y_count, dim, d).to(tl.float64)
         r += tl.sum(difference * difference, axis=1)
     x_reached = _reached(x_reach, x_part, x_there, x_shift, CHUNKS)
     y_reached = _reached(y_reach, y_part, y_there, y_shift, CHUNKS)
@@ -266,53 +271,6 @@ def _relative_value(t, alpha, KERNEL: tl.constexpr):
         return 0.0 * t + 1
 
 
-@triton.jit
-def finish_kernel(
-    p,  # [B, n, dim]
-    value,  # [splits, B, n] float64
-    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    centre,  # [B, dim] float64, of the columns
-    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
-    terms,  # [B, 7] float64
-    factor,  # [1] or [B] float64
-    all_values,  # [B, n] float64
-    all_gradients,  # [B, n, dim] float64; unread without GRADIENT
-    n,
-    parts,  # splits
-    factor_stride,
-    dim,
-    GRADIENT: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """The sums over all splits in their units, with what the tiles left out. Infinite points give NaN."""
-    b = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
-    terms += b * TERMS
-    shift, offset, mass, poison = tl.load(terms + 1), tl.load(terms + 2), tl.load(terms + 3), tl.load(terms + 4)
-    unit = tl.load(factor + b * factor_stride)
-    row = b * n + i
-    values = tl.zeros([BLOCK_I], tl.float64) + poison
-    all_rows = tl.cast(n, tl.int64) * tl.num_programs(1)
-    for split in range(parts):
-        values += tl.load(value + split * all_rows + row, mask=i < n, other=0.0)
-    for first in range(0, dim, BLOCK_D):
-        d = first + tl.arange(0, BLOCK_D)
-        there = (i < n)[:, None] & (d < dim)[None, :]
-        at = row[:, None] * dim + d[None, :]
-        points = checked(tl.load(p + at, mask=there, other=0.0).to(tl.float64))
-        values += tl.sum(points - points, axis=1)
-        if GRADIENT:
-            middle = tl.load(centre + b * dim + d, mask=d < dim, other=0.0)
-            left_out = mass * (points - middle[None, :])
-            left_out -= tl.load(moment + b * dim + d, mask=d < dim, other=0.0)[None, :]
-            g = shift * left_out
-            for split in range(parts):
-                g += tl.load(gradient + split * all_rows * dim + at, mask=there, other=0.0)
-            tl.store(all_gradients + at, unit * g, mask=there)
-    tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
-
-
 class Plan(NamedTuple):
     """What `plan_kernel` made, and the ladder."""
 
@@ -329,7 +287,7 @@ def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], prod
     """The plan of sums over the columns; see `assembly.SumRows`. products: so distances are made; fold: wide bandwidths
     may fold into a series."""
     (x, y), q = apart, statistics(columns)
-    (batch, _, dim), count = columns.points.shape, len(kernel.bandwidths)
+    batch, dim, count = columns.batch, columns.points.shape[2], len(kernel.bandwidths)
     order, follows = _ladder(kernel)
     s, w = (_on_device(values, order, q.centre.device) for values in (kernel.bandwidths, kernel.weights))
     size = SERIES_TERMS if fold else 0
@@ -340,32 +298,13 @@ def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], prod
     terms, moment, per_rung = (q.centre.new_empty(shape) for shape in shapes)
     plan_kernel[(batch,)](
         x.points, y.points, *statistics(x)[:3], *statistics(y)[:3], *q[2:], s, w, *constants,
-        table, series, terms, moment, per_rung,
+        table, series, terms, moment, per_rung, offsets_of(x), offsets_of(y),
         x.points.shape[1], y.points.shape[1], *(statistics(sample).reach.shape[1] for sample in (x, y, columns)), dim,
         S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products, SERIES=size,
-        CHUNKS=q.reach.shape[2], BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,
+        RAGGED=columns.offsets is not None, CHUNKS=q.reach.shape[2],
+        BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,
     )  # fmt: skip
     return Plan(table, series, terms, moment, per_rung, follows, order)
-
-
-def finish(
-    plan: Plan, rows: Sample, columns: Sample, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
-) -> Rows:
-    """The rows' sums, without those per kernel."""
-    p, parts = rows.points, value.shape[0]
-    batch, n, dim = p.shape
-    empty = value.new_empty(0)
-    values = value.new_empty((batch, n))
-    gradients = value.new_empty((batch, n, dim)) if gradient else empty
-    of_batch = isinstance(factor, Tensor)
-    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
-    block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
-    finish_kernel[(triton.cdiv(n, block_i), batch)](
-        p, value, slopes, statistics(columns).centre, plan.moment, plan.terms, units, values, gradients,
-        n, parts, int(of_batch), dim,
-        GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
-    )  # fmt: skip
-    return Rows(values, gradients, empty, empty)
 
 
 @lru_cache

@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..assembly import F64, Sample
+from .segments import offsets_of, segment
 from .tiles import FUSED, coordinates, splits
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
@@ -23,32 +24,39 @@ def statistics_kernel(
     reach,  # [B, splits, chunks] float64: maximum of |p - centre|^2 over the dimensions of a chunk
     sums,  # [B, splits, 2, dim] float64: of p - centre, of mass (p - centre)
     masses,  # [B, splits] float64: of mass
+    offsets,  # [B + 1]; unread unless RAGGED
     n,
-    split_tiles,  # tiles of points in a split
+    split_tiles,  # tiles of points in a split; unread if RAGGED
     dim,
-    leaders,  # points whose mean is the centre
+    most_leaders,  # points whose mean is the centre
+    RAGGED: tl.constexpr,
     HAS_MASS: tl.constexpr,
     BLOCK_I: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     split, chunk, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     d = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
-    points += b * n * dim
+    before, n = segment(offsets, b, n, RAGGED)
+    points += before * dim
+    leaders = tl.minimum(n, most_leaders)
     middle = tl.zeros([BLOCK_D], tl.float64)
     for first in range(0, leaders, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
         middle += tl.sum(coordinates(points, i, leaders, dim, d).to(tl.float64), axis=0)
-    middle /= leaders
+    middle /= tl.maximum(leaders, 1)
     total = tl.zeros([BLOCK_D], tl.float64)
     moment = tl.zeros([BLOCK_D], tl.float64)
     all_mass = tl.zeros([BLOCK_I], tl.float64)
     farthest = tl.zeros([BLOCK_I], tl.float64)
-    for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))):
+    tiles = tl.cdiv(n, BLOCK_I)
+    if RAGGED:
+        split_tiles = tl.cdiv(tiles, tl.num_programs(0))
+    for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tiles)):
         i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
         there = (i < n)[:, None] & (d < dim)[None, :]
         difference = tl.where(there, coordinates(points, i, n, dim, d).to(tl.float64) - middle[None, :], 0.0)
         if HAS_MASS:
-            w = tl.load(mass + b * n + i, mask=i < n, other=0.0).to(tl.float64)
+            w = tl.load(mass + before + i, mask=i < n, other=0.0).to(tl.float64)
         else:
             w = (i < n).to(tl.float64)
         farthest = tl.maximum(farthest, tl.sum(difference * difference, axis=1))
@@ -78,19 +86,20 @@ def statistics(sample: Sample) -> Statistics:
     """Of a sample's points and masses, once for all sums over it."""
     found = sample.found.get("statistics")
     if found is None:
-        found = sample.found["statistics"] = _statistics(sample.points, sample.mass)
+        found = sample.found["statistics"] = _statistics(sample)
     return found
 
 
-def _statistics(points: Tensor, mass: Tensor | None) -> Statistics:
-    batch, n, dim = points.shape
+def _statistics(sample: Sample) -> Statistics:
+    points, mass, batch = sample.points, sample.mass, sample.batch
+    (n, dim), ragged = points.shape[1:], sample.offsets is not None
     block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
     block_i = max(1, 2048 // block_d)
-    chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(1, triton.cdiv(n, block_i))
+    chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(batch if ragged else 1, triton.cdiv(n, block_i))
     shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
     found = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
     statistics_kernel[(parts, chunks, batch)](
-        points, points if mass is None else mass, *found, n, per_split, dim, min(n, LEADERS),
-        HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
+        points, points if mass is None else mass, *found, offsets_of(sample), n, per_split, dim, LEADERS,
+        RAGGED=ragged, HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
     )  # fmt: skip
     return found

@@ -1,0 +1,61 @@
+"""Members of a batch with sizes of their own (RAGGED): segments of one row of points, by the offsets of `assembly`.
+
+Launches know nothing of the sizes: a program looks its member up, and one that has no rows has no columns either.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..assembly import Sample, segment_sums
+
+
+@triton.jit
+def segment(offsets, b, n, RAGGED: tl.constexpr):
+    """Where the points of member b begin, and how many they are: n where all members have as many."""
+    if RAGGED:
+        first = tl.load(offsets + b)
+        return first, (tl.load(offsets + b + 1) - first).to(tl.int32)
+    else:
+        return b * n, n
+
+
+@triton.jit
+def block_of_rows(offsets, members, BLOCK_I: tl.constexpr, RAGGED: tl.constexpr):
+    """A program's member of the batch, and its block of the member's rows.
+
+    With offsets the first axis of the grid has `row_blocks` programs: member b has those from offsets[b] // BLOCK_I + b
+    on, which are as many as it needs or one more.
+    """
+    if RAGGED:
+        program = tl.program_id(0)
+        b, beyond = tl.cast(0, tl.int64), tl.cast(members, tl.int64)  # the last member that begins here or before
+        while b + 1 < beyond:
+            middle = (b + beyond) // 2
+            here = tl.load(offsets + middle) // BLOCK_I + middle <= program
+            b, beyond = tl.where(here, middle, b), tl.where(here, beyond, middle)
+        return (program - tl.load(offsets + b) // BLOCK_I - b).to(tl.int32), b
+    else:
+        return tl.program_id(0), tl.program_id(2).to(tl.int64)
+
+
+def row_blocks(rows: Sample, size: int) -> tuple[int, int]:
+    """Blocks of `size` rows on the first axis of a grid, members on the last: see `block_of_rows`."""
+    n = rows.points.shape[1]
+    return (triton.cdiv(n, size), rows.batch) if rows.offsets is None else (n // size + rows.batch, 1)
+
+
+def offsets_of(sample: Sample) -> Tensor:
+    """The offsets of a sample; without, something to pass that nothing reads."""
+    return sample.points if sample.offsets is None else sample.offsets
+
+
+def sums_by_member(rungs: Tensor, rows: Sample, parts: int, block_i: int) -> Tensor:
+    """Sums over the programs of each member: [B, programs, 2, S] -> [B, 2, S]."""
+    if rows.offsets is None:
+        return rungs.sum(1)
+    first = rows.offsets // block_i + torch.arange(rows.batch + 1, device=rungs.device)  # as `block_of_rows`
+    return segment_sums(rungs.unflatten(1, (parts, -1)).sum((0, 1)), first)
