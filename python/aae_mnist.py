@@ -16,7 +16,7 @@ import fastmmd
 from fastmmd.evaluation import Sampler, parzen_evaluation
 from fastmmd.training import UserError, load_data
 
-CODE_SIZE = 8
+CODE_SIZE = 4
 PRIOR_STD = 5.0
 BANDWIDTHS = (2.5, 5.0, 10.0, 20.0)  # of the MMD that the log shows
 
@@ -45,7 +45,7 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     images = data.train.images  # [N, D] in [0, 1]
     weight = data.data_dim / 78  # of the generator's loss, against a cross-entropy summed over D pixels
-    hidden = (1000, 1000) if data.data_dim > 100 else (256, 256)
+    hidden = (1024, 512, 216) if data.data_dim > 100 else (256, 256)
     encoder = mlp(data.data_dim, *hidden, CODE_SIZE).to(device)
     decoder = mlp(CODE_SIZE, *hidden[::-1], data.data_dim).to(device)
     discriminator = mlp(CODE_SIZE, *hidden, 1).to(device)  # sees codes in units of the prior's std

@@ -145,6 +145,9 @@ class AAE(Model):
     """
 
     _paper = {
+        "code_size": 8,
+        "hidden": (1000, 1000),
+        "discriminator": (1000, 1000),
         "reconstruction": "squared_error",
         "regularizer_weight": 1.0,
         "learning_rate": 5e-4,
@@ -157,9 +160,9 @@ class AAE(Model):
         self,
         data_dim: int = 784,
         *,
-        code_size: int = 8,
-        hidden: Sequence[int] = (1000, 1000),
-        discriminator: Sequence[int] = (1000, 1000),
+        code_size: int = 4,
+        hidden: Sequence[int] = HIDDEN,
+        discriminator: Sequence[int] = (256, 256),
         input_dropout: float = 0.0,
         prior_std: float = 5.0,
         posterior: str = "deterministic",
