@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import runpy
 import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+import fastmmd.evaluation
 from fastmmd.evaluation import (
     chain,
     component_walks,
@@ -350,31 +353,53 @@ def test_parts_need_a_prior_with_parts() -> None:
 SCRIPT = Path(__file__).parents[1] / "python" / "markov_sampling.py"
 
 
-def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def run_script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     torch.set_num_threads(1)
-    run = tmp_path / "run"
-    monkeypatch.setattr(
-        sys, "argv", [str(SCRIPT), "--epochs", "1", "--samples", "100", "--run-dir", str(run), "--seed", "3"]
-    )
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", *words])
+    quick = functools.partial(fastmmd.evaluation.train_classifier, epochs=1)
+    monkeypatch.setattr(fastmmd.evaluation, "train_classifier", quick)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learnt yet
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    names = {
-        f"{model}-{what}.png" for model in ("aae", "daae", "vae", "dvae") for what in ("samples", "interpolations")
-    }
-    assert {path.name for path in run.iterdir()} == {*names, "report.md"}
-    report = (run / "report.md").read_text()
-    for words in ("| AAE | prior, 1 encode-decode step |", "| DVAE | prior, 10 corrupt-encode-decode steps |"):
-        assert words in report
-    assert report.count("| aggregated posterior of 1,259 training images |") == 4
-    assert "100 samples from the prior, 5 encode-decode steps, 269 test images" in capsys.readouterr().out
 
 
-def test_script_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--data", "nix"])
+def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run_script(monkeypatch, "--epochs", "1", "--samples", "100", "--run-dir", str(tmp_path), "--seed", "3")
+    models = ("aae", "daae", "vae", "dvae")
+    names = {f"{model}-{what}.png" for model in models for what in ("samples", "interpolations")}
+    runs = {f"{model}-mlp-seed3" for model in models}
+    others = {"likelihood.png", "confidence.png", "classifier.pt", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names | runs | others
+    report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
+    for model in ("AAE", "DAAE", "VAE", "DVAE"):
+        rows = [line.split(" | ") for line in report.splitlines() if line.startswith(f"| {model} | ")]
+        steps = [f"prior, {steps} step{'s' if steps != 1 else ''}" for steps in range(11)]
+        assert [row[1] for row in rows] == [*steps, "aggregated posterior of 1,259 training images"]
+        assert all(0.1 <= float(row[4].strip(" |")) <= 1 for row in rows)  # of ten classes
+        assert len({row[2] for row in rows}) > 1 and f"{model}, prior, 5 steps, " in out
+
+
+def test_script_measures_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains that walk in parts, one step at a time, are the chain."""
+    script = runpy.run_path(str(SCRIPT))
+    monkeypatch.setitem(script["walk"].__globals__, "CHUNK", 4)
+    experiment = SimpleNamespace(device=torch.device("cpu"), options=SimpleNamespace(seed=5))
+    model = aae()
+    found = list(script["walk"](experiment, model, 10))
+    expected = list(chain(model, model.prior.sample(10, generator=seeded(5)), 10))
+    assert len(found) == len(expected) == 11
+    for images, state in zip(found, expected, strict=True):
+        torch.testing.assert_close(images, state.images)
+
+
+def test_script_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert str(stop.value).startswith("error: data: no such file or folder: nix") and "\n" not in str(stop.value)
+        run_script(monkeypatch, "--data", "nix", "--run-dir", str(tmp_path))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: data: no such file or folder: nix")
+    assert error.count("\n") == 1
 
 
 # --- pictures ---

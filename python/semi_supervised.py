@@ -1,0 +1,94 @@
+"""Class labels in the regulariser: each class in its own part of the prior (AAE paper, figures 3a and 4).
+
+Trains autoencoders with a mixture of ten Gaussians and with a swiss roll as prior, in which the labelled images of
+class i belong to component i or to the i-th tenth of the roll, the unlabelled ones anywhere. Shows the codes of the
+test images, walks through each part, and the share of the test codes that lie in the part of their class.
+
+python python/semi_supervised.py                      # scikit-learn's digits, about a minute
+python python/semi_supervised.py --data mnist --data-dir DIR --labelled 10000 all
+python python/semi_supervised.py --data mnist --data-dir DIR --regularizer ds-aae
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastmmd.evaluation import component_walks, posterior_codes, prior_parts, roll_walk, save_panels, save_walks
+from fastmmd.training.experiments import Experiment, arguments
+
+PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
+CHUNK = 2_000  # images encoded at once
+
+#: What goes over the recipes: for all data, for digits.
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "aae": (
+        {"model.regularizer_weight": 100.0, "model.input_dropout": 0.2, "training.batch_size": 100},
+        {"model.regularizer_weight": 10.0, "training.epochs": 100},
+    ),
+    "mmd-ae": ({"model.closed_form": False}, {}),
+    "ds-aae": ({}, {}),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--regularizer", choices=SETTINGS, default="aae", help="the recipe")
+    what = 'training images that keep their label, a number or "all"; several: models for each; default: 10000'
+    parser.add_argument("--labelled", type=labelled, nargs="+", help=f"{what}, digits: 300 all")
+    with Experiment.start("Semi-supervised", parser.parse_args()) as experiment:
+        lines = ["| prior | labels | test codes in the part of their class | pictures |", "|---|---|---|---|"]
+        for count in experiment.options.labelled or ([300, -1] if experiment.is_digits else [10_000]):
+            for prior in PRIORS:
+                lines.append(evaluate(experiment, prior, count))
+        experiment.write_report("\n".join(lines))
+
+
+def labelled(text: str) -> int:
+    """A number of images; "all" is -1, as in the recipes."""
+    return -1 if text == "all" else int(text)
+
+
+def evaluate(experiment: Experiment, prior: str, count: int) -> str:
+    """Train a model with so many labels, draw its pictures; a line of the report."""
+    data, recipe = experiment.data, experiment.options.regularizer
+    known = "all" if count < 0 else f"{count}"
+    everywhere, digits = SETTINGS[recipe]
+    overrides = everywhere | (digits if experiment.is_digits else {})
+    overrides |= {"model.prior": prior, "model.code_size": 2, "model.labels": "regularizer"}
+    overrides |= {"training.labelled": count, "training.evaluate_every": 0}
+    model = experiment.train(f"{prior}, {known} labels", recipe, overrides)
+
+    generator = torch.Generator(experiment.device).manual_seed(experiment.options.seed)
+    codes = torch.cat([posterior_codes(model, part, generator) for part in data.test.images.split(CHUNK)])
+    hits = (prior_parts(model.prior, codes).cpu() == data.test.labels).double()
+    share, error = hits.mean().item(), hits.std().item() / len(hits) ** 0.5
+
+    labels = torch.arange(5_000, device=experiment.device) % model.prior.num_classes
+    draws = model.prior.sample(len(labels), labels=labels, generator=generator, device=experiment.device)
+    what = f"{recipe} on {data.name}, {PRIORS[prior]}, {known} labels"
+    stem = f"{prior.replace('_', '-')}-{known}"
+    panels = [
+        (f"codes of the test images: {share:.1%} in the part of their class", codes, data.test.labels),
+        ("the prior, by class", draws, labels.cpu()),
+    ]
+    save_panels(experiment.folder / f"{stem}-codes.png", panels, what, draws)
+    walks = walk(model, prior).to(experiment.device)  # [10, 16, 2]
+    with torch.no_grad():
+        images = model.decode(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])
+    title = f"{what}: decoded codes along each part, outwards"
+    save_walks(experiment.folder / f"{stem}-walks.png", walks, draws, images, data.image_shape, title)
+    print(f"{what}: {share:.2%} +- {error:.2%} of the test codes in the part of their class", flush=True)
+    return f"| {PRIORS[prior]} | {known} | {share:.2%} +- {error:.2%} | {stem}-codes.png, {stem}-walks.png |"
+
+
+def walk(model: Any, prior: str) -> torch.Tensor:
+    """[10, 16, 2] codes along the ten components, or along the tenths of the roll."""
+    if prior == "mixture":
+        return component_walks(model.prior, 16)
+    return roll_walk(model.prior, 160).unflatten(0, (10, 16))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The programs with labels, from the command line to the report: semi_supervised.py and style_content.py."""
+
+from __future__ import annotations
+
+import functools
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fastmmd.evaluation
+
+PROGRAMS = Path(__file__).parents[1] / "python"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: str) -> None:
+    """The program's main, as its file runs it."""
+    torch.set_num_threads(1)
+    path = str(PROGRAMS / f"{program}.py")
+    monkeypatch.setattr(sys, "argv", [path, "--device", "cpu", *words])
+    quick = functools.partial(fastmmd.evaluation.train_classifier, epochs=1)
+    monkeypatch.setattr(fastmmd.evaluation, "train_classifier", quick)
+    runpy.run_path(path, run_name="__main__")
+
+
+@pytest.mark.parametrize("regularizer", ["aae", "mmd-ae", "ds-aae"])
+def test_semi_supervised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], regularizer: str
+) -> None:
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labelled", "40", "--regularizer", regularizer]
+    run(monkeypatch, "semi_supervised", *words)
+    runs = {"mixture-40-labels-seed0", "swiss-roll-40-labels-seed0"}
+    pictures = {f"{prior}-40-{what}.png" for prior in ("mixture", "swiss-roll") for what in ("codes", "walks")}
+    assert {path.name for path in tmp_path.iterdir()} == {*runs, *pictures, "report.md"}
+    report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
+    for prior in ("mixture of ten Gaussians", "swiss roll"):
+        share = report.split(f"| {prior} | 40 | ")[1].split(" |")[0]  # such as 12.34% +- 1.20%
+        assert 0 <= float(share.split("%")[0]) <= 100
+        assert f"{regularizer} on digits, {prior}, 40 labels: {share} of the test codes" in out
+
+
+def test_style_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--pairs", "200", "--code-size", "3"]
+    run(monkeypatch, "style_content", *words)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "aae-with-labels-in-the-decoder-seed0",
+        "classifier.pt",
+        "image-styles.png",
+        "prior-styles.png",
+        "report.md",
+    }
+    report = (tmp_path / "report.md").read_text()
+    assert "Of 200 pairs" in report
+    for row in ("drawn from the prior | drawn |", "of test images | drawn |", "their own: reconstructions |"):
+        assert row in report
+    assert "aae" in capsys.readouterr().out.lower()
+
+
+def test_style_needs_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "images.npy", np.random.RandomState(0).rand(60, 8, 8).astype(np.float32))
+    with pytest.raises(SystemExit) as stop:
+        run(
+            monkeypatch,
+            "style_content",
+            *("--data", str(tmp_path / "images.npy"), "--run-dir", str(tmp_path / "run")),
+        )
+    assert stop.value.code == 2 and "has no labels" in capsys.readouterr().err
