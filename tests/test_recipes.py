@@ -44,9 +44,9 @@ def test_paper_recipes_are_the_papers_settings(name: str) -> None:
 
 
 def test_every_recipe_serves_every_data_set() -> None:
-    assert recipe_names() == ["aae", "aae-paper", "ds-aae", "ds-aae-paper", "mmd-ae", "mmd-ae-paper", "vae"]
+    assert recipe_names() == ["aae", "aae-conv", "aae-paper", "ds-aae", "ds-aae-paper", "mmd-ae", "mmd-ae-paper", "vae"]
     for name in recipe_names():
-        for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 12)):
+        for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 16)):
             recipe = load_recipe(name, data_name)
             assert recipe.build(dim).data_dim == dim
 

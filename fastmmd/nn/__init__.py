@@ -2,6 +2,7 @@
 
 from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder
+from .convolutional import ConvDecoder, ConvEncoder
 from .diagnostics import CodeHealth, code_health, kernel_problem
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
@@ -20,6 +21,8 @@ __all__ = [
     "Autoencoder",
     "ClosedFormMMD",
     "CodeHealth",
+    "ConvDecoder",
+    "ConvEncoder",
     "FourierAdversary",
     "Moments",
     "Regularizer",

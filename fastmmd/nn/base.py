@@ -6,17 +6,27 @@ import inspect
 import math
 from typing import Any, Self
 
+from torch import nn
+
 from ..ops.arguments import check_int, check_number, positive_floats
 from ..priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 from .autoencoders import Autoencoder
+from .convolutional import ConvDecoder, ConvEncoder
 from .networks import MLP, check_widths
 from .regularizers import Regularizer
 
 PRIORS = ("gaussian", "mixture", "swiss_roll", "uniform")
 LABELS = ("none", "regularizer", "decoder")
+NETWORKS = ("mlp", "convolutional")
 
 #: Keyword arguments that every model takes beside its own, and their defaults: see `Model`.
-SHARED: dict[str, Any] = {"prior": "gaussian", "labels": "none", "num_classes": 10}
+SHARED: dict[str, Any] = {
+    "prior": "gaussian",
+    "labels": "none",
+    "num_classes": 10,
+    "network": "mlp",
+    "channels": (64, 128, 256),
+}
 
 
 class Model(Autoencoder):
@@ -29,6 +39,8 @@ class Model(Autoencoder):
         labels: what sees the labels of `training_step`: "none", "regularizer" (class i goes to the i-th part of the
             prior, a mixture's component or a stretch of the roll) or "decoder" (the code keeps the style).
         num_classes: of the labels; the mixture has ten.
+        network: "mlp" with the widths `hidden`, or "convolutional", for square images, with `channels`: see `MLP`,
+            `ConvEncoder` and `ConvDecoder`.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -49,21 +61,28 @@ class Model(Autoencoder):
     def __init__(
         self, data_dim: int, settings: dict[str, Any], prior: Prior, regularizer: Regularizer, **options: Any
     ) -> None:
-        code_size, hidden = settings["code_size"], settings["hidden"]
+        code_size = settings["code_size"]
         posterior, precision = settings["posterior"], settings["precision"]
         noise = settings.setdefault("noise_size", code_size) if posterior == "implicit" else 0
         outputs = code_size * (2 if posterior == "gaussian" else 1)
         classes = settings["num_classes"] if settings["labels"] == "decoder" else 0
+        seen: dict[str, Any] = {
+            "input_dropout": settings["input_dropout"],
+            "noise_inputs": noise,
+            "precision": precision,
+        }
+        encoder: nn.Module
+        decoder: nn.Module
+        if settings["network"] == "convolutional":
+            encoder = ConvEncoder(data_dim, settings["channels"], outputs, **seen)
+            decoder = ConvDecoder(code_size + classes, settings["channels"][::-1], data_dim, precision=precision)
+        else:
+            hidden = settings["hidden"]
+            encoder = MLP(data_dim + noise, hidden, outputs, **seen)
+            decoder = MLP(code_size + classes, hidden[::-1], data_dim, precision=precision, last_in_float32=False)
         super().__init__(
-            MLP(
-                data_dim + noise,
-                hidden,
-                outputs,
-                input_dropout=settings["input_dropout"],
-                noise_inputs=noise,
-                precision=precision,
-            ),
-            MLP(code_size + classes, hidden[::-1], data_dim, precision=precision, last_in_float32=False),
+            encoder,
+            decoder,
             prior,
             regularizer,
             posterior=posterior,
@@ -102,7 +121,7 @@ def keywords(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name in ("code_size", "noise_size", "features", "num_classes"):
             check_int(name, value)
-        elif name in ("hidden", "discriminator"):
+        elif name in ("hidden", "discriminator", "channels"):
             settings[name] = check_widths(name, value)
         elif name == "bandwidths":
             settings[name] = positive_floats(name, value)
@@ -110,7 +129,7 @@ def keywords(arguments: dict[str, Any]) -> dict[str, Any]:
             check_number(name, value)
         elif name == "closed_form" and not isinstance(value, bool):
             raise TypeError(f"closed_form: got {value!r}, expected true or false")
-    for name, allowed in (("prior", PRIORS), ("labels", LABELS)):
+    for name, allowed in (("prior", PRIORS), ("labels", LABELS), ("network", NETWORKS)):
         if settings[name] not in allowed:
             raise ValueError(f"{name}: got {settings[name]!r}, expected one of {', '.join(allowed)}")
     count = len(settings.get("bandwidths", ()))

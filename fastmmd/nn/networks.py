@@ -56,13 +56,18 @@ class MLP(nn.Module):
             x = torch.cat([self.input_dropout(data), noise], dim=1)
         else:
             x = self.input_dropout(x)
-        low = self.training and resolve_precision(self.precision, x.device.type) == "bfloat16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+        with half_precision(self, x.device):
             h = self.hidden(x)
             if not self.last_in_float32:
                 return self.output(h).to(self.output.weight.dtype)  # type: ignore[no-any-return]
         with torch.autocast(x.device.type, enabled=False):
             return self.output(h.to(self.output.weight.dtype))  # type: ignore[no-any-return]
+
+
+def half_precision(network: nn.Module, device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where the network's `precision` asks for it and while it trains; else nothing."""
+    low = network.training and resolve_precision(network.precision, device.type) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
