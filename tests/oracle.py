@@ -46,6 +46,26 @@ def mmd2(
     return xx + yy - 2 * xy
 
 
+def class_parts(x_labels: Tensor, y_labels: Tensor, class_weights, unconditional_weight: float = 0.0):
+    """The weight of each term of mmd2 with labels and its points in x and y; the last is the unconditional one."""
+    for label, weight in enumerate(class_weights):
+        if (x_labels == label).any():
+            yield weight, x_labels == label, y_labels == label
+    if unconditional_weight:
+        yield unconditional_weight, torch.ones_like(x_labels, dtype=bool), torch.ones_like(y_labels, dtype=bool)
+
+
+def mmd2_by_class(x, y, parts, *description, x_weights=None, y_weights=None, cross: float = -2.0) -> Tensor:
+    """sum_c weight_c MMD^2(x|c, y|c); `description` is bandwidths, kernel, estimator, kernel_weights, alpha."""
+    *spec, alpha = description
+    total = x.new_zeros(())
+    for weight, in_x, in_y in parts:
+        weights = (None if w is None else w[rows] for w, rows in ((x_weights, in_x), (y_weights, in_y)))
+        xx, yy, xy = means(x[in_x], y[in_y], *spec, *weights, alpha)
+        total = total + weight * (xx + yy + cross * xy)
+    return total
+
+
 def means(x, y, bandwidths, kernel, estimator, kernel_weights, x_weights, y_weights, alpha) -> tuple[Tensor, ...]:
     """The mean of k(x, x'), k(y, y') and k(x, y)."""
     if kernel == "energy":
