@@ -125,10 +125,9 @@ def write(results: list[tuple[Row, list[Run]]], real: ParzenResult, experiment: 
     seeds = f"{len(first)} seed{'s' if len(first) > 1 else ''}"
     trained = f"{' or '.join(map(str, epochs))} epochs, {seeds}"
     title = f"Test log-likelihood on {data.name}: {first[0].parzen.samples:,} samples from the prior, {trained}"
+    ylabel = "nats per image" + ("; lowest to highest seed" if len(first) > 1 else "")
     references = {**papers, f"{real_name} as samples": real.mean}
-    save_bars(
-        experiment.folder / "table1.png", names, means, reach, title, "nats per image", references, "paper, 1000 epochs"
-    )
+    save_bars(experiment.folder / "table1.png", names, means, reach, title, ylabel, references, "paper, 1000 epochs")
     experiment.write_record("table1", {"rows": record, "real_images": asdict(real)})
     text = (
         f"Test log-likelihood in nats per image: Parzen windows on {first[0].parzen.samples:,} samples decoded from "
