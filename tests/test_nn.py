@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "warmup_steps": 2,
     },
     "vae": {"hidden": (32,), "code_size": 2},
+    "gmmn-ae": {"hidden": (32,), "code_size": 2, "generator": (16,), "learning_rate": 5e-3, "hidden_dropout": 0.1},
 }
 every_model = pytest.mark.parametrize("kind", MODELS)
 
@@ -216,7 +217,7 @@ def test_warmup_trains_the_encoder_alone() -> None:
 @pytest.mark.parametrize("options", [{}, {"posterior": "implicit", "denoising": 0.5}], ids=["plain", "noisy"])
 def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
     """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimisers."""
-    if kind == "vae" and options:
+    if kind in ("vae", "gmmn-ae") and options:
         options = {"denoising": 0.5}
     model = small(kind, **options)
     optimizers = model.configure_optimizers()

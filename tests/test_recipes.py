@@ -24,7 +24,7 @@ def listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae"])
+@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae"])
 def test_tuned_recipes_are_the_constructors_defaults(name: str) -> None:
     recipe = load_recipe(name)
     parameters = inspect.signature(MODELS[recipe.kind].__init__).parameters
@@ -44,7 +44,17 @@ def test_paper_recipes_are_the_papers_settings(name: str) -> None:
 
 
 def test_every_recipe_serves_every_data_set() -> None:
-    assert recipe_names() == ["aae", "aae-conv", "aae-paper", "ds-aae", "ds-aae-paper", "mmd-ae", "mmd-ae-paper", "vae"]
+    assert recipe_names() == [
+        "aae",
+        "aae-conv",
+        "aae-paper",
+        "ds-aae",
+        "ds-aae-paper",
+        "gmmn-ae",
+        "mmd-ae",
+        "mmd-ae-paper",
+        "vae",
+    ]
     for name in recipe_names():
         for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 16)):
             recipe = load_recipe(name, data_name)

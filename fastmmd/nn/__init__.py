@@ -4,6 +4,7 @@ from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder
 from .convolutional import ConvDecoder, ConvEncoder
 from .diagnostics import CodeHealth, code_health, kernel_problem
+from .gmmn import GMMNAE, GeneratorPrior
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
@@ -11,6 +12,7 @@ from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
 __all__ = [
     "AAE",
     "DSAAE",
+    "GMMNAE",
     "KL",
     "MLP",
     "MMD",
@@ -24,6 +26,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "FourierAdversary",
+    "GeneratorPrior",
     "Moments",
     "Regularizer",
     "code_health",

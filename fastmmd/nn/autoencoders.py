@@ -98,11 +98,17 @@ class Autoencoder(nn.Module):
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
         self.steps = 0
+        self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
 
     @property
     def code_size(self) -> int:
         """Dimension of the codes."""
         return self.prior.dim
+
+    @property
+    def phase_progress(self) -> float:
+        """How much of the phase under way is done, in [0, 1): schedules of learning rates begin anew with a phase."""
+        return self.progress
 
     def encode(self, x: Tensor) -> Tensor:
         """[B, data_dim] -> codes [B, code_size]: the Gaussian posterior's mean, the implicit one's code at eta = 0."""
@@ -158,12 +164,12 @@ class Autoencoder(nn.Module):
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": _adam(both, self.learning_rate)}
+        optimizers = {"autoencoder": adam(both, self.learning_rate)}
         if self.generator_learning_rate is not None:
-            optimizers["generator"] = _adam(list(self.encoder.parameters()), self.generator_learning_rate)
+            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
         adversary = list(self.regularizer.parameters())
         if adversary and type(self.regularizer).update is not Regularizer.update:
-            optimizers["adversary"] = _adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
+            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
 
     def training_step(
@@ -189,16 +195,16 @@ class Autoencoder(nn.Module):
         warming = self.steps <= self.warmup_steps
         if "generator" in optimizers and not warming:
             reconstruction = self.reconstruction_loss(x, codes, switch)
-            _descend(reconstruction, optimizers["autoencoder"])
+            descend(reconstruction, optimizers["autoencoder"])
             codes, moments = self._infer(self.corrupt(x), draw=True)
             self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
             penalty = self.regularizer(codes, self.prior, moments, *classes)
-            _descend(self.regularizer_weight * penalty, optimizers["generator"])
+            descend(self.regularizer_weight * penalty, optimizers["generator"])
         else:
             self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
             penalty = self.regularizer(codes, self.prior, moments, *classes)
             reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
-            _descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
+            descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
         reconstruction, penalty = reconstruction.detach(), penalty.detach()
         loss = reconstruction + self.regularizer_weight * penalty
         return {"loss": loss, "reconstruction": reconstruction, "regularizer": penalty}
@@ -258,12 +264,14 @@ def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | Non
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-def _adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
+def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
+    """Adam, fused where the device has it."""
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
 
 
-def _descend(loss: Tensor, optimizer: Optimizer) -> None:
+def descend(loss: Tensor, optimizer: Optimizer) -> None:
+    """One step of the optimiser on the gradient of a 0-d loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -61,11 +61,11 @@ class Model(Autoencoder):
     def __init__(
         self, data_dim: int, settings: dict[str, Any], prior: Prior, regularizer: Regularizer, **options: Any
     ) -> None:
-        code_size = settings["code_size"]
-        posterior, precision = settings["posterior"], settings["precision"]
+        code_size, precision = settings["code_size"], settings["precision"]
+        posterior = settings.get("posterior", "deterministic")
         noise = settings.setdefault("noise_size", code_size) if posterior == "implicit" else 0
         outputs = code_size * (2 if posterior == "gaussian" else 1)
-        classes = settings["num_classes"] if settings["labels"] == "decoder" else 0
+        classes = settings["num_classes"] if settings.get("labels") == "decoder" else 0
         seen: dict[str, Any] = {
             "input_dropout": settings["input_dropout"],
             "noise_inputs": noise,
@@ -73,12 +73,12 @@ class Model(Autoencoder):
         }
         encoder: nn.Module
         decoder: nn.Module
-        if settings["network"] == "convolutional":
+        if settings.get("network") == "convolutional":
             encoder = ConvEncoder(data_dim, settings["channels"], outputs, **seen)
             decoder = ConvDecoder(code_size + classes, settings["channels"][::-1], data_dim, precision=precision)
         else:
             hidden = settings["hidden"]
-            encoder = MLP(data_dim + noise, hidden, outputs, **seen)
+            encoder = MLP(data_dim + noise, hidden, outputs, hidden_dropout=settings.get("hidden_dropout", 0.0), **seen)
             decoder = MLP(code_size + classes, hidden[::-1], data_dim, precision=precision, last_in_float32=False)
         super().__init__(
             encoder,
@@ -86,9 +86,9 @@ class Model(Autoencoder):
             prior,
             regularizer,
             posterior=posterior,
-            noise_size=settings.get("noise_size"),
+            noise_size=settings.get("noise_size") if "posterior" in settings else None,
             denoising=settings["denoising"],
-            regularizer_weight=settings["regularizer_weight"],
+            regularizer_weight=settings.get("regularizer_weight", 1.0),
             learning_rate=settings["learning_rate"],
             decoder_classes=classes,
             **options,
@@ -109,19 +109,19 @@ def keywords(arguments: dict[str, Any]) -> dict[str, Any]:
     """The settings among a constructor's arguments, checked; None, which TOML lacks, is the default anyway.
 
     Args:
-        arguments: the constructor's `locals()`, the shared arguments as a dictionary "shared".
+        arguments: the constructor's `locals()`, the shared arguments, if it takes them, as a dictionary "shared".
     """
     skipped = ("self", "data_dim", "shared", "__class__")
-    given = arguments.get("shared", {})
-    for name in given:
-        if name not in SHARED:
-            raise TypeError(f"{name}: not an argument of this model (beside its own: {', '.join(SHARED)})")
-    own = {name: value for name, value in arguments.items() if name not in skipped and value is not None}
-    settings: dict[str, Any] = own | SHARED | given
+    settings = {name: value for name, value in arguments.items() if name not in skipped and value is not None}
+    if "shared" in arguments:
+        for name in arguments["shared"]:
+            if name not in SHARED:
+                raise TypeError(f"{name}: not an argument of this model (beside its own: {', '.join(SHARED)})")
+        settings |= SHARED | arguments["shared"]
     for name, value in settings.items():
-        if name in ("code_size", "noise_size", "features", "num_classes"):
+        if name in ("code_size", "noise_size", "features", "num_classes", "draws"):
             check_int(name, value)
-        elif name in ("hidden", "discriminator", "channels"):
+        elif name in ("hidden", "discriminator", "generator", "channels"):
             settings[name] = check_widths(name, value)
         elif name == "bandwidths":
             settings[name] = positive_floats(name, value)
@@ -130,7 +130,7 @@ def keywords(arguments: dict[str, Any]) -> dict[str, Any]:
         elif name == "closed_form" and not isinstance(value, bool):
             raise TypeError(f"closed_form: got {value!r}, expected true or false")
     for name, allowed in (("prior", PRIORS), ("labels", LABELS), ("network", NETWORKS)):
-        if settings[name] not in allowed:
+        if name in settings and settings[name] not in allowed:
             raise ValueError(f"{name}: got {settings[name]!r}, expected one of {', '.join(allowed)}")
     count = len(settings.get("bandwidths", ()))
     if "features" in settings and settings["features"] % count:

@@ -8,6 +8,7 @@ from typing import Any
 from ..ops.arguments import DEFAULT_BANDWIDTHS
 from .adversaries import Adversarial, FourierAdversary
 from .base import Model, keywords, named_prior, regularizer_classes
+from .gmmn import GMMNAE
 from .regularizers import KL, MMD, ClosedFormMMD, Regularizer
 
 HIDDEN = (1024, 512, 216)
@@ -230,4 +231,4 @@ class VAE(Model):
         super().__init__(data_dim, settings, prior, KL())
 
 
-MODELS: dict[str, type[Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE, "vae": VAE}
+MODELS: dict[str, type[Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE, "vae": VAE, "gmmn-ae": GMMNAE}

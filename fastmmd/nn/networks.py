@@ -19,7 +19,7 @@ class MLP(nn.Module):
 
     Args:
         inputs, outputs: widths of the two ends. hidden: widths in between.
-        input_dropout: probability of dropping an input while training.
+        input_dropout, hidden_dropout: probability of dropping an input, a hidden unit while training.
         noise_inputs: how many inputs, the last ones, are noise and never dropped (the implicit posterior's eta).
         precision: "float32", "bfloat16" (matrix products while training; evaluation stays float32) or "auto" (bfloat16
             where the device multiplies it natively).
@@ -33,6 +33,7 @@ class MLP(nn.Module):
         outputs: int,
         *,
         input_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
         noise_inputs: int = 0,
         precision: str = "float32",
         last_in_float32: bool = True,
@@ -41,7 +42,9 @@ class MLP(nn.Module):
         widths = [inputs, *check_widths("hidden", hidden)]
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
-        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+        check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
+        dropout = [nn.Dropout(hidden_dropout)] if hidden_dropout else []
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *dropout)]
         self.input_dropout = nn.Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1], outputs)

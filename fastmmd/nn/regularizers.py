@@ -70,7 +70,7 @@ class Regularizer(nn.Module):
 
 
 class MMD(Regularizer):
-    """Squared MMD between the codes and as many draws from the prior (`fastmmd.mmd2`; GMMN, Li et al. 2015; WAE).
+    """Squared MMD between the codes and draws from the prior (`fastmmd.mmd2`; GMMN, Li et al. 2015; WAE).
 
     With classes: sum_c class_weights[c] MMD^2(codes of class c, draws of class c) + unconditional_weight MMD^2(codes,
     draws), the second over all points, the unlabelled ones among them. So each class goes to its own part of the prior.
@@ -80,6 +80,7 @@ class MMD(Regularizer):
         num_classes: of the labels, as many as the prior's; 0: none are taken.
         class_weights: [C] numbers >= 0, used as they are; uniform, 1 / C each, by default.
         unconditional_weight: >= 0; 0 takes labelled points only.
+        draws: how many for each batch; as many as codes by default, and with classes.
     """
 
     bandwidths: Floats
@@ -96,6 +97,7 @@ class MMD(Regularizer):
         num_classes: int = 0,
         class_weights: Sequence[float] | None = None,
         unconditional_weight: float = 1.0,
+        draws: int | None = None,
     ) -> None:
         super().__init__()
         check_estimator(estimator)
@@ -108,6 +110,11 @@ class MMD(Regularizer):
             class_weights = [1.0 / num_classes] * num_classes if num_classes else ()
         elif len(class_weights) != num_classes:
             raise ValueError(f"class_weights: got {len(class_weights)}, expected one for each of {num_classes} classes")
+        if draws is not None and num_classes:
+            raise ValueError(
+                f"draws: got {draws!r} with classes, whose draws bear the labels of the codes; leave it out"
+            )
+        self.draws = None if draws is None else check_int("draws", draws)
         self.class_weights = tuple(check_number("class_weights", weight, zero=True) for weight in class_weights)
         self.unconditional_weight = check_number("unconditional_weight", unconditional_weight, zero=True)
 
@@ -127,7 +134,7 @@ class MMD(Regularizer):
             classes = {"x_labels": known, "y_labels": known, **weights}
         return mmd2(
             codes,
-            draws_like(prior, codes, labels),
+            draws_like(prior, codes, labels, self.draws),
             self.bandwidths,
             kernel=self.kernel,
             estimator=self.estimator,
@@ -200,9 +207,9 @@ def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
         setattr(module, name, values if values is None or isinstance(values, Tensor) else tuple(values))
 
 
-def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-    """As many draws from the prior as there are codes, of their labels, never rounded to a half type."""
-    count, dtype = codes.shape[0], compute_dtype(codes)
+def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None, count: int | None = None) -> Tensor:
+    """Draws from the prior for codes [B, D], B by default, of their labels, never rounded to a half type."""
+    count, dtype = count or codes.shape[0], compute_dtype(codes)
     if labels is None:  # a prior without classes need not know the argument
         return prior.sample(count, device=codes.device, dtype=dtype)
     return prior.sample(count, labels=labels, device=codes.device, dtype=dtype)

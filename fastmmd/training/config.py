@@ -23,7 +23,8 @@ class Training:
     Attributes:
         epochs: passes over the training split.
         batch_size: images per step; a last incomplete batch of an epoch is left out.
-        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps.
+        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model of several
+            phases over those of each.
         labelled: number of training images whose labels take part, chosen by the seed, the others count as unlabelled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use

@@ -235,9 +235,10 @@ class Trainer:
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
     def _set_learning_rates(self) -> None:
+        self.model.progress = self.step / self.total_steps
         factor = 1.0
         if self.config.recipe.training.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.step / self.total_steps))
+            factor = 0.5 * (1 + math.cos(math.pi * self.model.phase_progress))
         for name, optimizer in self.optimizers.items():
             for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
                 group["lr"] = rate * factor

@@ -1,0 +1,141 @@
+"""Generative moment matching: an autoencoder whose prior is learned, a generator of codes trained by MMD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..ops.arguments import check_int, check_number, compute_dtype
+from ..priors import Prior
+from .autoencoders import adam, descend
+from .base import Model, keywords
+from .networks import MLP
+from .regularizers import MMD
+
+
+class GeneratorPrior(nn.Module, Prior):
+    """A distribution over codes that a network makes of noise: z = network(u), u uniform in [-1, 1]^noise_size.
+
+    Draws are differentiable in the network's weights.
+
+    Args:
+        network: [N, noise_size] -> [N, dim]. noise_size: dimension of the noise. dim: of the codes.
+    """
+
+    def __init__(self, network: nn.Module, noise_size: int, dim: int) -> None:
+        super().__init__()
+        Prior.__init__(self, dim)
+        self.network, self.noise_size = network, check_int("noise_size", noise_size)
+
+    def sample(
+        self,
+        count: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Independent draws: [count, dim]; see `Prior.sample`. It has no classes."""
+        u = torch.rand(count, self.noise_size, generator=generator, device=device, dtype=dtype)
+        if labels is not None:
+            self._known(u, labels)
+        z: Tensor = self.network(2 * u - 1)
+        return z.to(u.dtype)
+
+
+class GMMNAE(Model):
+    """A generative moment matching network in the codes of an autoencoder (Li, Swersky and Zemel 2015, section 4).
+
+    Two phases. First a dropout autoencoder with sigmoid codes is trained for reconstruction alone. Then it is frozen,
+    and a generator, uniform noise -> codes, descends MMD(codes, generated codes), the square root of their `mmd2`,
+    whose gradient does not vanish near convergence. The generator is the model's prior, so samples are decoded draws
+    from the prior as in every other model.
+
+    The training loop sets `progress`, the share of the run that is done; the first phase lasts until it reaches
+    `autoencoder_share`. A loop of one's own does the same before each step, or the first phase never ends.
+
+    Args:
+        data_dim: number of pixels.
+        hidden, input_dropout, hidden_dropout: of the autoencoder; it drops in the encoder only.
+        generator: hidden widths of the generator. noise_size: dimension of its noise.
+        autoencoder_share: of the run, for the first phase.
+        bandwidths: standard deviations of the Gaussian kernels, which are averaged; codes lie in [0, 1]^code_size.
+        draws: generated codes for each step, any number: more of them make a better gradient.
+        learning_rate, prior_learning_rate: Adam's, of the first and of the second phase.
+        The others: see `Autoencoder` and `MLP`.
+    """
+
+    _paper = {"hidden": (1024,), "code_size": 32, "generator": (64, 256, 256, 1024)}
+
+    def __init__(
+        self,
+        data_dim: int = 784,
+        *,
+        code_size: int = 32,
+        hidden: Sequence[int] = (1024,),
+        input_dropout: float = 0.2,
+        hidden_dropout: float = 0.2,
+        generator: Sequence[int] = (64, 256, 256, 1024),
+        noise_size: int = 10,
+        denoising: float = 0.0,
+        autoencoder_share: float = 0.5,
+        bandwidths: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
+        draws: int = 1000,
+        learning_rate: float = 1e-3,
+        prior_learning_rate: float = 1e-3,
+        precision: str = "auto",
+    ) -> None:
+        settings = keywords(locals())
+        check_number("autoencoder_share", autoencoder_share, below=1)
+        check_number("prior_learning_rate", prior_learning_rate)
+        network = nn.Sequential(MLP(noise_size, settings["generator"], code_size, precision=precision), nn.Sigmoid())
+        bandwidths = settings["bandwidths"]
+        average = [1.0 / len(bandwidths)] * len(bandwidths)
+        regularizer = MMD(bandwidths, kernel_weights=average, draws=draws)
+        super().__init__(data_dim, settings, GeneratorPrior(network, noise_size, code_size), regularizer)
+        self.encoder = nn.Sequential(self.encoder, nn.Sigmoid())
+        self.autoencoder_share, self.prior_learning_rate = autoencoder_share, prior_learning_rate
+
+    @property
+    def phase_progress(self) -> float:
+        """How much of the phase under way is done."""
+        share = self.autoencoder_share
+        return self.progress / share if self.progress < share else (self.progress - share) / (1 - share)
+
+    def configure_optimizers(self) -> dict[str, Optimizer]:
+        """Adam for "autoencoder", the first phase, and for "prior", the second."""
+        generator = adam(list(self.prior.parameters()), self.prior_learning_rate)  # type: ignore[attr-defined]
+        return super().configure_optimizers() | {"prior": generator}
+
+    def training_step(
+        self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One step on a batch [B, data_dim], of the phase that `progress` says; see `Autoencoder.training_step`.
+
+        Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
+        """
+        self._receivers(labels)  # raises: there are no classes
+        self.steps += 1
+        zero = x.new_zeros((), dtype=compute_dtype(x))
+        if self.progress < self.autoencoder_share:
+            reconstruction, penalty = self.reconstruction_loss(x, self.encode(self.corrupt(x))), zero
+            descend(reconstruction, optimizers["autoencoder"])
+        else:
+            reconstruction, penalty = zero, self._discrepancy(x)
+            descend(penalty, optimizers["prior"])
+        reconstruction, penalty = reconstruction.detach(), penalty.detach()
+        return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "regularizer": penalty}
+
+    def _discrepancy(self, x: Tensor) -> Tensor:
+        """MMD between the codes of x, without dropout, and generated ones: 0-d."""
+        training = self.encoder.training
+        self.encoder.eval()
+        with torch.no_grad():
+            codes = self.encode(x)
+        self.encoder.train(training)
+        squared: Tensor = self.regularizer(codes, self.prior)
+        return squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
