@@ -44,12 +44,12 @@ List list_of(const Numbers& numbers) {
 
 // --- mmd ---
 
-// count, points, mass, values, grad_points, grad_mass
-typedef std::tuple<int64_t, Address, Address, Address, Address, Address> Sample;
+// count, offsets, points, mass, values, grad_points, grad_mass
+typedef std::tuple<int64_t, Address, Address, Address, Address, Address, Address> Sample;
 
 MmdSample sample_of(const Sample& sample) {
-    const auto [count, points, mass, values, grad_points, grad_mass] = sample;
-    return {count, at(points), at(mass), at(values), at(grad_points), at(grad_mass)};
+    const auto [count, offsets, points, mass, values, grad_points, grad_mass] = sample;
+    return {count, at<int64_t>(offsets), at(points), at(mass), at(values), at(grad_points), at(grad_mass)};
 }
 
 KernelName name_of(const std::string& name) {
@@ -74,6 +74,8 @@ Mmd make_mmd(py::bool_ is_double, int64_t batch, int dim, const Sample& x, const
     check(bandwidth_values || (int)bandwidths.size() == count, "bandwidths: not as many as count says");
     check(weight_values || (int)weights.size() == count, "weights: not as many as count says");
     check(std::get<0>(x) > 0, "samples: expected at least one point");
+    check(!std::get<1>(x) == !std::get<1>(y) && !(std::get<1>(x) && products),
+          "offsets: expected for both samples or none, and without products");
     return {is_double,
             batch,
             dim,

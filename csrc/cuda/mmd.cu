@@ -21,45 +21,51 @@ DEVICE double row_factor(const Memory& memory, const Term& term, int64_t b) {
 
 // The rows' values: sums over all splits in their units, with what the pairs' kernels left out.
 template <class T>
-DEVICE void finish_values(const Memory& memory, const Terms& terms, int64_t b, int64_t block, int side,
+DEVICE void finish_values(const Memory& memory, const Terms& terms, int64_t program, int side,
                           double* scratch) {
-    const int64_t n = memory.samples[side].count, i = block * finish_threads + threadIdx.x;
+    const MmdSample& sample = memory.samples[side];
+    const auto [b, block] = block_of(sample, memory.batch, program, finish_threads);
+    const Segment segment = segment_of(sample, b);
+    const int64_t n = segment.count, i = block * finish_threads + threadIdx.x, at = segment.first + i;
+    const int64_t all = points_of(sample, memory.batch);
     const double offset = memory.terms[b * plan_terms + plan_offset];
     for (int t = 0; t < terms.count; ++t) {
         const Term& term = terms.terms[t];
         if (term.rows != side) continue;
         double value = 0, share = 0;
         if (i < n) {
-            for (int split = 0; split < term.parts; ++split)
-                value += term.values[(split * memory.batch + b) * n + i];
+            for (int split = 0; split < term.parts; ++split) value += term.values[split * all + at];
             value -= offset * of_sample(memory, b, term.columns, sample_mass);
             value *= of_sample(memory, b, term.columns, sample_scale);
-            term.rows_done[b * n + i] = value;
+            term.rows_done[at] = value;
             share = row_weight<T>(memory, b, side, i) * value;
-            T* const values = (T*)memory.samples[side].values;  // [batch, n]
-            if (values) values[b * n + i] = (T)value;
+            T* const values = (T*)sample.values;  // [batch, n]
+            if (values) values[at] = (T)value;
         }
         share = block_sum<finish_threads>(share, scratch);
-        if (threadIdx.x == 0) term.totals[b * (ceil_divide(n, finish_threads)) + block] = share;
+        if (threadIdx.x == 0) term.totals[program] = share;
     }
 }
 
-// The gradient in the rows' coordinates: element e of [n, dim].
+// The gradient in the rows' coordinates.
 template <class T>
-DEVICE void finish_gradient(const Memory& memory, const Terms& terms, const Outputs& outputs, int64_t b,
-                            int64_t e, int side) {
-    const int64_t n = memory.samples[side].count, dim = memory.dim;
-    if (e >= n * dim) return;
-    const int64_t i = e / dim, d = e % dim, at = b * n * dim + e;
-    const double x = ((const T*)memory.samples[side].points)[at],
-                 shift = memory.terms[b * plan_terms + plan_shift];
+DEVICE void finish_gradient(const Memory& memory, const Terms& terms, const Outputs& outputs, int64_t program,
+                            int side) {
+    const MmdSample& sample = memory.samples[side];
+    const int64_t dim = memory.dim;
+    const auto [b, block] = block_of(sample, memory.batch, program, finish_threads, dim);
+    const Segment segment = segment_of(sample, b);
+    const int64_t e = block * finish_threads + threadIdx.x;  // of [n, dim]
+    if (e >= segment.count * dim) return;
+    const int64_t i = e / dim, d = e % dim, at = segment.first * dim + e;
+    const int64_t all = points_of(sample, memory.batch) * dim;
+    const double x = ((const T*)sample.points)[at], shift = memory.terms[b * plan_terms + plan_shift];
     double total = 0;
     for (int t = 0; t < terms.count; ++t) {
         const Term& term = terms.terms[t];
         if (term.rows != side || !term.slopes) continue;
         double sum = 0;
-        for (int split = 0; split < term.parts; ++split)
-            sum += term.slopes[split * memory.batch * n * dim + at];
+        for (int split = 0; split < term.parts; ++split) sum += term.slopes[split * all + at];
         const double centre = memory.statistics[term.columns].centre[b * dim + d];
         const double moment = memory.moment[(term.columns * memory.batch + b) * dim + d];
         sum += shift * (of_sample(memory, b, term.columns, sample_mass) * (x - centre) - moment);
@@ -67,7 +73,7 @@ DEVICE void finish_gradient(const Memory& memory, const Terms& terms, const Outp
                  of_sample(memory, b, term.columns, sample_scale) * sum;
     }
     const double times = (outputs.normalised ? 4 : 2) * row_weight<T>(memory, b, side, i);
-    ((T*)memory.samples[side].grad_points)[at] = (T)(times * total);
+    ((T*)sample.grad_points)[at] = (T)(times * total);
 }
 
 // Blocks up to `row_blocks` do rows, the others elements of gradients; blockIdx.y is a sample.
@@ -78,46 +84,63 @@ __global__ __launch_bounds__(finish_threads) void finish_kernel(const __grid_con
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
     const MmdSample& sample = memory.samples[side];
-    const int64_t row_blocks = ceil_divide(sample.count, finish_threads);
+    const int64_t row_blocks = blocks_of(sample, memory.batch, finish_threads);
     const int64_t element_blocks =
-        sample.grad_points ? ceil_divide(sample.count * memory.dim, finish_threads) : 0;
-    const int64_t all = row_blocks + element_blocks, b = blockIdx.x / (all > 0 ? all : 1);
-    if (b >= memory.batch) return;
-    const int64_t block = blockIdx.x % all;
-    if (block < row_blocks)
-        finish_values<T>(memory, terms, b, block, side, scratch);
-    else
-        finish_gradient<T>(memory, terms, outputs, b, (block - row_blocks) * finish_threads + threadIdx.x,
-                           side);
+        sample.grad_points ? blocks_of(sample, memory.batch, finish_threads, memory.dim) : 0;
+    if (blockIdx.x < row_blocks)
+        finish_values<T>(memory, terms, blockIdx.x, side, scratch);
+    else if (blockIdx.x < row_blocks + element_blocks)
+        finish_gradient<T>(memory, terms, outputs, blockIdx.x - row_blocks, side);
 }
 
-// The sum over a term's rows, the same in all threads.
-DEVICE double term_total(const Memory& memory, const Term& term, int64_t b, double* scratch) {
-    const int64_t blocks = ceil_divide(memory.samples[term.rows].count, finish_threads);
+// The sum over a member's numbers, `each` from every block of `size` rows, the same in all threads.
+template <class Number>
+DEVICE double member_sum(const MmdSample& rows, int64_t b, int64_t size, int64_t each, double* scratch,
+                         Number number) {
+    const int64_t first = first_block(rows, b, size) * each;
+    const int64_t count = ceil_divide(segment_of(rows, b).count, size) * each;
     double sum = 0;
-    for (int64_t block = threadIdx.x; block < blocks; block += finish_threads)
-        sum += term.totals[b * blocks + block];
+    for (int64_t k = threadIdx.x; k < count; k += finish_threads) sum += number(first + k);
     return block_sum<finish_threads>(sum, scratch);
 }
 
-// The value, the gradients in bandwidths and kernel weights (blocks of index 0), and those in masses.
+// A result of a member: with offsets 0 where it has no points, NaN where it has some on one side only.
+DEVICE double result_of(const Memory& memory, int64_t b, double result) {
+    if (!memory.samples[0].offsets) return result;
+    const bool x = segment_of(memory.samples[0], b).count > 0, y = segment_of(memory.samples[1], b).count > 0;
+    return x && y ? result : x || y ? nan("") : 0;
+}
+
+// Blocks of total_kernel for a sample: its masses' gradients, or one of the first sample for each member.
+FASTMMD_ANYWHERE inline int64_t total_blocks(const Memory& memory, int side) {
+    const MmdSample& sample = memory.samples[side];
+    if (sample.grad_mass) return blocks_of(sample, memory.batch, finish_threads);
+    return side == 0 ? memory.batch : 0;
+}
+
+// The value, the gradients in bandwidths and kernel weights (a member's first block), and those in masses.
 template <class T>
 __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_constant__ Memory memory,
                                                                   const __grid_constant__ Terms terms,
                                                                   const __grid_constant__ Outputs outputs) {
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
-    const int64_t b = blockIdx.x % memory.batch, block = blockIdx.x / memory.batch;
+    const MmdSample& sample = memory.samples[side];
+    if (blockIdx.x >= total_blocks(memory, side)) return;
+    BlockOf place = {blockIdx.x, 0};
+    if (sample.grad_mass) place = block_of(sample, memory.batch, blockIdx.x, finish_threads);
+    const auto [b, block] = place;
     double value = 0, self = 0, cross = 0;
     for (int t = 0; t < terms.count; ++t) {
         const Term& term = terms.terms[t];
-        const double total = term_total(memory, term, b, scratch);
+        const double total = member_sum(memory.samples[term.rows], b, finish_threads, 1, scratch,
+                                        [&](int64_t k) { return term.totals[k]; });
         if (term.rows == term.columns) value += row_factor(memory, term, b) * total;
         if (term.rows == 0 && term.columns == 1) value -= 2 * total;
         if (term.rows == side) (term.rows == term.columns ? self : cross) += total;
     }
     if (block == 0 && side == 0) {
-        if (threadIdx.x == 0 && outputs.value) outputs.value[b] = value;
+        if (threadIdx.x == 0 && outputs.value) outputs.value[b] = result_of(memory, b, value);
         for (int k = 0; k < 2 * memory.count; ++k) {
             const int s = k % memory.count;
             const bool of_weights = k >= memory.count;
@@ -127,10 +150,9 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
             for (int t = 0; t < terms.count; ++t) {
                 const Term& term = terms.terms[t];
                 if (!term.rungs) continue;
-                double sum = 0;
-                for (int64_t program = threadIdx.x; program < term.programs; program += finish_threads)
-                    sum += term.rungs[(b * term.programs + program) * 2 * memory.count + k];
-                sum = block_sum<finish_threads>(sum, scratch);
+                double sum =
+                    member_sum(memory.samples[term.rows], b, term.block, term.programs, scratch,
+                               [&](int64_t program) { return term.rungs[program * 2 * memory.count + k]; });
                 if (of_weights) {  // far rungs added kappa, not u
                     const double far = memory.per_rung[(2 * b + 1) * memory.count + s];
                     const double rows = outputs.normalised ? 1 : of_sample(memory, b, term.rows, sample_mass);
@@ -143,12 +165,12 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
                                                                : 1;
                 gradient += times * of_sample(memory, b, term.columns, sample_scale) * sum;
             }
-            if (threadIdx.x == 0) to[b * memory.count + outputs.order[s]] = (T)gradient;
+            if (threadIdx.x == 0) to[b * memory.count + outputs.order[s]] = (T)result_of(memory, b, gradient);
         }
     }
-    const MmdSample& sample = memory.samples[side];
-    const int64_t n = sample.count, i = block * finish_threads + threadIdx.x;
-    if (!sample.grad_mass || i >= n) return;
+    const Segment segment = segment_of(sample, b);
+    const int64_t i = block * finish_threads + threadIdx.x, at = segment.first + i;
+    if (!sample.grad_mass || i >= segment.count) return;
     // Through the normalisation, and through the factor of the self-term.
     const double factor = of_sample(memory, b, side, sample_factor), w = row_weight<T>(memory, b, side, i);
     const double through = outputs.unbiased ? 2 * factor * factor * self : 0;
@@ -156,24 +178,23 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
            gradient = through * w;
     for (int t = 0; t < terms.count; ++t) {
         const Term& term = terms.terms[t];
-        if (term.rows == side) gradient += 2 * row_factor(memory, term, b) * term.rows_done[b * n + i];
+        if (term.rows == side) gradient += 2 * row_factor(memory, term, b) * term.rows_done[at];
     }
-    ((T*)sample.grad_mass)[b * n + i] = (T)((gradient - mean) * of_sample(memory, b, side, sample_scale));
+    ((T*)sample.grad_mass)[at] = (T)((gradient - mean) * of_sample(memory, b, side, sample_scale));
 }
 
 template <class T>
 Status finish(const Memory& memory, const Terms& terms, const Outputs& outputs, void* stream) {
-    int64_t blocks = 0, rows = 1;
-    for (const MmdSample& sample : memory.samples) {
-        const int64_t row_blocks = ceil_divide(sample.count, finish_threads);
-        const int64_t all =
-            row_blocks + (sample.grad_points ? ceil_divide(sample.count * memory.dim, finish_threads) : 0);
-        if (all > blocks) blocks = all;
-        if (sample.grad_mass && row_blocks > rows) rows = row_blocks;
-    }
     const int samples = memory.samples[1].count > 0 ? 2 : 1;
-    const dim3 grid((unsigned)(blocks * memory.batch), samples),
-        last((unsigned)(rows * memory.batch), samples);
+    int64_t blocks = 0, rows = 0;
+    for (int side = 0; side < samples; ++side) {
+        const MmdSample& sample = memory.samples[side];
+        int64_t all = blocks_of(sample, memory.batch, finish_threads);
+        if (sample.grad_points) all += blocks_of(sample, memory.batch, finish_threads, memory.dim);
+        if (all > blocks) blocks = all;
+        if (total_blocks(memory, side) > rows) rows = total_blocks(memory, side);
+    }
+    const dim3 grid((unsigned)blocks, samples), last((unsigned)rows, samples);
     const Status first =
         launch("finish_kernel", finish_kernel<T>, grid, finish_threads, stream, memory, terms, outputs);
     return first +

@@ -18,6 +18,53 @@ FASTMMD_ANYWHERE constexpr int small_rows(int dim, bool gradient) {
     return dim <= 8 ? (gradient ? 2 : 4) : gradient ? 1 : 2;
 }
 constexpr int finish_threads = 256;
+constexpr int64_t statistics_rows = 64;  // of a block of statistics_kernel, at least
+
+// The points of a member of the batch.
+struct Segment {
+    int64_t first, count;
+};
+DEVICE Segment segment_of(const MmdSample& sample, int64_t b) {
+    if (!sample.offsets) return {b * sample.count, sample.count};
+    return {sample.offsets[b], sample.offsets[b + 1] - sample.offsets[b]};
+}
+
+// Blocks that do `size` numbers each, `width` for a point, of all members, and the first of member b. Sizes
+// of members are unknown on the host: with offsets they have as many as they need, or one more.
+FASTMMD_ANYWHERE inline int64_t blocks_of(const MmdSample& sample, int64_t batch, int64_t size,
+                                          int64_t width = 1) {
+    if (!sample.offsets) return batch * ceil_divide(sample.count * width, size);
+    return sample.count * width / size + batch;
+}
+DEVICE int64_t first_block(const MmdSample& sample, int64_t b, int64_t size, int64_t width = 1) {
+    if (!sample.offsets) return b * ceil_divide(sample.count * width, size);
+    return sample.offsets[b] * width / size + b;
+}
+
+// The member of a block, and which of its blocks it is.
+struct BlockOf {
+    int64_t b, block;
+};
+DEVICE BlockOf block_of(const MmdSample& sample, int64_t batch, int64_t block, int64_t size,
+                        int64_t width = 1) {
+    if (!sample.offsets) {
+        const int64_t each = ceil_divide(sample.count * width, size);
+        return {block / each, block % each};
+    }
+    int64_t b = 0;
+    for (int64_t beyond = batch; b + 1 < beyond;) {
+        const int64_t middle = (b + beyond) / 2;
+        if (first_block(sample, middle, size, width) <= block)
+            b = middle;
+        else
+            beyond = middle;
+    }
+    return {b, block - first_block(sample, b, size, width)};
+}
+
+FASTMMD_ANYWHERE inline int64_t points_of(const MmdSample& sample, int64_t batch) {
+    return sample.offsets ? sample.count : batch * sample.count;
+}
 
 // Columns of the table [S, table_columns]. low: what rounding took off `rate`, which would shift all pairs
 // alike. limit: an argument beyond which exp(rate argument) is nothing. follows: 1 where a rung comes from
@@ -51,20 +98,19 @@ enum SampleTerm { sample_mass, sample_scale, sample_squares, sample_factor, samp
 // What statistics_kernel finds of a sample.
 struct Statistics {
     int parts, chunks;
-    int64_t per_split;  // points
-    double* centre;     // [batch, dim]: mean of the first points
-    double* reach;      // [batch, parts, chunks]: maximum of |p - centre|^2 over the dimensions of a chunk
-    double* sums;       // [batch, parts, 2, dim]: of p - centre, of mass (p - centre)
-    double* masses;     // [batch, parts, 2]: of mass, of mass^2
+    double* centre;  // [batch, dim]: mean of the first points
+    double* reach;   // [batch, parts, chunks]: maximum of |p - centre|^2 over the dimensions of a chunk
+    double* sums;    // [batch, parts, 2, dim]: of p - centre, of mass (p - centre)
+    double* masses;  // [batch, parts, 2]: of mass, of mass^2
 };
 
 // A term with what its kernels need.
 struct Term : MmdTerm {
-    int64_t blocks;     // of rows
-    int64_t per_split;  // tiles of columns
-    double* rungs;      // [batch, programs, 2, S]: sums of r slope, of u; null: not needed
-    int64_t programs;
-    double* totals;     // [batch, row blocks of finish_kernel]: sums of w_i value_i
+    int block;          // rows of one
+    int64_t blocks;     // of all members
+    double* rungs;      // [blocks, programs, 2, S]: sums of r slope, of u; null: not needed
+    int64_t programs;   // of a block
+    double* totals;     // [row blocks of finish_kernel]: sums of w_i value_i
     double* rows_done;  // [batch, n]: values in their units
 };
 
@@ -98,7 +144,7 @@ DEVICE double of_sample(const Memory& memory, int64_t b, int side, SampleTerm te
 // A row's weight: normalised, or its mass.
 template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int side, int64_t i) {
     const MmdSample& sample = memory.samples[side];
-    const double mass = sample.mass ? (double)((const T*)sample.mass)[b * sample.count + i] : 1.0;
+    const double mass = sample.mass ? (double)((const T*)sample.mass)[segment_of(sample, b).first + i] : 1.0;
     return mass * of_sample(memory, b, side, sample_scale);
 }
 
@@ -134,12 +180,11 @@ inline Memory memory_of(const Mmd& call, Workspace& space) {
     memory.name = call.kernel.name;
     memory.alpha = call.kernel.alpha;
     for (int side = 0; side < 2; ++side) {
-        constexpr int64_t dims = 128, rows = 64;  // of a block of statistics_kernel, at least
+        constexpr int64_t dims = 128;  // of a block of statistics_kernel
         memory.samples[side] = call.samples[side];
         Statistics& of = memory.statistics[side];
-        const Splits splits = splits_of(1, ceil_divide(call.samples[side].count, rows));
-        of.parts = splits.parts;
-        of.per_split = splits.per_split * rows;
+        const int64_t blocks = call.samples[side].offsets ? call.batch : 1;
+        of.parts = splits_of(blocks, ceil_divide(call.samples[side].count, statistics_rows)).parts;
         of.chunks = (int)ceil_divide(call.dim, dims);
         of.centre = space.take<double>(call.batch * call.dim);
         of.reach = space.take<double>(call.batch * of.parts * of.chunks);
@@ -168,24 +213,24 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
                     bool rungs) {
     Term term = {};
     term.rows = rows, term.columns = columns, term.half = half;
-    const int64_t n = call.samples[rows].count, m = call.samples[columns].count, batch = call.batch;
-    const int block = is_small(call) ? small_threads * small_rows(call.dim, gradient) : tile_size;
-    term.blocks = ceil_divide(n, block);
+    const int64_t n = points_of(call.samples[rows], call.batch), m = call.samples[columns].count;
+    term.block = call.products    ? 1
+                 : is_small(call) ? small_threads * small_rows(call.dim, gradient)
+                                  : tile_size;
+    term.blocks = blocks_of(call.samples[rows], call.batch, term.block);
     // One or two blocks of the kernel for any number of dimensions fill a multiprocessor, and each split has
     // as many sums as there are coordinates.
-    const Splits splits =
-        splits_of(term.blocks * batch, ceil_divide(m, tile_size), is_small(call) ? 1056 : 264);
+    const Splits splits = splits_of(term.blocks, ceil_divide(m, tile_size), is_small(call) ? 1056 : 264);
     term.parts = call.products ? 1 : splits.parts;
-    term.per_split = splits.per_split;
-    term.values = space.take<double>(term.parts * batch * n);
-    if (gradient) term.slopes = space.take<double>(term.parts * batch * n * call.dim);
+    term.values = space.take<double>(term.parts * n);
+    if (gradient) term.slopes = space.take<double>(term.parts * n * call.dim);
     if (rungs) {
         constexpr int64_t warps = 8;  // of a block of pairs_kernel; each has sums of its own
-        term.programs = call.products ? n : term.blocks * term.parts * warps;
-        term.rungs = space.take<double>(batch * term.programs * 2 * call.kernel.count);
+        term.programs = call.products ? 1 : term.parts * warps;
+        term.rungs = space.take<double>(term.blocks * term.programs * 2 * call.kernel.count);
     }
-    term.totals = space.take<double>(batch * ceil_divide(n, finish_threads));
-    term.rows_done = space.take<double>(batch * n);
+    term.totals = space.take<double>(blocks_of(call.samples[rows], call.batch, finish_threads));
+    term.rows_done = space.take<double>(n);
     return term;
 }
 

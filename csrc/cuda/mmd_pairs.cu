@@ -7,15 +7,28 @@ namespace {
 // What a kernel does: blockIdx.x is a member of the batch and a block of rows of a term, blockIdx.y a split.
 struct Place {
     int term, split;
-    int64_t b, block;
+    int64_t b, block;       // of the member
+    int64_t program;        // block among those of all members
+    Segment rows, columns;  // of the member
+    int64_t row;            // of values: the first of the block
+    int64_t tile, behind;   // of columns: the first one of the split, and the one behind its last
+
+    // Of a split beyond a term's, or of a block that a member does not need, nothing.
+    DEVICE bool nothing(const Term& of) const { return split >= of.parts || block * of.block >= rows.count; }
 };
 
-DEVICE Place place_of(const Terms& terms, int64_t batch) {
-    Place place = {0, (int)blockIdx.y, 0, blockIdx.x};
-    while (place.block >= terms.terms[place.term].blocks * batch)
-        place.block -= terms.terms[place.term++].blocks * batch;
-    place.b = place.block / terms.terms[place.term].blocks;
-    place.block %= terms.terms[place.term].blocks;
+DEVICE Place place_of(const Memory& memory, const Terms& terms) {
+    Place place = {0, (int)blockIdx.y, 0, 0, blockIdx.x, {}, {}, 0, 0, 0};
+    while (place.program >= terms.terms[place.term].blocks) place.program -= terms.terms[place.term++].blocks;
+    const Term& term = terms.terms[place.term];
+    const MmdSample &rows = memory.samples[term.rows], &columns = memory.samples[term.columns];
+    const BlockOf found = block_of(rows, memory.batch, place.program, term.block);
+    place.b = found.b, place.block = found.block;
+    place.rows = segment_of(rows, place.b), place.columns = segment_of(columns, place.b);
+    place.row = place.split * points_of(rows, memory.batch) + place.rows.first + place.block * term.block;
+    const int64_t tiles = ceil_divide(place.columns.count, tile_size), each = ceil_divide(tiles, term.parts);
+    place.tile = place.split * each;
+    place.behind = place.tile + each < tiles ? place.tile + each : tiles;
     return place;
 }
 
@@ -36,14 +49,15 @@ __global__ __launch_bounds__(small_threads,
     constexpr int R = small_rows(D, GRADIENT);
     constexpr int width = (D + 1 + 3) / 4 * 4;  // of a column: coordinates, mass, nothing
     SHARED(float4, tile, tile_size * width / 4);
-    const Place place = place_of(terms, memory.batch);
+    const Place place = place_of(memory, terms);
     const Term& term = terms.terms[place.term];
-    if (place.split >= term.parts) return;
-    const int64_t b = place.b, n = memory.samples[term.rows].count, m = memory.samples[term.columns].count;
-    const float* const rows = (const float*)memory.samples[term.rows].points + b * n * D;        // [n, D]
-    const float* const columns = (const float*)memory.samples[term.columns].points + b * m * D;  // [m, D]
-    const float* const mass = (const float*)memory.samples[term.columns].mass;                   // [batch, m]
-    const Evaluator<float> evaluator(memory, b);
+    if (place.nothing(term)) return;
+    const MmdSample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
+    const int64_t n = place.rows.count, m = place.columns.count;
+    const float* const rows = (const float*)own.points + place.rows.first * D;          // [n, D]
+    const float* const columns = (const float*)other.points + place.columns.first * D;  // [m, D]
+    const float* const mass = other.mass ? (const float*)other.mass + place.columns.first : nullptr;  // [m]
+    const Evaluator<float> evaluator(memory, place.b);
     NoRungs none;
 
     const int64_t first_row = place.block * small_threads * R, i0 = first_row + threadIdx.x;
@@ -99,11 +113,9 @@ __global__ __launch_bounds__(small_threads,
         }
     };
 
-    int64_t at = place.split * term.per_split;
-    const int64_t all = ceil_divide(m, tile_size);
-    const int64_t last = at + term.per_split < all ? at + term.per_split : all;
+    int64_t at = place.tile;
     if (term.half && at < first_row / tile_size) at = first_row / tile_size;
-    for (; at < last; ++at) {
+    for (; at < place.behind; ++at) {
         const int64_t j0 = at * tile_size;
         const bool crossing =
             term.half && j0 < first_row + small_threads * R;  // pairs of both sides of the diagonal
@@ -118,7 +130,7 @@ __global__ __launch_bounds__(small_threads,
         if (threadIdx.x < tile_size) {
             const int64_t j = j0 + threadIdx.x;
             const float times = term.half && !crossing ? 2 : 1;
-            numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[b * m + j] : 1.0f) : 0.0f;
+            numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[j] : 1.0f) : 0.0f;
         }
         barrier();
 #pragma unroll 1
@@ -149,7 +161,7 @@ __global__ __launch_bounds__(small_threads,
     for (int a = 0; a < R; ++a) {
         const int64_t i = i0 + a * small_threads;
         if (i >= n) continue;
-        const int64_t row = (place.split * memory.batch + b) * n + i;
+        const int64_t row = place.row + threadIdx.x + a * small_threads;
         term.values[row] = values[a].total();
 #pragma unroll
         for (int d = 0; GRADIENT && d < D; ++d) term.slopes[row * D + d] = slopes[a][d].total();
@@ -179,23 +191,23 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     SHARED(T, left, chunk * stride);
     SHARED(T, right, chunk * stride);
     SHARED(T, c, tile_size * (tile_size + 1));
-    const Place place = place_of(terms, memory.batch);
+    const Place place = place_of(memory, terms);
     const Term& term = terms.terms[place.term];
-    if (place.split >= term.parts) return;
-    const int64_t b = place.b, n = memory.samples[term.rows].count, m = memory.samples[term.columns].count;
+    if (place.nothing(term)) return;
+    const MmdSample &sample = memory.samples[term.rows], &others = memory.samples[term.columns];
+    const int64_t n = place.rows.count, m = place.columns.count;
     const int dim = memory.dim;
-    const T* const p = (const T*)memory.samples[term.rows].points + b * n * dim;     // [n, dim]
-    const T* const q = (const T*)memory.samples[term.columns].points + b * m * dim;  // [m, dim]
-    const T* const mass = (const T*)memory.samples[term.columns].mass;               // [batch, m]
-    const Evaluator<T> evaluator(memory, b);
+    const T* const p = (const T*)sample.points + place.rows.first * dim;                        // [n, dim]
+    const T* const q = (const T*)others.points + place.columns.first * dim;                     // [m, dim]
+    const T* const mass = others.mass ? (const T*)others.mass + place.columns.first : nullptr;  // [m]
+    const Evaluator<T> evaluator(memory, place.b);
     const int tx = threadIdx.x % lanes, ty = threadIdx.x / lanes;
-    const int64_t first_row = place.block * tile_size, row = (place.split * memory.batch + b) * n + first_row;
+    const int64_t first_row = place.block * tile_size, row = place.row;
     NoRungs none;
     WarpRungs<T, side> rungs;
     if (RUNGS && term.rungs) {
-        const int64_t program =
-            (place.block * term.parts + place.split) * (threads / warp_size) + threadIdx.x / warp_size;
-        rungs.sums = term.rungs + (b * term.programs + program) * 2 * memory.count;
+        const int64_t program = place.program * term.programs + place.split * (threads / warp_size);
+        rungs.sums = term.rungs + (program + threadIdx.x / warp_size) * 2 * memory.count;
         rungs.count = memory.count;
         rungs.laplacian = memory.name == KernelName::laplacian;
         if (threadIdx.x % warp_size == 0)
@@ -203,10 +215,8 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     }
 
     Sum<T> values[side];
-    int64_t at = place.split * term.per_split;
-    const int64_t all = ceil_divide(m, tile_size), start = term.half && at < place.block ? place.block : at;
-    const int64_t last = at + term.per_split < all ? at + term.per_split : all;
-    for (at = start; at < last; ++at) {
+    const int64_t start = term.half && place.tile < place.block ? place.block : place.tile;
+    for (int64_t at = start; at < place.behind; ++at) {
         const int64_t first_column = at * tile_size;
         T r[side][side] = {};
         for (int d0 = 0; d0 < dim; d0 += chunk) {
@@ -236,11 +246,11 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
 #pragma unroll
             for (int k = 0; k < side; ++k) {
                 const int64_t j = first_column + tx + k * lanes;
-                w[k] = j < m ? (mass ? mass[b * m + j] : T(1)) : T(0);
+                w[k] = j < m ? (mass ? mass[j] : T(1)) : T(0);
                 if (term.half) w[k] *= i < j ? T(2) : i == j ? T(1) : T(0);
             }
             if (RUNGS && term.rungs) {
-                const T own = i < n ? (T)row_weight<T>(memory, b, term.rows, i) : T(0);
+                const T own = i < n ? (T)row_weight<T>(memory, place.b, term.rows, i) : T(0);
 #pragma unroll
                 for (int k = 0; k < side; ++k) {
                     rungs.shares[k] = w[k] * own;
@@ -288,7 +298,7 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
         for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
         if (tx == 0 && first_row + k < n) term.values[row + k] = value;
     }
-    if (!term.slopes || start < last) return;  // a split without tiles
+    if (!term.slopes || start < place.behind) return;  // a split without tiles
     for (int64_t e = threadIdx.x; e < tile_size * (int64_t)dim; e += threads)
         if (first_row + e / dim < n) term.slopes[row * dim + e] = 0;
 }
@@ -304,14 +314,14 @@ Status small(const Memory& memory, const Terms& terms, dim3 grid, void* stream) 
 }
 
 // The terms whose gradient is wanted, or not, and the grid for all of them.
-dim3 chosen(const Terms& all, bool gradient, int64_t batch, Terms& terms) {
+dim3 chosen(const Terms& all, bool gradient, Terms& terms) {
     int64_t blocks = 0;
     int parts = 1;
     for (int t = 0; t < all.count; ++t) {
         const Term& term = all.terms[t];
         if ((term.slopes != nullptr) != gradient) continue;
         terms.terms[terms.count++] = term;
-        blocks += term.blocks * batch;
+        blocks += term.blocks;
         if (term.parts > parts) parts = term.parts;
     }
     return dim3((unsigned)blocks, (unsigned)parts);
@@ -326,7 +336,7 @@ Status mmd_pairs(const Mmd& call, void* workspace, void* stream) {
     Status status;
     for (const bool gradient : {true, false}) {
         Terms terms;
-        const dim3 grid = chosen(all, gradient, call.batch, terms);
+        const dim3 grid = chosen(all, gradient, terms);
         if (is_small(call)) {
             status = status + (gradient ? small<true> : small<false>)(memory, terms, grid, stream);
         } else {

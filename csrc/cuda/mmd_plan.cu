@@ -42,10 +42,12 @@ __global__ __launch_bounds__(threads) void statistics_kernel(const __grid_consta
     const Statistics& found = memory.statistics[side];
     const int split = blockIdx.z, chunk = blockIdx.y;
     if (split >= found.parts || sample.count == 0) return;
-    const int64_t n = sample.count, first = split * found.per_split;
-    const int64_t last = first + found.per_split < n ? first + found.per_split : n;
-    const T* const points = (const T*)sample.points + b * n * dim;  // [n, dim]
-    const T* const mass = sample.mass ? (const T*)sample.mass + b * n : nullptr;
+    const Segment segment = segment_of(sample, b);
+    const int64_t n = segment.count;
+    const int64_t per_split = ceil_divide(ceil_divide(n, statistics_rows), found.parts) * statistics_rows;
+    const int64_t first = split * per_split, last = first + per_split < n ? first + per_split : n;
+    const T* const points = (const T*)sample.points + segment.first * dim;  // [n, dim]
+    const T* const mass = sample.mass ? (const T*)sample.mass + segment.first : nullptr;
     int d[lane_dims];
     double middle[lane_dims] = {}, total[lane_dims] = {}, moment[lane_dims] = {};
 #pragma unroll
@@ -202,13 +204,14 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
               count = memory.count;
     const int64_t b = blockIdx.x;
     const bool two = memory.samples[1].count > 0;
+    const Segment segments[2] = {segment_of(memory.samples[0], b), segment_of(memory.samples[two], b)};
     // Both means from the centres, and the moments.
     double shifts[2] = {}, apart = 0;
     for (int d = threadIdx.x; d < dim; d += threads) {
         double between = 0;
         for (int side = 0; side <= two; ++side) {
             const Statistics& found = memory.statistics[side];
-            const double shift = mean_shift(found, b, dim, d, 0) / memory.samples[side].count;
+            const double shift = mean_shift(found, b, dim, d, 0) / segments[side].count;
             memory.moment[(side * memory.batch + b) * dim + d] = mean_shift(found, b, dim, d, 1);
             shifts[side] += shift * shift;
             const double mean = found.centre[b * dim + d] + shift;
@@ -224,12 +227,15 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
     double reach = maximum(x_reach + y_reach + sqrt(apart), 2 * maximum(x_reach, y_reach));
     reach = reach * reach * (1 + 1e-5);  // no squared distance is larger, even as it is rounded
     // Some pairs stand for all; which ones must not follow from an order that the points may have.
-    const MmdSample &x = memory.samples[0], &y = memory.samples[two];
+    const Segment &x = segments[0], &y = segments[1];
+    const int dims = x.count > 0 && y.count > 0 ? dim : 0;
     for (int k = warp; k < pairs; k += warps) {
-        const T* const p = (const T*)x.points + (b * x.count + k * x.count / pairs) * dim;
-        const T* const q = (const T*)y.points + (b * y.count + (k * 37 + 11) % pairs * y.count / pairs) * dim;
+        const int64_t i = x.first + k * x.count / pairs,
+                      j = y.first + (k * 37 + 11) % pairs * y.count / pairs;
+        const T* const p = (const T*)memory.samples[0].points + i * dim;
+        const T* const q = (const T*)memory.samples[two].points + j * dim;
         double sum = 0;
-        for (int d = lane; d < dim; d += warp_size) sum += ((double)p[d] - q[d]) * ((double)p[d] - q[d]);
+        for (int d = lane; d < dims; d += warp_size) sum += ((double)p[d] - q[d]) * ((double)p[d] - q[d]);
         sum = warp_sum(sum);
         if (lane == 0) r[k] = sum;
     }
@@ -338,7 +344,8 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
         double* const of_sample = memory.of_sample + (2 * b + side) * sample_terms;
         squares /= mass * mass;
         of_sample[sample_mass] = mass;
-        of_sample[sample_scale] = ladder.normalised ? 1 / mass : 1;
+        const bool too_few = ladder.unbiased && segments[side].count == 1;
+        of_sample[sample_scale] = !ladder.normalised ? 1 : too_few ? nan("") : 1 / mass;
         of_sample[sample_squares] = squares;
         of_sample[sample_factor] = ladder.unbiased ? 1 / (1 - squares) : 1;
     }

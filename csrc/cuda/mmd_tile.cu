@@ -25,7 +25,7 @@ __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant_
     WarpRungs<T, together> rungs;  // of the row
     T row_share = 0;
     if (term.rungs) {
-        rungs.sums = term.rungs + (b * term.programs + i) * 2 * memory.count;
+        rungs.sums = term.rungs + (b * own.count + i) * 2 * memory.count;
         rungs.count = memory.count;
         rungs.laplacian = false;  // which products do not serve
         row_share = (T)row_weight<T>(memory, b, term.rows, i);

@@ -59,14 +59,16 @@ struct Kernel {
     const void* weight_values;     // [S]
 };
 
-// One sample. Without masses all are 1.
+// One sample. Without masses all are 1. With offsets the members of the batch have sizes of their own: points
+// are [count, dim], member b is those from offsets[b] to offsets[b + 1], others are in none and get nothing.
 struct MmdSample {
     int64_t count;
-    const void* points;  // [batch, count, dim]
-    const void* mass;    // [batch, count]
-    void* values;        // [batch, count]: sum_j mass_j u of the other sample; only where not normalised
-    void* grad_points;   // [batch, count, dim]
-    void* grad_mass;     // [batch, count]; only where normalised
+    const int64_t* offsets;  // [batch + 1], for both samples or null
+    const void* points;      // [batch, count, dim]
+    const void* mass;        // [batch, count]
+    void* values;            // [batch, count]: sum_j mass_j u of the other sample; only where not normalised
+    void* grad_points;       // [batch, count, dim]
+    void* grad_mass;         // [batch, count]; only where normalised
 };
 
 // mmd2 with its gradients (normalised), or witness and the gradients of its product with the first sample's
@@ -79,7 +81,7 @@ struct Mmd {
     Kernel kernel;
     bool normalised;
     bool unbiased;
-    bool products;              // distances come from matrix products, by mmd_tile
+    bool products;              // distances come from matrix products, by mmd_tile; not with offsets
     double* value;              // [batch]
     void* grad_bandwidths;      // [batch, S]
     void* grad_kernel_weights;  // [batch, S]

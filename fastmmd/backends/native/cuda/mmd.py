@@ -29,24 +29,30 @@ def mmd2(
     kernel: KernelSpec,
     unbiased: bool,
     needs: Sequence[bool],
+    x_offsets: Tensor | None = None,
+    y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    batch, count = len(x), len(kernel.bandwidths)
+    batch, count = len(x) if x_offsets is None else len(x_offsets) - 1, len(kernel.bandwidths)
     value = x.new_empty(batch, dtype=F64)
     given = (x, y, x_weights, y_weights)
+    made = torch.empty_like if x_offsets is None else torch.zeros_like  # some points may be of no member
     grads = [
-        torch.empty_like(of) if need and of is not None else x.new_empty(0)
+        made(of) if need and of is not None else x.new_empty(0)
         for of, need in zip((x, y, x[..., 0], None if y is None else y[..., 0]), needs, strict=False)
     ]
     rungs = [x.new_empty((batch, count) if need else 0) for need in needs[4:]]
     samples = [
-        (0 if points is None else points.shape[1], *map(address, (points, mass)), 0, *map(address, of))
-        for points, mass, of in zip(given[:2], given[2:], (grads[::2], grads[1::2]), strict=True)
+        (0 if points is None else points.shape[1], *map(address, (offsets, points, mass)), 0, *map(address, of))
+        for offsets, points, mass, of in zip(
+            (x_offsets, y_offsets), given[:2], given[2:], (grads[::2], grads[1::2]), strict=True
+        )
     ]
     work = x.shape[2] * max(x.shape[1], 0 if y is None else y.shape[1]) ** 2
-    # Laplacian and energy show what products round.
+    # Laplacian and energy show what products round; the tiles of products are of one size for all members.
     products = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK and kernel.name not in ("laplacian", "energy")
-    _run(x, y, samples, kernel, True, unbiased, products, value, rungs)
+    products = products and x_offsets is None
+    _run(x, y, batch, samples, kernel, True, unbiased, products, value, rungs)
     return (value, *grads, *rungs)
 
 
@@ -54,10 +60,10 @@ def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec
     """sum_j weights_j u(points_i, samples_j): [P]."""
     value = points.new_empty(len(points))
     sides = [
-        (len(points), address(points), 0, address(value), 0, 0),
-        (len(samples), *map(address, (samples, weights)), 0, 0, 0),
+        (len(points), 0, address(points), 0, address(value), 0, 0),
+        (len(samples), 0, *map(address, (samples, weights)), 0, 0, 0),
     ]
-    _run(points[None], samples[None], sides, kernel, False, False, False, None, ())
+    _run(points[None], samples[None], 1, sides, kernel, False, False, False, None, ())
     return value
 
 
@@ -69,16 +75,17 @@ def witness_backward(
     shapes = (points.shape, samples.shape, weights.shape, (count,), (count,))
     grads = tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
     sides = [
-        (len(points), *map(address, (points, grad)), 0, address(grads[0]), 0),
-        (len(samples), *map(address, (samples, weights)), *map(address, (grads[2], grads[1])), 0),
+        (len(points), 0, *map(address, (points, grad)), 0, address(grads[0]), 0),
+        (len(samples), 0, *map(address, (samples, weights)), *map(address, (grads[2], grads[1])), 0),
     ]
-    _run(points[None], samples[None], sides, kernel, False, False, False, None, grads[3:])
+    _run(points[None], samples[None], 1, sides, kernel, False, False, False, None, grads[3:])
     return grads
 
 
 def _run(
-    x: Tensor,  # [B, N, D]
+    x: Tensor,  # [B, N, D], or with offsets [1, N, D]
     y: Tensor | None,
+    batch: int,  # B
     samples: list[tuple[int, ...]],
     kernel: KernelSpec,
     normalised: bool,
@@ -87,7 +94,7 @@ def _run(
     value: Tensor | None,
     rungs: Sequence[Tensor],
 ) -> None:
-    if len(x) == 0:
+    if batch == 0:
         return
     if len(kernel.bandwidths) > MOST_LISTED:
         raise ValueError(
@@ -101,7 +108,7 @@ def _run(
     tensors = [address(values) if isinstance(values, Tensor) else 0 for values in numbers]
     outputs = [address(gradient) for gradient in rungs] or [0, 0]
     call = load().Mmd(
-        is_double(x), len(x), x.shape[2], *samples, kernel.name, kernel.alpha, len(kernel.bandwidths), *lists, *tensors,
+        is_double(x), batch, x.shape[2], *samples, kernel.name, kernel.alpha, len(kernel.bandwidths), *lists, *tensors,
         normalised, unbiased, products, address(value), *outputs,
     )  # fmt: skip
     memory = workspace(x, call.workspace)
