@@ -82,12 +82,14 @@ class Code:
 
     @property
     def pairs(self) -> int:
-        """Pairs of one launch: rows times columns or features, times the batch."""
+        """Pairs of one launch: rows times columns or features, times the batch; of classes of one size within each."""
         names = [name for name in ("n", "m", "count") if name in self.arguments]
         batch = self.grid[2] if len(self.grid) > 2 else 1
         if self.arguments.get("CANCELLING"):  # a launch that looks for pairs which hardly any data have
             return 0
         found = batch * math.prod(self.arguments[name] for name in names[:2])
+        if self.arguments.get("RAGGED"):
+            found //= self.arguments["members"]
         return found // 2 if self.arguments.get("HALF") else found
 
     def of(self, pattern: str | re.Pattern[str]) -> list[str]:

@@ -67,6 +67,14 @@ def cases(offset: int = 0) -> dict[str, Case]:
         needs = (gradient, False, weighted, False, weighted, weighted)
         mmd.mmd2(points(1, n, dim), points(1, n, dim), *weights, kernel, False, needs)
 
+    def mmd2_of_classes(n: int, dim: int, classes: int) -> None:
+        from fastmmd.backends.triton import mmd
+
+        kernel = KernelSpec("gaussian", SIX, (1.0,) * 6)
+        offsets = [torch.arange(classes + 1) * (n // classes) for _ in range(2)]
+        needs = (True, False, False, False, False, False)
+        mmd.mmd2(points(1, n, dim), points(1, n, dim), None, None, kernel, False, needs, *offsets)
+
     def fourier(gradient: bool | None) -> None:
         from fastmmd.backends.triton import fourier
 
@@ -97,6 +105,10 @@ def cases(offset: int = 0) -> dict[str, Case]:
         "mmd2-wide": Case("mmd2 forward+backward, N=M=4096, D=784", lambda: mmd2(4096, 784)),
         "mmd2-value": Case("mmd2 without gradients, N=M=8192, D=6", lambda: mmd2(8192, 6, False)),
         "mmd2-weights": Case("mmd2 with all gradients, weighted, N=M=8192, D=6", lambda: mmd2(8192, 6, True, True)),
+        "mmd2-classes": Case("mmd2 forward+backward, ten classes, N=M=8192, D=6", lambda: mmd2_of_classes(8192, 6, 10)),
+        "mmd2-classes-wide": Case(
+            "mmd2 forward+backward, ten classes, N=M=1024, D=64", lambda: mmd2_of_classes(1024, 64, 10)
+        ),
         "frequencies": Case("fourier_frequencies, count=4096, D=6", lambda: fourier(None)),
         "fourier": Case("fourier_mean forward, N=65,536, count=4096, D=6", lambda: fourier(False)),
         "fourier-backward": Case("fourier_mean backward, N=65,536, count=4096, D=6", lambda: fourier(True)),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import F32, F64, leaf, points, positive
 from test_mmd import check
-from test_triton import CALLS, NothingRead
+from test_triton import CALLS, NothingRead, check_segments_that_have_no_value
 from torch import Tensor
 
 import fastmmd
@@ -81,6 +81,12 @@ def test_products(kernel: str, estimator: str, dtype: torch.dtype, monkeypatch: 
     value = fastmmd.mmd2(x, y, [4.0, 8.0, 20.0], kernel=kernel, estimator=estimator)  # half of the tiles
     exact = fastmmd.mmd2(x.to(F64), y.to(F64), [4.0, 8.0, 20.0], kernel=kernel, estimator=estimator)
     torch.testing.assert_close(value.to(F64), exact, rtol=1e-6, atol=2e-7 * 3 / 70)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("dim", [3, 20])
+def test_segments_that_have_no_value(dim: int, unbiased: bool) -> None:
+    check_segments_that_have_no_value("native", dim, unbiased)
 
 
 def test_many_bandwidths() -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import F32, F64, leaf, points
+from helpers import F32, F64, leaf, points, positive
 from test_mmd import check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmmd
+from fastmmd.backends import current, select
+from fastmmd.backends.specs import KernelSpec
 from fastmmd.backends.triton.tiles import FUSED, TUNED_PAIRS, tuned
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
+from fastmmd.ops.registration import operators
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
@@ -27,6 +30,18 @@ def mmd2(dim: int) -> list[Tensor]:
     x = leaf(points(150, dim, seed=1))
     value = fastmmd.mmd2(x, points(170, dim, seed=2))
     return [value.detach(), torch.autograd.grad(value, x)[0]]
+
+
+def segments(dim: int) -> list[Tensor]:
+    """mmd2 of classes, one of them empty, and of points of none: the operator, since on the CPU mmd2 reads labels."""
+    x, w = leaf(points(1, 150, dim, seed=1)), leaf(positive(1, 150, seed=3))
+    offsets = torch.tensor([0, 40, 40, 145]), torch.tensor([0, 30, 30, 165])
+    needs = [True, False, True, False, False, False]
+    value, *_ = operators.mmd2(
+        x, points(1, 170, dim, seed=2), w, None, None, None, [1.0, 3.0], [1.0, 1.0], "gaussian", 1.0, False, needs,
+        *offsets, current(),
+    )  # fmt: skip
+    return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
 
 def fourier(dim: int) -> list[Tensor]:
@@ -44,10 +59,14 @@ def parzen(dim: int) -> list[Tensor]:
     return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
 
 
-CALLS = [pytest.param(call, dim, id=f"{call.__name__}-{dim}") for call in (mmd2, fourier, parzen) for dim in (3, 70)]
+CALLS = [
+    pytest.param(call, dim, id=f"{call.__name__}-{dim}")
+    for call in (mmd2, segments, fourier, parzen)
+    for dim in (3, 70)
+]
 
 
-TUNED = {3: (mmd2, fourier), 70: (mmd2, parzen)}
+TUNED = {3: (mmd2, segments, fourier), 70: (mmd2, parzen)}
 
 
 @pytest.mark.parametrize(("call", "dim"), CALLS)
@@ -66,6 +85,36 @@ def test_tuning_changes_no_result(call: Callable[[int], list[Tensor]], dim: int,
         again = call(dim)
     assert any(several) == (call in TUNED[dim])
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+@pytest.mark.parametrize("dim", [3, 20])
+def test_segments_that_have_no_value(dim: int, unbiased: bool) -> None:
+    check_segments_that_have_no_value("triton", dim, unbiased)
+
+
+def check_segments_that_have_no_value(backend: str, dim: int, unbiased: bool) -> None:
+    """Without points on one side, or with one where two are needed: NaN, and so its points' gradients. Without points
+    on both sides: 0. The others, and points of none, know nothing of it."""
+    x, y = points(1, 40, dim, seed=1), points(1, 43, dim, seed=2)
+    sizes = [(0, 4), (5, 0), (0, 0), (1, 3), (6, 1), (20, 30)]
+    offsets = [torch.tensor([0, *counts]).cumsum(0) for counts in zip(*sizes, strict=True)]
+    kernel = KernelSpec("gaussian", (1.0, 3.0), (1.0, 1.0))
+    mmd2 = select(backend, "mmd", F32, "cpu").mmd2
+    value, *gradients = mmd2(x, y, positive(1, 40), None, kernel, unbiased, [True] * 6, *offsets)
+    last, *others = mmd2(x[:, 12:32], y[:, 8:38], positive(1, 40)[:, 12:32], None, kernel, unbiased, [True] * 6)
+    alone = unbiased
+    assert value.isnan().tolist() == [True, True, False, alone, alone, False]
+    assert value[2] == 0 and value[5] == pytest.approx(float(last), rel=1e-6)
+    for gradient, other, at in zip(gradients, others, (slice(12, 32), slice(8, 38)) * 2 + (5, 5), strict=True):
+        found = gradient[0, at] if gradient.shape[0] == 1 else gradient[at]
+        torch.testing.assert_close(found, other[0], rtol=1e-5, atol=1e-6)
+        if gradient.shape[0] > 1:
+            assert (gradient[2] == 0).all() and gradient[:2].isnan().all()
+        elif at.stop == 32:
+            assert gradient[0, :5].isnan().all() and (gradient[0, 32:] == 0).all()
+            assert bool(gradient[0, 5:12].isnan().all()) == alone == bool(gradient[0, 5:12].isnan().any())
+    assert gradients[1][0, :4].isnan().all() and (gradients[3][0, 38:] == 0).all()
 
 
 def test_few_pairs_are_not_tuned() -> None:

@@ -25,8 +25,17 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942") if FULL else ("sm_90",)
 FULL_PRECISION = {"mmd2-wide": 784}  # products by tl.dot in float32: dimensions
 HALVES = {"parzen": 784, "parzen-backward": 784}  # those of float16 halves
 PRODUCTS = FULL_PRECISION | HALVES
-CASES = ("mmd2-1000", "mmd2-8192", "mmd2-value", "frequencies", "fourier", "fourier-backward", *PRODUCTS)
-CASES += ("mmd2-65536", "mmd2-weights") if FULL else ()
+CASES = (
+    "mmd2-1000",
+    "mmd2-8192",
+    "mmd2-value",
+    "mmd2-classes",
+    "frequencies",
+    "fourier",
+    "fourier-backward",
+    *PRODUCTS,
+)
+CASES += ("mmd2-65536", "mmd2-weights", "mmd2-classes-wide") if FULL else ()
 MATRIX = r"(HMMA|HGMMA|DMMA|IMMA|QGMMA|UTC\w*MMA)\b"
 PER_LAUNCH = [(case, architecture) for case in CASES for architecture in ARCHITECTURES]
 
