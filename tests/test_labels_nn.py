@@ -186,7 +186,7 @@ def test_the_discriminator_divides_by_the_priors_standard_deviation(name: str) -
     [
         ("aae", {"prior": "ring"}, "prior: got 'ring', expected one of gaussian, mixture, swiss_roll, uniform"),
         ("aae", {"labels": "all"}, "labels: got 'all', expected one of none, regularizer, decoder"),
-        ("aae", {"prior": "mixture"}, "code_size: got 8, expected 2 for prior='mixture'"),
+        ("aae", {"prior": "mixture"}, "code_size: got 4, expected 2 for prior='mixture'"),
         ("ds-aae", {"prior": "swiss_roll"}, "code_size: got 4, expected 2 for prior='swiss_roll'"),
         ("aae", {"num_classes": 0}, "num_classes: got 0"),
         ("aae", {"prior": "mixture", "code_size": 2, "labels": "regularizer", "num_classes": 5},
