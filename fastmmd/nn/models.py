@@ -15,9 +15,11 @@ HIDDEN = (1024, 512, 216)
 
 
 class MMDAE(Model):
-    """MMD autoencoder: squared MMD between the codes and the prior.
+    """MMD autoencoder: reconstruction + lambda MMD^2(codes, prior); the WAE-MMD of Tolstikhin et al. (2018, algorithm 2).
 
-    Tuned: closed form, bandwidths around the prior's scale. Paper: prior draws, bandwidths 2 to 80, code size 4.
+    The MMD-AE of table 1 of the DS-AAE paper (Azarafrooz 2018). The estimator is equation 5 of Gretton et al. (2012),
+    with closed_form its expectation over the draws. Tuned: closed form, bandwidths around the prior's scale. Paper:
+    prior draws, bandwidths 2 to 80, code size 4.
 
     Args:
         data_dim: number of pixels.
@@ -71,9 +73,12 @@ class MMDAE(Model):
 
 
 class DSAAE(Model):
-    """Doubly stochastic adversarial autoencoder: the adversary is a function in random Fourier features.
+    """Doubly stochastic adversarial autoencoder (Azarafrooz 2018): the adversary is a function in random features.
 
-    Paper: code size 6, one bandwidth of 1, first-order terms.
+    In place of the AAE's discriminator stands f(z) = alpha zeta . phi(z), zeta = mean phi(prior) - mean phi(codes), phi
+    the random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). mode="doubly_stochastic" takes a functional
+    gradient step for every batch (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order
+    terms.
 
     Args:
         data_dim: number of pixels.
@@ -134,9 +139,11 @@ class DSAAE(Model):
 
 
 class AAE(Model):
-    """Adversarial autoencoder (Makhzani et al. 2015): a discriminator network between codes and prior draws.
+    """Adversarial autoencoder (Makhzani et al. 2015, section 2): a discriminator network between codes and prior draws.
 
-    Paper: two layers of 1000 units everywhere, squared error, code size 8, prior std 5, two phases per batch.
+    The paper's two phases, reconstruction and regularisation, in one step with a weight between them, or one after the
+    other with generator_learning_rate. Paper: two layers of 1000 units everywhere, squared error, code size 8, prior
+    std 5, two phases per batch.
 
     Args:
         data_dim: number of pixels.
@@ -197,7 +204,7 @@ class AAE(Model):
 
 
 class VAE(Model):
-    """Variational autoencoder (Kingma and Welling 2014): Gaussian posterior, KL divergence to the prior.
+    """Variational autoencoder (Kingma and Welling 2014, equation 10): Gaussian posterior, KL divergence to the prior.
 
     Args:
         data_dim: number of pixels.
