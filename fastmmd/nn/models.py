@@ -15,7 +15,7 @@ HIDDEN = (1024, 512, 216)
 
 
 class MMDAE(Model):
-    """MMD autoencoder: reconstruction + lambda MMD^2(codes, prior); the WAE-MMD of Tolstikhin et al. (2018, algorithm 2).
+    """MMD autoencoder: reconstruction + lambda MMD^2(codes, prior), the WAE-MMD of Tolstikhin et al. (2018).
 
     The MMD-AE of table 1 of the DS-AAE paper (Azarafrooz 2018). The estimator is equation 5 of Gretton et al. (2012),
     with closed_form its expectation over the draws. Tuned: closed form, bandwidths around the prior's scale. Paper:
@@ -76,8 +76,8 @@ class DSAAE(Model):
     """Doubly stochastic adversarial autoencoder (Azarafrooz 2018): the adversary is a function in random features.
 
     In place of the AAE's discriminator stands f(z) = alpha zeta . phi(z), zeta = mean phi(prior) - mean phi(codes), phi
-    the random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). mode="doubly_stochastic" takes a functional
-    gradient step for every batch (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order
+    the random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). With mode="doubly_stochastic" every batch
+    is a functional gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order
     terms.
 
     Args:
