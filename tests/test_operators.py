@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,11 @@ PRIOR = fastmmd.priors.Gaussian(3, 1.5)
 CLOUDS = [(7, 3), (5, 3)]
 KERNEL_TENSORS = [(2,), (2,)]  # bandwidths, kernel weights
 
+
+def labels(x_labels: list[int], y_labels: list[int]) -> dict[str, Any]:
+    return {"x_labels": torch.tensor(x_labels), "y_labels": torch.tensor(y_labels), "class_weights": (0.3, 1.0, 0.7)}
+
+
 # Public functions of tensors alone, and the shapes of the tensors; every one is differentiable in all of them.
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "mmd2": (lambda x, y, s, w, a, b: fastmmd.mmd2(x, y, s, kernel_weights=w, x_weights=a, y_weights=b),
@@ -33,6 +39,15 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
         lambda x, y, s, w, a, b: fastmmd.mmd2(
             x, y, s, kernel="rational_quadratic", estimator="unbiased", kernel_weights=w, x_weights=a, y_weights=b),
         [*CLOUDS, *KERNEL_TENSORS, (7,), (5,)]),
+    "mmd2 labels": (
+        lambda x, y, s, w, a, b: fastmmd.mmd2(
+            x, y, s, kernel_weights=w, x_weights=a, y_weights=b, unconditional_weight=0.5,
+            **labels([0, 2, -1, 0, 2, 2, 0], [-1, 0, 0, 2, -1])),
+        [*CLOUDS, *KERNEL_TENSORS, (7,), (5,)]),
+    "mmd2 labels unbiased": (
+        lambda x, y: fastmmd.mmd2(
+            x, y, (1.0, 2.0), kernel="imq", estimator="unbiased", **labels([0, 2, 2, 0, 2, 2, 0], [2, 0, 0, 2, 0])),
+        CLOUDS),
     "mmd2 energy": (lambda x, y: fastmmd.mmd2(x, y, kernel="energy"), [(2, 7, 3), (2, 5, 3)]),
     "mmd2 laplacian": (lambda x, y: fastmmd.mmd2(x, y, (1.0, 2.0), kernel="laplacian"), CLOUDS),
     "mmd2 imq": (lambda x, y: fastmmd.mmd2(x, y, (1.0, 2.0), kernel="imq"), CLOUDS),
@@ -341,6 +356,10 @@ def test_fake_tensors_have_the_real_shapes(backend: str, name: str) -> None:
 
 LARGE: dict[str, Callable[[], tuple[Callable[..., Tensor], list[Tensor]]]] = {
     "mmd2 large": lambda: (lambda x, y: fastmmd.mmd2(x, y, (1.0, 2.0, 3.0)), [points(700, 5), points(533, 5, seed=1)]),
+    "mmd2 labels large": lambda: (
+        lambda x, y: fastmmd.mmd2(
+            x, y, (1.0, 2.0), x_labels=torch.arange(700) % 3, y_labels=torch.arange(533) % 3, class_weights=[0.5] * 3),
+        [points(700, 5), points(533, 5, seed=1)]),
     "mmd2 64": lambda: (lambda x, y: fastmmd.mmd2(x, y, (8.0, 16.0)), [points(300, 64), points(333, 64, seed=1)]),
     "witness large": lambda: (
         lambda p, x, y: fastmmd.witness(p, x, y), [points(n, 5, seed=n) for n in (401, 300, 299)]),
@@ -376,7 +395,8 @@ def test_the_same_bits_run_after_run(backend: str, name: str) -> None:
     """Also at another number of threads, for our own loops; products by BLAS keep their bits at a fixed number."""
     function, tensors = LARGE[name]()
     runs = []
-    for threads in (2, 2, 1) if backend == "native" and name in ("mmd2 large", "witness large") else (2, 2):
+    own_loops = backend == "native" and name in ("mmd2 large", "mmd2 labels large", "witness large")
+    for threads in (2, 2, 1) if own_loops else (2, 2):
         torch.set_num_threads(threads)
         value, gradients = value_and_gradients(function, tensors)
         runs.append([value, *gradients])
