@@ -112,8 +112,8 @@ def write(what: str, batches: list[int], nats: np.ndarray, experiment: Experimen
     ]  # fmt: skip
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     seeds = nats.shape[2]
-    intro = f"Test log-likelihood in nats per image, mean of {seeds} seed{'s' if seeds > 1 else ''}; a spread is the highest "
-    intro += "value of a line less its lowest."
+    intro = f"Test log-likelihood in nats per image, mean of {seeds} seed{'s' if seeds > 1 else ''}. "
+    intro += "A spread is the highest value of a line less its lowest."
     pictures = f"![heat map, {what}](heatmap-{slug}.png)\n\n![curves, {what}](curves-{slug}.png)"
     return "\n\n".join([f"## {what}", intro, table, verdict(spread, doublings, noise, seeds), pictures])
 

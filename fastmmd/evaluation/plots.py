@@ -128,7 +128,7 @@ def save_heatmap(
     quartiles = np.quantile(known, (0.25, 0.75)) if known.size else (0.0, 1.0)
     low = max(known.min(initial=np.inf), quartiles[0] - 1.5 * (quartiles[1] - quartiles[0]))
     high = known.max(initial=-np.inf)
-    figure, axis = _figure(1.6 + 0.85 * len(columns), 1.4 + 0.5 * len(rows))
+    figure, axis = _figure(max(6.4, 1.6 + 0.85 * len(columns)), 1.4 + 0.5 * len(rows))
     image = axis.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):

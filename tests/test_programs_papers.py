@@ -1,0 +1,192 @@
+"""python/: table1, latent_figures, batch_size_study and nearest_neighbours, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastmmd.evaluation import CodeStatistics, ParzenResult
+from fastmmd.training import load_recipe, report
+
+PROGRAMS = Path(__file__).parents[1] / "python"
+Program = Callable[..., str]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Run a program in this process on the digits, in tmp_path/run; returns what it prints."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(report, "_save_pictures", lambda *arguments: None)  # of each run: they are tested elsewhere
+
+    def run(name: str, *words: object) -> str:
+        path = PROGRAMS / f"{name}.py"
+        folder = ["--run-dir", str(tmp_path / "run"), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", [str(path), *folder, *map(str, words)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learnt yet
+            runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def cells(table: str, name: str) -> list[str]:
+    """The cells of the one line of a table that begins with a name."""
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip(" *") for cell in line.strip("|").split("|")][1:]
+
+
+# --- table 1 ---
+
+
+def test_table1(program: Program, tmp_path: Path) -> None:
+    first = program("table1", "--rows", "mmd-ae,ds-aae-fresh", "--seeds", 2, "--epochs", 1)
+    folder = tmp_path / "run"
+    record = json.loads((folder / "table1.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["MMD-AE", "DS-AAE, fresh features"]
+    assert record["rows"][1]["model"]["mode"] == "doubly_stochastic" and record["hardware"] and record["date"]
+    nats = [run["mean"] for run in record["rows"][0]["runs"]]
+    mean, low, high = (float(cell) for cell in cells(first, "MMD-AE")[:3])
+    assert [low, high] == [round(value, 1) for value in sorted(nats)] and low < mean < high
+    assert {run["samples"] for row in record["rows"] for run in row["runs"]} == {10_000}
+    text = (folder / "report.md").read_text()
+    assert "paper" not in text.lower()  # on the digits there is nothing to compare with
+    assert float(cells(text, "1,259 training images")[0]) == pytest.approx(29.9, abs=0.2)
+    assert (folder / "table1.png").stat().st_size > 5_000
+    again = program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
+    assert "1 epochs, " not in again and again.count("300 samples from the prior") == 2  # measured, not trained again
+    assert "300 samples" not in program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
+
+
+def test_table1_compares_with_the_paper_on_mnist_alone(tmp_path: Path) -> None:
+    table1 = runpy.run_path(str(PROGRAMS / "table1.py"))
+    parzen = ParzenResult(300.0, 2.0, 0.16, 10_000, "prior", 10_000, 301.0)
+    codes = CodeStatistics(*[(1.0,)] * 6, 1e-3, 5e-4, 10_000)
+    config = SimpleNamespace(recipe=load_recipe("vae"))
+    runs = [
+        SimpleNamespace(parzen=parzen, codes=codes, seed=seed, seconds=60.0, epochs=50, config=config)
+        for seed in range(2)
+    ]
+    results = [(row, runs) for row in table1["ROWS"].values()]
+    for original in (True, False):
+        written: dict[str, Any] = {}
+        experiment = SimpleNamespace(
+            data=SimpleNamespace(original=original, name="mnist"),
+            folder=tmp_path,
+            write_record=lambda name, results, written=written: written.update(results),
+            write_report=lambda text, written=written: written.update(text=text),
+        )
+        table1["write"](results, parzen, experiment)
+        last = {row.name: cells(written["text"], row.name)[-1] for row, _ in results}
+        papers = [row["paper"] for row in written["rows"]]
+        if original:
+            assert last["AAE"] == "340" and last["GMMN+AE"] == "282" and last["MMD-AE"] == "228" and last["VAE"] == ""
+            assert last["DS-AAE, first order"] == "243" and papers == [282, 340, 228, 243, 243, None]
+        else:
+            assert set(last.values()) == {"1.0"} and set(papers) == {None}  # minutes
+
+
+def test_table1_names_the_rows_it_knows(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program("table1", "--rows", "aae,gan")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --rows: unknown gan (allowed: gmmn-ae, aae, mmd-ae, ds-aae,")
+
+
+# --- latent figures ---
+
+
+def test_latent_figures(program: Program, tmp_path: Path) -> None:
+    program("latent_figures", "--epochs", 1)
+    names = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
+    grids = {f"grid-{model}.png" for model in ("aae", "mmd-ae", "ds-aae", "vae")}
+    assert names == {*grids, "latent-gaussian.png", "latent-mixture.png", "report.md"}
+    _, gaussian, mixture = (tmp_path / "run" / "report.md").read_text().split("## Prior: ")
+    match = float(cells(gaussian, "draws from the prior")[0])
+    # Untrained codes are no N(0, I), but for those of a VAE; N draws of it have MMD^2 = E(k(x, x) - k(x, y)) / N.
+    assert all(float(cells(gaussian, name)[0]) > 3 * match for name in ("AAE", "MMD-AE", "DS-AAE"))
+    kernel = sum(s**2 / (s**2 + 2) for s in (0.25, 0.5, 1.0, 2.0))
+    assert match == pytest.approx((4 - kernel) / 538, rel=0.3)
+    assert "| VAE |" not in mixture and "| DS-AAE |" in mixture and "no model." in gaussian
+
+
+# --- batch sizes ---
+
+
+def test_batch_size_study(program: Program, tmp_path: Path) -> None:
+    words = ("--batches", "400,1259", "--sigmas", "1,8", "--epochs", 1, "--steps", 3)
+    program("batch_size_study", *words)
+    text = (tmp_path / "run" / "report.md").read_text()
+    for what in ("1-epochs", "3-steps"):
+        record = json.loads((tmp_path / "run" / f"batch-size-study-{what}.json").read_text())
+        nats = np.array(record["log_likelihood"])
+        assert nats.shape == (2, 2, 1) and record["batches"] == [400, 1259] and record["sigmas"] == [1, 8]
+        assert record["spread"]["batch"] == pytest.approx(abs(nats[:, 0] - nats[:, 1]).mean())
+        assert record["spread"]["sigma"] == pytest.approx(abs(nats[0] - nats[1]).mean())
+        assert record["doublings"]["sigma"] == 3
+        for picture in ("heatmap", "curves"):
+            assert f"{picture}-{what}.png" in text and (tmp_path / "run" / f"{picture}-{what}.png").exists()
+    for batch, at_epochs, at_steps in ((400, 3, 3), (1259, 1, 3)):  # 3 steps are an epoch of 400, three of all
+        for what, wanted in (("1-epochs", at_epochs), ("3-steps", at_steps)):
+            lines = (tmp_path / "run" / f"sigma-1-batch-{batch}-{what}-seed0" / "metrics.jsonl").read_text()
+            assert max(json.loads(line).get("step", 0) for line in lines.splitlines()) == wanted
+
+
+def test_verdict_of_the_batch_size_study() -> None:
+    study = runpy.run_path(str(PROGRAMS / "batch_size_study.py"))
+    for batch, sigma, noise, holds, said in (
+        (3.0, 1.0, 0.5, True, "The claim holds here"),
+        (1.0, 3.0, 0.5, False, "The claim does not hold here"),
+        (1.0, 3.0, 2.5, None, "Undecided"),
+    ):
+        spread = {"batch": batch, "sigma": sigma}
+        assert study["holds"](spread, noise) is holds
+        words = study["verdict"](spread, {"batch": 5.0, "sigma": 4.0}, noise, 3)
+        assert words.startswith(f"**{said}**") and f"{batch / 5:.1f} and {sigma / 4:.1f}" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batches", "100,2000"), "error: --batches: at most 1259, the training images; got 2000"),
+        (("--sigmas", "1"), "error: --batches and --sigmas: at least two different values of each expected"),
+    ],
+)
+def test_batch_size_study_refuses(
+    program: Program, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program("batch_size_study", *words)
+    assert stop.value.code == 2 and capsys.readouterr().err == f"{message}\n"
+
+
+# --- nearest neighbours ---
+
+
+def test_nearest_neighbours(program: Program, tmp_path: Path) -> None:
+    out = program("nearest_neighbours", "--epochs", 1)
+    assert (tmp_path / "run" / "neighbours.png").stat().st_size > 5_000
+    for name in ("validation images", "MMD-AE", "DS-AAE", "AAE"):
+        every, _, some, test, quotient = cells(out, name)
+        assert float(every) <= float(some)  # the nearest of more is nearer
+        assert float(quotient) == pytest.approx(float(some) / float(test), abs=0.01)
+    assert "no model" in out
+
+
+def test_a_copy_has_a_small_quotient() -> None:
+    neighbours = runpy.run_path(str(PROGRAMS / "nearest_neighbours.py"))
+    generator = torch.Generator().manual_seed(0)
+    train, test, unseen = (torch.rand(400, 16, generator=generator) for _ in range(3))
+    copies = train + 0.1 * torch.rand(400, 16, generator=generator)
+    assert neighbours["quotient"](unseen, train, test) == pytest.approx(1, abs=0.1)
+    assert neighbours["quotient"](copies, train, test) < 0.3
