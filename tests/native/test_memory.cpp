@@ -17,8 +17,9 @@ TEST(memory_that_runs_out) {
     for (const InstructionSet& set : instruction_sets())
         for (const bool is_double : {false, true}) {
             const Operations& o = *set.operations;
-            CHECK(!o.mmd2({is_double, 2, 1, n, 5, 3, data, data, nullptr, nullptr, kernel, false,
-                           (double*)data, data, data, nullptr, nullptr, data, data}),
+            CHECK(!o.mmd2({is_double,     2,       1,       n,       5,       3,      data,
+                           data,          nullptr, nullptr, nullptr, nullptr, kernel, false,
+                           (double*)data, data,    data,    nullptr, nullptr, data,   data}),
                   "%s: mmd2", set.name());
             const TileSide side = {5, data, data, data, (double*)data, nullptr, 1};
             CHECK(!o.mmd_tile({is_double, 2, 3, n, data, side, side, false, kernel, 1, 1, false, 0, 1,

@@ -16,7 +16,14 @@ struct Case {
     bool x_weighted = false, y_weighted = false, unbiased = false;
     int needs = 0;
     std::vector<double> x, y, x_weights, y_weights;
+    std::vector<int64_t> x_offsets, y_offsets;  // empty: members of n and m points
 
+    // The first row of member b, and the rows of all members and behind them.
+    int64_t first(int side, int64_t b) const {
+        const std::vector<int64_t>& offsets = side ? y_offsets : x_offsets;
+        return offsets.empty() ? b * (side ? m : n) : offsets[b];
+    }
+    int64_t rows(int side) const { return (x_offsets.empty() ? batch : 1) * (side ? m : n); }
     bool wants(int need) const { return needs & need; }
     bool wants_weights(int side) const {
         return wants(need_weights) && (side ? y_weighted && m > 0 : x_weighted);
@@ -24,9 +31,9 @@ struct Case {
     std::string describe() const {
         return std::string(name_of(kernel.name)) + " S=" + std::to_string(kernel.bandwidths.size()) +
                " batch=" + std::to_string(batch) + " n=" + std::to_string(n) + " m=" + std::to_string(m) +
-               " D=" + std::to_string(dim) + (x_weighted ? " x weighted" : "") +
-               (y_weighted ? " y weighted" : "") + (unbiased ? " unbiased" : "") +
-               " needs=" + std::to_string(needs);
+               (x_offsets.empty() ? "" : " by offsets") + " D=" + std::to_string(dim) +
+               (x_weighted ? " x weighted" : "") + (y_weighted ? " y weighted" : "") +
+               (unbiased ? " unbiased" : "") + " needs=" + std::to_string(needs);
     }
 };
 
@@ -44,12 +51,13 @@ struct Side {
     Sum self_total = {};
 };
 
-Side make_side(const Case& c, const std::vector<double>& points, const std::vector<double>& weights,
-               int64_t b, int64_t count) {
-    Side side = {points.data() + b * count * c.dim, count, Numbers(count, 1)};
+Side make_side(const Case& c, int at, int64_t b) {
+    const std::vector<double>&points = at ? c.y : c.x, &weights = at ? c.y_weights : c.x_weights;
+    const int64_t first = c.first(at, b), count = c.first(at, b + 1) - first;
+    Side side = {points.data() + first * c.dim, count, Numbers(count, 1)};
     Number squares = 0;
     for (int64_t i = 0; i < count; ++i) {
-        if (!weights.empty()) side.w[i] = weights[b * count + i];
+        if (!weights.empty()) side.w[i] = weights[first + i];
         side.total += side.w[i];
     }
     for (Number& w : side.w) w /= side.total, squares += w * w;
@@ -62,7 +70,7 @@ Expected expect(const Case& c) {
     Expected e;
     const int count = (int)c.kernel.bandwidths.size();
     for (int64_t b = 0; b < c.batch; ++b) {
-        Side sides[2] = {make_side(c, c.x, c.x_weights, b, c.n), make_side(c, c.y, c.y_weights, b, c.m)};
+        Side sides[2] = {make_side(c, 0, b), make_side(c, 1, b)};
         const int present = c.m > 0 ? 2 : 1;
         Sum value;
         Sums by_bandwidth(count), by_weight(count);
@@ -111,6 +119,8 @@ Expected expect(const Case& c) {
             }
         }
     }
+    e.grad_x.resize(c.rows(0) * c.dim), e.grad_x_weights.resize(c.rows(0));
+    e.grad_y.resize(c.rows(1) * c.dim), e.grad_y_weights.resize(c.rows(1));
     return e;
 }
 
@@ -121,10 +131,10 @@ template <class T> struct Outputs {
 
     explicit Outputs(const Case& c)
         : value(c.batch),
-          grad_x(c.wants(need_x) ? c.batch * c.n * c.dim : 0),
-          grad_y(c.wants(need_y) ? c.batch * c.m * c.dim : 0),
-          grad_x_weights(c.wants_weights(0) ? c.batch * c.n : 0),
-          grad_y_weights(c.wants_weights(1) ? c.batch * c.m : 0),
+          grad_x(c.wants(need_x) ? c.rows(0) * c.dim : 0),
+          grad_y(c.wants(need_y) ? c.rows(1) * c.dim : 0),
+          grad_x_weights(c.wants_weights(0) ? c.rows(0) : 0),
+          grad_y_weights(c.wants_weights(1) ? c.rows(1) : 0),
           grad_bandwidths(c.wants(need_bandwidths) ? c.batch * c.kernel.bandwidths.size() : 0),
           grad_kernel_weights(c.wants(need_kernel_weights) ? c.batch * c.kernel.bandwidths.size() : 0) {}
 
@@ -139,13 +149,30 @@ template <class T> struct Outputs {
 
 template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, const Case& c, int threads) {
     const Array<T> x(c.x), y(c.y), x_weights(c.x_weights), y_weights(c.y_weights);
+    const Array<int64_t> x_offsets(c.x_offsets), y_offsets(c.y_offsets);
     const Array<double> bandwidths(c.kernel.bandwidths), weights(c.kernel.weights);
     auto out = std::make_unique<Outputs<T>>(c);
-    const bool done = set.operations->mmd2(
-        {is_double<T>, threads, c.batch, c.n, c.m, c.dim, x.data(), or_null(y), or_null(x_weights),
-         or_null(y_weights), c.kernel.kernel(bandwidths, weights), c.unbiased, out->value.data(),
-         or_null(out->grad_x), or_null(out->grad_y), or_null(out->grad_x_weights),
-         or_null(out->grad_y_weights), or_null(out->grad_bandwidths), or_null(out->grad_kernel_weights)});
+    const bool done = set.operations->mmd2({is_double<T>,
+                                            threads,
+                                            c.batch,
+                                            c.n,
+                                            c.m,
+                                            c.dim,
+                                            x.data(),
+                                            or_null(y),
+                                            or_null(x_weights),
+                                            or_null(y_weights),
+                                            or_null(x_offsets),
+                                            or_null(y_offsets),
+                                            c.kernel.kernel(bandwidths, weights),
+                                            c.unbiased,
+                                            out->value.data(),
+                                            or_null(out->grad_x),
+                                            or_null(out->grad_y),
+                                            or_null(out->grad_x_weights),
+                                            or_null(out->grad_y_weights),
+                                            or_null(out->grad_bandwidths),
+                                            or_null(out->grad_kernel_weights)});
     CHECK(done, "%s %s: no memory", set.name(), c.describe().c_str());
     return out;
 }
@@ -213,6 +240,25 @@ Case make_case(Random& random, const KernelCase& kernel, int64_t n, int64_t m, i
     return c;
 }
 
+// Members of the given sizes in x and y, and three rows behind them.
+Case make_members(Random& random, const KernelCase& kernel,
+                  const std::vector<std::pair<int64_t, int64_t>>& sizes, int dim) {
+    std::vector<int64_t> x_offsets = {0}, y_offsets = {0};
+    for (const auto& size : sizes) {
+        x_offsets.push_back(x_offsets.back() + size.first);
+        y_offsets.push_back(y_offsets.back() + size.second);
+    }
+    const int64_t n = x_offsets.back() + 3, m = y_offsets.back() + 3;
+    Case c = make_case(random, kernel, n, m, dim);
+    c.batch = (int64_t)sizes.size();
+    c.x.resize(n * dim), c.y.resize(m * dim);
+    if (c.x_weighted) c.x_weights.resize(n);
+    if (c.y_weighted) c.y_weights.resize(m);
+    c.x_offsets = x_offsets, c.y_offsets = y_offsets;
+    for (const auto& size : sizes) c.unbiased = c.unbiased && size.first != 1 && size.second != 1;
+    return c;
+}
+
 }  // namespace
 
 TEST(mmd2) {
@@ -242,6 +288,39 @@ TEST(mmd2_of_a_point_and_a_cloud) {
             for (double& x : wide) x = (double)(float)(4 * x);
             check_case(c);
         }
+}
+
+TEST(mmd2_of_members_of_unequal_sizes) {
+    const std::vector<std::pair<int64_t, int64_t>> several = {{2, 33}, {0, 0}, {17, 5}, {0, 0}, {129, 2}};
+    Random random(11);
+    for (const KernelCase& kernel : kernel_cases())
+        for (const int dim : {1, 6, 17}) check_case(make_members(random, kernel, several, dim));
+    check_case(make_members(random, kernel_cases()[0], {{515, 261}, {1, 1}, {16, 700}}, 3));
+    check_case(make_members(random, kernel_cases()[0], {{0, 0}}, 3));
+}
+
+// Without points on one side, or with a single one for "unbiased": NaN, and the members beside are not.
+TEST(mmd2_of_members_that_have_no_value) {
+    Random random(12);
+    for (const bool unbiased : {false, true}) {
+        Case c = make_members(random, kernel_cases()[0], {{0, 4}, {5, 4}, {3, 0}, {1, 6}}, 3);
+        c.needs = need_x | need_y | need_bandwidths;
+        c.unbiased = unbiased;
+        for (const InstructionSet& set : instruction_sets()) {
+            const auto out = call<float>(set, c, 2);
+            for (int64_t b = 0; b < c.batch; ++b)
+                CHECK(std::isnan(out->value[b]) == (b == 1   ? false
+                                                    : b == 3 ? unbiased
+                                                             : true),
+                      "%s %s: member %d", set.name(), c.describe().c_str(), (int)b);
+            for (int d = 0; d < c.dim; ++d) {
+                CHECK(std::isfinite(out->grad_x[d]) && std::isfinite(out->grad_y[4 * c.dim + d]),
+                      "%s: a gradient beside is not finite", set.name());
+                CHECK(std::isnan(out->grad_x[5 * c.dim + d]) && std::isnan(out->grad_y[d]),
+                      "%s: a gradient of a member without value", set.name());
+            }
+        }
+    }
 }
 
 // Several tiles on either side, in their last one a few columns.
