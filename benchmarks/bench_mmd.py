@@ -7,7 +7,7 @@ from functools import partial
 import peers
 import pytest
 import torch
-from settings import SIX, SIZES, wide_bandwidth
+from settings import DEVICE, SIX, SIZES, wide_bandwidth
 
 import fastmmd
 
@@ -33,6 +33,50 @@ def _in_turns(benchmark, interleave, n, function, check, case, compiles):
     x = x.clone().requires_grad_()
     rounds = max(5, min(100, 10 * (4096 // n) ** 2))
     interleave(function, lambda: peers.value_and_gradient(fastmmd.mmd2, x, y, SIX), rounds, case)
+
+
+BY_CLASS = {"mmd2 for each class": fastmmd.mmd2, "eager for each class": peers.mmd2}
+CLASSES = 10
+
+
+@pytest.mark.parametrize("implementation", [*peers.ours(), *BY_CLASS])
+def test_labels(benchmark, measure, implementation):
+    """Classes of unequal sizes, 1 to 3; beside one call a loop over the classes, which picks the points of each."""
+    n = SIZES.labels
+    benchmark.group = f"mmd2 forward+backward with labels, D=6, six bandwidths, N=M={n}, ten classes"
+    x, y = peers.two_samples(n, n, 6)
+    x = x.clone().requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    shares = torch.linspace(1, 3, CLASSES)
+    labels = [torch.multinomial(shares, n, replacement=True, generator=generator).to(DEVICE) for _ in range(2)]
+
+    def in_one_call(x, y, bandwidths):
+        return fastmmd.mmd2(
+            x, y, bandwidths, x_labels=labels[0], y_labels=labels[1], class_weights=(1 / CLASSES,) * CLASSES
+        )
+
+    def by_class(mmd2, x, y, bandwidths):
+        each = [mmd2(x[labels[0] == c], y[labels[1] == c], bandwidths) for c in range(CLASSES)]
+        return torch.stack(each).mean()
+
+    def check(result):
+        """Against the sum over the classes in float64."""
+        exact = peers.value_and_gradient(
+            partial(by_class, peers.mmd2), x.detach().double().requires_grad_(), y.double(), SIX
+        )
+        peer, sizes = implementation.startswith("eager"), [labels[0].bincount(), labels[1].bincount()]
+        value_error, gradient_error = ((a - b).abs() for a, b in zip(result, exact, strict=True))
+        additive = 2e-7 * len(SIX) / min(size.min().item() for size in sizes)
+        assert value_error <= (1e-2 if peer else 1e-6) * exact[0] + additive
+        largest = exact[1].norm(dim=1).max()
+        assert gradient_error.norm(dim=1).max() <= (1e-2 if peer else 2e-6) * largest
+        return {"value_error": (value_error / exact[0]).item()}
+
+    case = {"operation": "mmd2 labels", "dim": 6, "n": n, "bandwidths": len(SIX), "classes": CLASSES}
+    with peers.chosen(
+        implementation, in_one_call, {name: partial(by_class, f) for name, f in BY_CLASS.items()}
+    ) as mmd2:
+        measure(lambda: peers.value_and_gradient(mmd2, x, y, SIX), check, case)
 
 
 @pytest.mark.parametrize("implementation", peers.candidates(peers.MMD2, main=False))

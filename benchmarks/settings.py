@@ -38,6 +38,7 @@ class Sizes:
     row_seconds: float  # time spent on the rounds of one row, where one round is shorter
     mmd2: tuple[int, ...]  # N = M, D = 6, six bandwidths
     mmd2_value: int  # N = M without gradients
+    labels: int  # N = M of ten classes
     wide: int  # N = M at D = 784
     fourier: tuple[int, int]  # N, count
     parzen: tuple[int, int]  # points, samples at D = 784
@@ -61,6 +62,7 @@ FULL = Sizes(
     row_seconds=1.0,
     mmd2=(1000, 4096, 8192),
     mmd2_value=4096,
+    labels=4096,
     wide=4096,
     fourier=(16384, 4096),
     parzen=(2000, 10_000),
@@ -83,6 +85,7 @@ SMALL = Sizes(
     row_seconds=0.2,
     mmd2=(1000,),
     mmd2_value=1000,
+    labels=1000,
     wide=1000,
     fourier=(4096, 1024),
     parzen=(500, 2000),
