@@ -79,7 +79,8 @@ def by_class(
     keys = labels.masked_fill((labels < 0) | (labels >= num_classes), num_classes)
     keys, order = keys.sort(stable=True)
     offsets = torch.searchsorted(keys, torch.arange(num_classes + 1, device=labels.device))
-    return points.index_select(1, order), None if weights is None else weights.index_select(1, order), offsets
+    points = points[0].index_select(0, order)[None]  # along the first dimension: along others its gradient is slow
+    return points, None if weights is None else weights.index_select(1, order), offsets
 
 
 def check_counts(x_offsets: Tensor, y_offsets: Tensor, x: Tensor, y: Tensor, unbiased: bool, all_points: bool) -> None:

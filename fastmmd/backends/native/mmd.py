@@ -27,7 +27,8 @@ def mmd2(
     y_offsets: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    # The rounding of a product shows most where the kernel is unbounded and not smooth.
+    # The rounding of a product shows most where the kernel is unbounded and not smooth. Members by offsets are usually
+    # too small for products, and take differences in many dimensions as well.
     if kernel.name != "energy" and x_offsets is None and _products_pay(x, y):
         return mmd_products.mmd2(x, y, x_weights, y_weights, kernel, unbiased, needs)
     return _by_differences(x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
