@@ -42,22 +42,29 @@ def test_semi_supervised(
         assert f"{regularizer} on digits, {prior}, 40 labels: {share} of the test codes" in out
 
 
-def test_style_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--pairs", "200", "--code-size", "3"]
+@pytest.mark.parametrize("recipe", ["aae", "vae"])
+def test_style_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recipe: str
+) -> None:
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--pairs", "200", "--code-size", "3", "--recipe", recipe]
     run(monkeypatch, "style_content", *words)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "aae-with-labels-in-the-decoder-seed0",
+        f"{recipe}-with-labels-in-the-decoder-seed0",
         "classifier.pt",
         "image-styles.png",
         "prior-styles.png",
         "report.md",
     }
-    report = (tmp_path / "report.md").read_text()
+    report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     assert "Of 200 pairs" in report
-    for row in ("drawn from the prior | drawn |", "of test images | drawn |", "their own: reconstructions |"):
-        assert row in report
-    assert "aae" in capsys.readouterr().out.lower()
+    for what in (
+        "drawn from the prior | drawn",
+        "of test images | drawn",
+        "of test images | their own: reconstructions",
+    ):
+        share = report.split(f"| {what} | ")[1].split(" |")[0]
+        assert 0 <= float(share.split("%")[0]) <= 100 and f"{what.replace(' | ', ', ')}, {share}" in out
 
 
 def test_style_needs_labels(
