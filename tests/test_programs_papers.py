@@ -190,3 +190,5 @@ def test_a_copy_has_a_small_quotient() -> None:
     copies = train + 0.1 * torch.rand(400, 16, generator=generator)
     assert neighbours["quotient"](unseen, train, test) == pytest.approx(1, abs=0.1)
     assert neighbours["quotient"](copies, train, test) < 0.3
+    assert neighbours["share"](unseen, unseen, train) == pytest.approx(0.05, abs=0.01)
+    assert neighbours["share"](copies, unseen, train) == 1
