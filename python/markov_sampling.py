@@ -66,7 +66,7 @@ def main() -> None:
         for name, (recipe, denoising) in MODELS[options.network].items():
             overrides = {"model.denoising": denoising, "training.evaluate_every": 0}
             if experiment.is_digits and options.network == "mlp":
-                overrides["training.epochs"] = 200
+                overrides["training.epochs"] = 100
             model = experiment.train(f"{name}, {options.network}", recipe, overrides)
             draw_pictures(experiment, model, name)
             found[name] = [measure(experiment, images, classifier) for images in walk(experiment, model, samples)]

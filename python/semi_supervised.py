@@ -26,8 +26,13 @@ BANDWIDTHS = {"mixture": [1.0, 2.0, 4.0, 8.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0
 #: What goes over the recipes: for all data, for digits.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mmd-ae": (
-        {"model.closed_form": False, "model.regularizer_weight": 15_000.0, "training.batch_size": 500},
-        {"model.regularizer_weight": 1_000.0, "training.batch_size": 100, "training.epochs": 100},
+        {
+            "model.closed_form": False,
+            "model.regularizer_weight": 20_000.0,
+            "model.input_dropout": 0.2,
+            "model.learning_rate": 1e-3,
+        },
+        {"model.regularizer_weight": 1_000.0, "model.learning_rate": 2e-3, "training.epochs": 100},
     ),
     "aae": (
         {"model.regularizer_weight": 100.0, "model.input_dropout": 0.2},
