@@ -47,7 +47,7 @@ def save_bars(
     reach = _reaches("errors", errors, len(heights))
     if len(names) != len(heights):
         raise ValueError(f"names: got {len(names)}, expected one for each of {len(heights)} values")
-    figure, axis = _figure(max(4.5, 1.15 * len(names) + 1.2), 4.4)
+    figure, axis = _figure(max(6.4, 1.15 * len(names) + 1.2), 4.4)
     at = np.arange(len(names))
     axis.bar(at, heights, 0.62, color=COLOURS[0], zorder=2)
     if reach is not None:
