@@ -20,7 +20,7 @@ from fastmmd.training import load_recipe
 
 SMALL: dict[str, Any] = {
     "hidden": (32,), "code_size": 2, "generator": (16,), "noise_size": 3, "draws": 200, "precision": "float32",
-    "bandwidths": (0.25, 1.0), "learning_rate": 5e-3, "prior_learning_rate": 5e-3,
+    "bandwidths": (0.25, 1.0), "learning_rate": 5e-3, "prior_learning_rate": 5e-3, "autoencoder_share": 0.5,
 }  # fmt: skip
 
 
@@ -168,6 +168,7 @@ def test_a_run_goes_through_both_phases(tmp_path: Path) -> None:
     from fastmmd.training.run import RunConfig, RunFolder
 
     overrides = ["training.epochs=4", "training.evaluate_every=0", "evaluation.samples=50", "model.draws=50"]
+    overrides += ["model.autoencoder_share=0.5"]
     config = RunConfig(load_recipe("gmmn-ae", "digits", overrides), "digits", 64)
     trainer = Trainer(config, config.load_data(quiet=True), RunFolder.create(tmp_path / "run"), quiet=True)
     rates, step = [], trainer.model.training_step

@@ -69,24 +69,31 @@ class GMMNAE(Model):
         The others: see `Autoencoder` and `MLP`.
     """
 
-    _paper = {"hidden": (1024,), "code_size": 32, "generator": (64, 256, 256, 1024)}
+    _paper = {
+        "code_size": 32,
+        "hidden": (1024,),
+        "input_dropout": 0.2,
+        "hidden_dropout": 0.2,
+        "generator": (64, 256, 256, 1024),
+        "noise_size": 10,
+    }
 
     def __init__(
         self,
         data_dim: int = 784,
         *,
-        code_size: int = 32,
-        hidden: Sequence[int] = (1024,),
-        input_dropout: float = 0.2,
-        hidden_dropout: float = 0.2,
-        generator: Sequence[int] = (64, 256, 256, 1024),
-        noise_size: int = 10,
+        code_size: int = 5,
+        hidden: Sequence[int] = (1024, 512, 216),
+        input_dropout: float = 0.1,
+        hidden_dropout: float = 0.0,
+        generator: Sequence[int] = (256, 256, 256),
+        noise_size: int = 5,
         denoising: float = 0.0,
-        autoencoder_share: float = 0.5,
-        bandwidths: Sequence[float] = (0.25, 0.5, 1.0, 2.0),
+        autoencoder_share: float = 0.75,
+        bandwidths: Sequence[float] = (0.1, 0.2, 0.4, 0.8),
         draws: int = 1000,
-        learning_rate: float = 1e-3,
-        prior_learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
+        prior_learning_rate: float = 2e-3,
         precision: str = "auto",
     ) -> None:
         settings = keywords(locals())
@@ -97,7 +104,9 @@ class GMMNAE(Model):
         average = [1.0 / len(bandwidths)] * len(bandwidths)
         regularizer = MMD(bandwidths, kernel_weights=average, draws=draws)
         super().__init__(data_dim, settings, GeneratorPrior(network, noise_size, code_size), regularizer)
-        self.encoder = nn.Sequential(self.encoder, nn.Sigmoid())
+        # Unnormalised, all codes run into one corner of the cube, where the sigmoid has no slope left (Li et al. train
+        # layer by layer first).
+        self.encoder = nn.Sequential(self.encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = autoencoder_share, prior_learning_rate
 
     @property
