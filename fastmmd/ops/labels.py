@@ -92,7 +92,7 @@ def check_counts(x_offsets: Tensor, y_offsets: Tensor, x: Tensor, y: Tensor, unb
             if count == 0 and any(of_class):
                 raise ValueError(
                     f"{name}_labels: got no point of class {label}, of which {other} has {max(of_class)}; expected "
-                    "each class on both sides or on neither: leave its points out of {other}"
+                    f"each class on both sides or on neither: leave its points out of {other}"
                 )
             if count == 1 and unbiased:
                 raise ValueError(
