@@ -32,7 +32,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "model.input_dropout": 0.2,
             "model.learning_rate": 1e-3,
         },
-        {"model.regularizer_weight": 1_000.0, "model.learning_rate": 2e-3, "training.epochs": 100},
+        {
+            "model.regularizer_weight": 1_000.0,
+            "model.input_dropout": 0.1,
+            "model.learning_rate": 2e-3,
+            "training.epochs": 100,
+        },
     ),
     "aae": (
         {"model.regularizer_weight": 100.0, "model.input_dropout": 0.2},

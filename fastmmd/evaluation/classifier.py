@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastmmd.training.checkpoint import load_checkpoint, save_checkpoint
 from fastmmd.training.data import Dataset, Split
+from fastmmd.training.errors import UserError
 
 CHUNK = 2_000  # images classified at once
 BATCH = 100
@@ -26,13 +27,13 @@ class Classifier(nn.Module):
         num_classes: C.
 
     Raises:
-        ValueError: images of another shape.
+        UserError: images of another shape.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if len(image_shape) != 2 or min(image_shape) < 4:
-            raise ValueError(f"image_shape: got {tuple(image_shape)}, expected (height, width), each at least 4")
+            raise UserError(f"image_shape: got {tuple(image_shape)}, expected (height, width), each at least 4")
         self.image_shape = tuple(image_shape)
         height, width = (size // 4 for size in image_shape)
         self.layers = nn.Sequential(
@@ -59,7 +60,7 @@ class Classifier(nn.Module):
         """The share of a split's images that are given their label.
 
         Raises:
-            ValueError: the split has no labels.
+            UserError: the split has no labels.
         """
         return (self.predict(split.images).cpu() == _labels(split)).double().mean().item()
 
@@ -96,8 +97,7 @@ def train_classifier(
         seed: of the weights and the order of the images.
 
     Raises:
-        ValueError: no labels, or images of another shape.
-        UserError: the file is damaged.
+        UserError: no labels, images of another shape, or a damaged file.
     """
     labels = _labels(dataset.train)
     count = int(labels.max()) + 1
@@ -119,5 +119,5 @@ def train_classifier(
 
 def _labels(split: Split) -> Tensor:
     if split.labels is None:
-        raise ValueError("labels: got none, expected a data set with labels")
+        raise UserError("labels: got none, expected a data set with labels")
     return split.labels
