@@ -34,9 +34,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "model.adversary_learning_rate": 5e-4,
             "training.batch_size": 100,
         },
-        {"model.regularizer_weight": 3.0, "training.epochs": 150},
+        {"model.regularizer_weight": 3.0, "training.epochs": 100},
     ),
-    "vae": ({}, {"training.epochs": 150}),
+    "vae": ({}, {"training.epochs": 100}),
 }
 
 
