@@ -26,24 +26,27 @@ train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test cuda-on-host
-	$(BIN)/python -m pytest tests -q
+	$(TESTS)
 	$(TRITON_TESTS) -k "not memory_is_linear"  # two minutes, and a GPU allocates otherwise than the interpreter
 	$(CUDA_TESTS)
 
 test-full: $(VENV)/installed-test cuda-on-host
-	FASTMMD_TEST_FULL=1 $(BIN)/python -m pytest tests -q
+	FASTMMD_TEST_FULL=1 $(TESTS)
 	FASTMMD_TEST_FULL=1 $(TRITON_TESTS)
 	FASTMMD_TEST_FULL=1 $(CUDA_TESTS)
 
+# Two processes; without a limit of their own each would have as many threads as there are cores.
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
+
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
 TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --backends triton \
-	$(addprefix tests/test_,$(addsuffix .py,mmd fourier discrepancy parzen operators triton))
+	$(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators triton))
 
 # And with the CUDA kernels, compiled for the CPU (tests/native/cuda/on_host.hpp) with AddressSanitizer and
 # UndefinedBehaviorSanitizer, whose library must be there before Python, with the one whose exceptions it watches.
 CUDA_TESTS = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
-	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(BIN)/python -m pytest -q -n 2 --backends cuda $(addprefix tests/test_,$(addsuffix .py,mmd fourier discrepancy parzen operators cuda))
+	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(BIN)/python -m pytest -q -n 2 --backends cuda $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators cuda))
 
 cuda-on-host: $(VENV)/installed-test
 	$(BIN)/cmake -S csrc -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
