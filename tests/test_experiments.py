@@ -80,6 +80,18 @@ def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert stop.value.code == 2 and "holds a run with other settings" in capsys.readouterr().err
 
 
+def test_settings_that_an_older_run_lacks_have_their_defaults(tmp_path: Path) -> None:
+    with start(tmp_path, "--epochs", "1") as experiment:
+        expected = experiment.train("VAE", "vae", TINY)
+    path = tmp_path / "vae-seed0" / "config.toml"
+    text = path.read_text()
+    assert "denoising = 0.0\n" in text
+    path.write_text(text.replace("denoising = 0.0\n", ""))
+    with start(tmp_path, "--epochs", "1") as experiment:
+        found = experiment.train("VAE", "vae", TINY)
+    assert torch.equal(next(expected.parameters()), next(found.parameters()))
+
+
 def test_jobs_give_the_same_models(tmp_path: Path) -> None:
     specs = [Spec("VAE", "vae", TINY, seed) for seed in (0, 1)]
     with start(tmp_path / "one", "--epochs", "1") as experiment:

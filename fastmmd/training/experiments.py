@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,7 +246,9 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
 
 
 def _settings(config: RunConfig) -> str:
-    return json.dumps([config.recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
+    """What a run depends on; settings that an older version did not know have their defaults."""
+    recipe = replace(config.recipe, model=config.recipe.build(config.data_dim).settings())
+    return json.dumps([recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
 
 
 def _finish(
