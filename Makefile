@@ -26,17 +26,14 @@ train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test cuda-on-host
-	$(TESTS)
+	$(BIN)/python -m pytest tests -q
 	$(TRITON_TESTS) -k "not memory_is_linear"  # two minutes, and a GPU allocates otherwise than the interpreter
 	$(CUDA_TESTS)
 
 test-full: $(VENV)/installed-test cuda-on-host
-	FASTMMD_TEST_FULL=1 $(TESTS)
+	FASTMMD_TEST_FULL=1 $(BIN)/python -m pytest tests -q
 	FASTMMD_TEST_FULL=1 $(TRITON_TESTS)
 	FASTMMD_TEST_FULL=1 $(CUDA_TESTS)
-
-# Two processes; without a limit of their own each would have as many threads as there are cores.
-TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
 TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --backends triton \

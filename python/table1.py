@@ -120,10 +120,11 @@ def write(results: list[tuple[Row, list[Run]]], real: ParzenResult, experiment: 
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
 
     means = [statistics.mean(run.parzen.mean for run in runs) for _, runs in results]
-    reach = [
-        (mean - min(run.parzen.mean for run in runs), max(run.parzen.mean for run in runs) - mean)
-        for mean, (_, runs) in zip(means, results, strict=True)
-    ]
+    reach: list[float | tuple[float, float]] = []  # from the lowest to the highest seed; of one, its standard error
+    for mean, (_, runs) in zip(means, results, strict=True):
+        nats = [run.parzen.mean for run in runs]
+        one = len(runs) == 1
+        reach.append(runs[0].parzen.standard_error if one else (mean - min(nats), max(nats) - mean))
     names = [row.name.replace(", ", ",\n") for row, _ in results]
     papers = {name: row.paper for name, (row, _) in zip(names, results, strict=True) if row.paper} if compares else {}
     epochs = sorted({run.epochs for _, runs in results for run in runs})

@@ -38,15 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tensors of the tests of a backend are: cpu, cuda")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist (--dist loadgroup) a file's tests, which share what is slow to make, stay in one process."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(
-            pytest.mark.xdist_group("cuda_module" if name in ("test_cuda_build", "test_cuda_code") else name)
-        )
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         names = metafunc.config.getoption("--backends").split(",")

@@ -10,7 +10,8 @@ from helpers import points
 from test_nn import DATA_DIM, data
 from torch import Tensor
 
-from fastmmd.nn import KL, MLP, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.evaluation import chain, markov_chain, posterior_samples, prior_samples
+from fastmmd.nn import AAE, KL, MLP, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
 from fastmmd.nn.base import PRIORS, Model
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll
 
@@ -209,3 +210,15 @@ def test_a_closed_form_for_the_mixture_and_the_box() -> None:
         model = named("mmd-ae", prior=name, code_size=2)
         assert isinstance(model.regularizer, ClosedFormMMD)
         assert model.training_step(data(30), model.configure_optimizers())["loss"].isfinite()
+
+
+def test_chains_and_posterior_samples_need_a_decoder_without_classes() -> None:
+    model = AAE(9, code_size=2, hidden=(8,), discriminator=(8,), labels="decoder", num_classes=3).eval()
+    assert prior_samples(model).sample(4).shape == (4, 9)  # its labels are drawn too
+    for make in (
+        lambda: markov_chain(model, 1),
+        lambda: chain(model, torch.zeros(2, 2), 1),
+        lambda: posterior_samples(model, torch.rand(3, 9)),
+    ):
+        with pytest.raises(ValueError, match="the decoder has 3 classes, and codes of the posterior bear no label"):
+            make()

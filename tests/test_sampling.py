@@ -86,7 +86,7 @@ def test_chain_reaches_its_stationary_distribution() -> None:
     """decode(z) = z and q(z | x) = N(x / 2, 1): an autoregression, whose variance is 1 / (1 - 1 / 4)."""
 
     class Autoregression(torch.nn.Module):
-        posterior = "gaussian"
+        posterior, decoder_classes = "gaussian", 0
 
         def encoder(self, x: Tensor) -> Tensor:
             return torch.cat([x / 2, torch.zeros_like(x)], dim=1)

@@ -66,10 +66,11 @@ def posterior_samples(model: Any, images: Tensor, what: str = "images") -> Sampl
         what: names the images in the sampler's name. Reconstructed test images would be no fair samples.
 
     Raises:
-        ValueError: `images` is no matrix, or empty.
+        ValueError: `images` is no matrix, or empty; a decoder with classes.
     """
     if images.ndim != 2 or len(images) == 0:
         raise ValueError(f"images: got shape {list(images.shape)}, expected [N >= 1, data_dim]")
+    _check_decoder(model)
 
     def draw(count: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(images), (count,), generator=generator, device=images.device)
@@ -104,7 +105,7 @@ def chain(
         An iterator over the states at t = 0, 1, ..., steps, each made when it is asked for; none is kept.
 
     Raises:
-        ValueError: naming the argument; `corrupt` for a model that was trained without noise.
+        ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with classes.
     """
     _check_steps(model, steps, corrupt)
     if codes.ndim != 2:
@@ -133,7 +134,7 @@ def markov_chain(model: Any, steps: int, start: Sampler | None = None, *, corrup
         corrupt: encode with the noise of the denoising criterion.
 
     Raises:
-        ValueError: naming the argument; `corrupt` for a model that was trained without noise.
+        ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with classes.
     """
     _check_steps(model, steps, corrupt)
     first = prior_samples(model) if start is None else start
@@ -158,9 +159,19 @@ def _step(model: Any, images: Tensor, generator: torch.Generator | None, corrupt
 
 
 def _check_steps(model: Any, steps: int, corrupt: bool) -> None:
-    check_int("steps", steps, 0)
+    if check_int("steps", steps, 0):
+        _check_decoder(model)
     if corrupt and not model.denoising:
         raise ValueError("corrupt: got True for a model with denoising=0, expected one trained with noise")
+
+
+def _check_decoder(model: Any) -> None:
+    """What decodes codes without a word of their class needs a decoder that takes none."""
+    if model.decoder_classes:
+        raise UserError(
+            f"the decoder has {model.decoder_classes} classes, and codes of the posterior bear no label: decode them with "
+            "model.decode(codes, labels), or draw from the prior"
+        )
 
 
 @torch.no_grad()
