@@ -41,7 +41,7 @@ class Toy(torch.nn.Module):
     """An autoencoder whose samples are N(0, 1): encode doubles, decode halves its input."""
 
     data_dim = DIM
-    posterior = "deterministic"
+    posterior, decoder_classes = "deterministic", 0
 
     def __init__(self) -> None:
         super().__init__()
