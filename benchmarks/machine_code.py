@@ -82,13 +82,18 @@ class Code:
 
     @property
     def pairs(self) -> int:
-        """Pairs of one launch: rows times columns or features, times the batch; of classes of one size within each."""
-        names = [name for name in ("n", "m", "count") if name in self.arguments]
+        """Pairs of one launch: rows times columns or features, times the batch; of classes of one size within each.
+
+        A launch that goes over points alone counts those.
+        """
+        sizes = [self.arguments[name] for name in ("n", "m", "count") if name in self.arguments][:2]
         batch = self.grid[2] if len(self.grid) > 2 else 1
         if self.arguments.get("CANCELLING"):  # a launch that looks for pairs which hardly any data have
             return 0
-        found = batch * math.prod(self.arguments[name] for name in names[:2])
-        if self.arguments.get("RAGGED"):
+        found = math.prod(sizes)
+        if not self.arguments.get("RAGGED"):
+            found *= batch
+        elif len(sizes) == 2:  # the sizes are those of all classes together
             found //= self.arguments["members"]
         return found // 2 if self.arguments.get("HALF") else found
 
