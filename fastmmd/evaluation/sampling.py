@@ -169,8 +169,8 @@ def _check_decoder(model: Any) -> None:
     """What decodes codes without a word of their class needs a decoder that takes none."""
     if model.decoder_classes:
         raise UserError(
-            f"the decoder has {model.decoder_classes} classes, and codes of the posterior bear no label: decode them with "
-            "model.decode(codes, labels), or draw from the prior"
+            f"the decoder has {model.decoder_classes} classes, and codes of the posterior bear no label: decode them "
+            "with model.decode(codes, labels), or draw from the prior"
         )
 
 
