@@ -43,7 +43,7 @@ def main() -> None:
     epochs, options.epochs = options.epochs, None  # each cell has its own
     with Experiment.start("Batch size study", options) as experiment:
         recipe = load_recipe("ds-aae", options.data)
-        epochs = epochs or (40 if experiment.is_digits else recipe.training.epochs)
+        epochs = epochs or (25 if experiment.is_digits else recipe.training.epochs)
         batches = sorted({int(b) for b in options.batches or (DIGITS_BATCHES if experiment.is_digits else BATCHES)})
         if len(batches) < 2 or len(set(options.sigmas)) < 2:
             raise UserError("--batches and --sigmas: at least two different values of each expected")
