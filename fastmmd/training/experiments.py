@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,14 +149,15 @@ class Experiment:
             for spec, config, folder in planned
             if not _is_complete(config, folder, evaluate)
         ]
+        finish = partial(_finish, evaluate=evaluate, quiet=quiet)
         if self.options.jobs > 1 and len(open_ones) > 1:
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(self.options.jobs, spawn, torch.set_num_threads, (1,)) as pool:
-                for line in pool.map(_finish, *zip(*open_ones, strict=True), *_each(len(open_ones), evaluate, quiet)):
+                for line in pool.map(finish, *zip(*open_ones, strict=True)):
                     print(line, flush=True)
         else:
-            for name, config, folder in open_ones:
-                print(_finish(name, config, folder, evaluate, quiet, self.data), flush=True)
+            for one in open_ones:
+                print(finish(*one, data=self.data), flush=True)
         return [self._load(*one) for one in planned]
 
     def write_report(self, text: str) -> None:
@@ -176,11 +178,12 @@ class Experiment:
         for option in ("--data-dir", "--run-dir"):  # where they lie on this machine means nothing elsewhere
             if option in words[:-1]:
                 words[words.index(option) + 1] = "DIR"
+        found = versions()
         return {
             "command": f"python python/{shlex.join(words)}",
             "date": date.today().isoformat(),
             "hardware": hardware(self.device),
-            "versions": {name: versions()[name] for name in ("fastmmd", "python", "torch", "numpy")},
+            "versions": {name: found[name] for name in ("fastmmd", "python", "torch", "numpy")},
         }
 
     def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
@@ -268,10 +271,6 @@ def _finish(
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
         line += f", test log-likelihood {result.parzen}"
     return line
-
-
-def _each(count: int, *values: Any) -> list[list[Any]]:
-    return [[value] * count for value in values]
 
 
 def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:
