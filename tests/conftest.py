@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle thread
 
 import pytest
 import torch
+from helpers import EMULATED
 from hypothesis import HealthCheck, settings
 
 import fastmmd
@@ -38,10 +41,44 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tensors of the tests of a backend are: cpu, cuda")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The interpreter patches triton.language at each call of a function, half of its time; here once per function."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        interpreter = importlib.import_module("triton.runtime.interpreter")
+        assert hasattr(interpreter, "_LangPatchScope"), "Triton has changed: the tests will be slow without this"
+        interpreter._patch_lang = functools.cache(interpreter._patch_lang)
+        interpreter._LangPatchScope.restore = lambda self: None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         names = metafunc.config.getoption("--backends").split(",")
         metafunc.parametrize("backend", names, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Emulated kernels take seconds a test: of each test those cases that have each value of each parameter once."""
+    if not EMULATED or config.getoption("--backends") not in ("triton", "cuda"):
+        return
+    kept = [
+        item
+        for _, cases in itertools.groupby(items, key=lambda item: item.nodeid.split("[")[0])
+        for item in covering(list(cases))
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def covering(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """Cases of one test in which each value of each of its parameters stands at least once, greedily few."""
+    parameters = [getattr(case, "callspec", None) for case in cases]
+    values = [{("", "")} if p is None else {(k, repr(v)) for k, v in p.params.items()} for p in parameters]
+    chosen, missing = [], set().union(*values)
+    while missing:
+        best = max(range(len(cases)), key=lambda i: len(values[i] & missing))
+        chosen.append(best)
+        missing -= values[best]
+    return [cases[i] for i in sorted(chosen)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -13,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers import FULL
 
 ROOT = Path(__file__).parent.parent
-FULL = os.environ.get("FASTMMD_TEST_FULL") == "1"
 ALL = ("80", "86", "89", "90a", "100", "120")  # as in setup.py
 NVCC = shutil.which("nvcc", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/local/cuda/bin")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -49,7 +50,13 @@ def built(flags: str = "", names: tuple[str, ...] | None = None) -> Built:
             state.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     kind = hashlib.sha256(repr((flags, names)).encode()).hexdigest()[:8]
     folder = ROOT / "build" / "cuda-tests" / kind
-    key = state.hexdigest()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{folder}.lock", "w") as lock:  # the tests may run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _built(folder, state.hexdigest(), names, flags)
+
+
+def _built(folder: Path, key: str, names: tuple[str, ...], flags: str) -> Built:
     if (folder / "key").exists() and (folder / "key").read_text() == key:
         return Built(_module(folder), (folder / "log").read_text(), None)
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import FULL
 
 ROOT = Path(__file__).parent.parent
 PACKAGED = [
@@ -26,7 +27,7 @@ PACKAGED = [
     "CHANGELOG.md",
 ]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="native code is built on Linux")
-full = pytest.mark.skipif("FASTMMD_TEST_FULL" not in os.environ, reason="builds everything; part of make test-full")
+full = pytest.mark.skipif(not FULL, reason="builds everything; part of make test-full")
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ from types import ModuleType
 
 import pytest
 import torch
-from cuda_module import FULL, NVCC, architectures, built, configure, needs_nvcc, run
+from cuda_module import NVCC, architectures, built, configure, needs_nvcc, run
+from helpers import FULL
 
 import fastmmd
 from fastmmd import backends
 from fastmmd.backends.native import cuda as native_cuda
 from fastmmd.backends.native.cuda import library
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("cuda")]
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import oracle
 import pytest
 import torch
-from helpers import F32, F64, assert_close, leaf, points, positive, value_and_gradients
+from helpers import EMULATED, F32, F64, assert_close, leaf, points, positive, value_and_gradients
 from torch import Tensor
 
 import fastmmd
@@ -262,7 +262,7 @@ def test_the_expm1_form_keeps_the_digits(backend: str) -> None:
         return (mean(x, x) + mean(y, y) - 2 * mean(x, y)).item()
 
     lost = []
-    for seed in range(2):
+    for seed in range(1 if EMULATED else 2):
         x, y = points(2000, 8, seed=10 + seed), points(2000, 8, seed=20 + seed)
         expected = textbook(x.to(F64), y.to(F64))
         assert 3e-4 < expected < 3e-3

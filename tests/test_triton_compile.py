@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers import FULL
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-FULL = os.environ.get("FASTMMD_TEST_FULL") == "1"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942") if FULL else ("sm_90",)
 FULL_PRECISION = {"mmd2-wide": 784}  # products by tl.dot in float32: dimensions
 HALVES = {"parzen": 784, "parzen-backward": 784}  # those of float16 halves
@@ -39,9 +39,12 @@ CASES += ("mmd2-65536", "mmd2-weights", "mmd2-classes-wide") if FULL else ()
 MATRIX = r"(HMMA|HGMMA|DMMA|IMMA|QGMMA|UTC\w*MMA)\b"
 PER_LAUNCH = [(case, architecture) for case in CASES for architecture in ARCHITECTURES]
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton"
-)
+pytestmark = [
+    pytest.mark.xdist_group("triton"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
