@@ -28,14 +28,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mmd-ae": (
         {
             "model.closed_form": False,
-            "model.regularizer_weight": 20_000.0,
-            "model.input_dropout": 0.2,
-            "model.learning_rate": 1e-3,
+            "model.regularizer_weight": 40_000.0,
+            "model.input_dropout": 0.3,
         },
         {
             "model.regularizer_weight": 1_000.0,
             "model.input_dropout": 0.1,
-            "model.learning_rate": 2e-3,
             "training.epochs": 100,
         },
     ),
