@@ -26,16 +26,17 @@ train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test cuda-on-host
-	$(PYTEST) --dist loadgroup tests
+	$(PYTEST) --dist loadfile tests
 	$(TRITON_TESTS) -k $(KERNELS_ONLY)
 	$(CUDA_TESTS) -k $(KERNELS_ONLY)
 
 test-full: export FASTMMD_TEST_FULL = 1
 test-full: $(VENV)/installed-test cuda-on-host
-	$(PYTEST) --dist loadgroup tests
+	$(PYTEST) --dist loadfile tests
 	$(TRITON_TESTS)
 	$(CUDA_TESTS)
 
+# A file stays with one worker: some compile kernels for all their tests.
 PYTEST = $(BIN)/python -m pytest -q -n $(or $(JOBS),2)
 OPERATORS = $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators))
 

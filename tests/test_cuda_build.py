@@ -22,7 +22,7 @@ from fastmmd import backends
 from fastmmd.backends.native import cuda as native_cuda
 from fastmmd.backends.native.cuda import library
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("cuda")]
+pytestmark = pytest.mark.timeout(900)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 

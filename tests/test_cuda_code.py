@@ -19,7 +19,6 @@ from cuda_module import NVCC, ROOT, architectures, built, needs_nvcc, run
 pytestmark = [
     needs_nvcc,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("cuda"),
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="its disassembler comes with Triton"),
 ]
 ARCHITECTURES = [f"sm_{name}" for name in architectures()] if NVCC else []

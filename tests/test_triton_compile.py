@@ -39,12 +39,9 @@ CASES += ("mmd2-65536", "mmd2-weights", "mmd2-classes-wide") if FULL else ()
 MATRIX = r"(HMMA|HGMMA|DMMA|IMMA|QGMMA|UTC\w*MMA)\b"
 PER_LAUNCH = [(case, architecture) for case in CASES for architecture in ARCHITECTURES]
 
-pytestmark = [
-    pytest.mark.xdist_group("triton"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed; pip install triton"
+)
 
 
 @pytest.fixture(scope="module")
