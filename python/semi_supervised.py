@@ -29,7 +29,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "model.closed_form": False,
             "model.regularizer_weight": 40_000.0,
-            "model.input_dropout": 0.3,
+            "model.input_dropout": 0.2,
         },
         {
             "model.regularizer_weight": 1_000.0,
