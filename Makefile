@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
@@ -37,7 +38,7 @@ test-full: $(VENV)/installed-test cuda-on-host
 	$(CUDA_TESTS)
 
 # A file stays with one worker: some compile kernels for all their tests.
-PYTEST = $(BIN)/python -m pytest -q -n $(or $(JOBS),2)
+PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
 OPERATORS = $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators))
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.

@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle thread
 
 import pytest
 import torch
-from helpers import EMULATED
+from helpers import EMULATED, INTERPRETED
 from hypothesis import HealthCheck, settings
 
 import fastmmd
@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The interpreter patches triton.language at each call of a function, half of its time; here once per function."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if INTERPRETED:
         interpreter = importlib.import_module("triton.runtime.interpreter")
         assert hasattr(interpreter, "_LangPatchScope"), "Triton has changed: the tests will be slow without this"
         interpreter._patch_lang = functools.cache(interpreter._patch_lang)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 F32, F64 = torch.float32, torch.float64
 FULL = os.environ.get("FASTMMD_TEST_FULL") == "1"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 #: Kernels of a GPU on the CPU, interpreted or under sanitizers: a test may do less with them unless all is asked for.
-EMULATED = not FULL and (os.environ.get("TRITON_INTERPRET") == "1" or "FASTMMD_CUDA_ON_HOST" in os.environ)
+EMULATED = not FULL and (INTERPRETED or "FASTMMD_CUDA_ON_HOST" in os.environ)
 
 # One relative tolerance per compute dtype. float32: the contract's bound for gradients, 2e-6, about 32 units of 2^-24;
 # a distance, an exponential and a product each round a few times, and sums are float64. float64: the same operations

@@ -17,9 +17,9 @@ import json, sys, threading, time
 import torch
 def threads():
     return int(next(line for line in open("/proc/self/status") if line.startswith("Threads")).split()[1])
-before, start = threads(), time.process_time()  # of this process, however busy the machine
+before, start = threads(), time.perf_counter()
 import fastmmd
-seconds = time.process_time() - start
+seconds = time.perf_counter() - start
 native = [name for name in sys.modules if name.startswith("fastmmd._native")]
 libraries = [line for line in open("/proc/self/maps") if "fastmmd" in line]
 print(json.dumps({"seconds": seconds, "threads": threads() - before, "native": native, "libraries": libraries,
@@ -29,7 +29,7 @@ print(json.dumps({"seconds": seconds, "threads": threads() - before, "native": n
 
 def test_import_is_quick_and_touches_nothing() -> None:
     runs = []
-    for _ in range(5):
+    for _ in range(10):  # beside other tests most of them may be slow
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
         runs.append(json.loads(done.stdout))
         if runs[-1]["seconds"] < 0.2:

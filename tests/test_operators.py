@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch._inductor.config
-from helpers import F32, F64, assert_close, leaf, points, positive, value_and_gradients
+from helpers import F32, F64, INTERPRETED, assert_close, leaf, points, positive, value_and_gradients
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -105,7 +105,7 @@ def test_assert_close_can_fail(dtype: torch.dtype, rows: bool) -> None:
 def test_gradcheck(backend: str, name: str) -> None:
     function, tensors = arguments(name, F64)
     # Interpreted, all directions take minutes: one random direction.
-    assert torch.autograd.gradcheck(function, [leaf(t) for t in tensors], fast_mode=backend == "triton")
+    assert torch.autograd.gradcheck(function, [leaf(t) for t in tensors], fast_mode=INTERPRETED)
 
 
 @every_function
