@@ -39,7 +39,7 @@ test-full: $(VENV)/installed-test cuda-on-host
 
 # A file stays with one worker: some compile kernels for all their tests.
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
-OPERATORS = $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators))
+OPERATORS = $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators dispatch))
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
 TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) --backends triton $(OPERATORS) tests/test_triton.py
