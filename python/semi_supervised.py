@@ -21,7 +21,7 @@ from fastmmd.priors import Prior
 from fastmmd.training.experiments import Experiment, arguments
 
 PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
-BANDWIDTHS = {"mixture": [1.0, 2.0, 4.0, 8.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0]}  # around the prior's scale
+BANDWIDTHS = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0]}  # around the prior's scale
 
 #: What goes over the recipes: for all data, for digits.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

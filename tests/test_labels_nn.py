@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
-from helpers import points
+from helpers import assert_close, points
 from test_nn import DATA_DIM, data
 from torch import Tensor
 
+import fastmmd
 from fastmmd.evaluation import chain, markov_chain, posterior_samples, prior_samples
-from fastmmd.nn import AAE, KL, MLP, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.nn import AAE, KL, MLP, MMD, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
 from fastmmd.nn.base import PRIORS, Model
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll
 
@@ -140,6 +142,43 @@ def test_labels_reach_both(prior: Prior) -> None:
     model.decoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0][:, 2:].argmax(1)))
     model.training_step(data(96), model.configure_optimizers(), CLASSES)
     assert len(given) == 2 and all(torch.equal(labels, CLASSES) for labels in given)
+
+
+# --- few codes of a class in a batch ---
+
+
+def test_unbiased_takes_the_only_code_of_its_class_for_unlabelled() -> None:
+    codes, prior = points(9, 2), three_parts()
+    regularizer = MMD((1.0,), estimator="unbiased", num_classes=3)
+    labels, without = torch.tensor([[0, 2, -1, 2, 1, 1, -1, -1, 2], [-1, 2, -1, 2, 1, 1, -1, -1, 2]])
+    torch.manual_seed(7)
+    value = regularizer(codes, prior, None, labels)
+    torch.manual_seed(7)
+    draws = prior.sample(9, labels=without)
+    rows = [slice(None), without == 1, without == 2]
+    terms = [fastmmd.mmd2(codes[r], draws[r], (1.0,), estimator="unbiased") for r in rows]
+    assert_close(value, terms[0] + (terms[1] + terms[2]) / 3)
+
+
+def test_unbiased_is_least_at_the_width_of_a_part() -> None:
+    """Three codes of each class, drawn from its part and scaled about its middle: the biased estimator narrows them."""
+    labels, widths, best = torch.arange(10).repeat_interleave(3), torch.linspace(0.4, 1.6, 5), {}
+    for estimator in ("biased", "unbiased"):
+        options = {"prior": "mixture", "labels": "regularizer", "closed_form": False, "estimator": estimator}
+        model = named("mmd-ae", code_size=2, bandwidths=(1.0, 2.0), **options)
+        torch.manual_seed(0)
+        angles = labels * (2 * math.pi / 10)
+        middles = 4 * torch.stack([angles.cos(), angles.sin()], 1)
+        losses = torch.zeros(len(widths))
+        for _ in range(200):
+            codes = model.prior.sample(30, labels=labels)
+            losses += torch.stack(
+                [model.regularizer(middles + w * (codes - middles), model.prior, None, labels) for w in widths]
+            )
+        best[estimator] = widths[losses.argmin()].item()
+    assert best["biased"] < 0.8 and best["unbiased"] == pytest.approx(1.0), best
+    with pytest.raises(ValueError, match="estimator: got 'mean'"):
+        named("mmd-ae", estimator="mean")
 
 
 # --- models by name ---

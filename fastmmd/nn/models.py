@@ -25,6 +25,7 @@ class MMDAE(Model):
         data_dim: number of pixels.
         closed_form: compare with the prior itself instead of with draws from it, which prior="swiss_roll" and
             labels="regularizer" need.
+        estimator: "biased" or "unbiased", see `MMD`.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
         posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 in place of 300): untrained it
             is nearly N(0, I), which a large weight takes for a perfect match, and the codes stay empty.
@@ -52,6 +53,7 @@ class MMDAE(Model):
         denoising: float = 0.0,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
         closed_form: bool = True,
+        estimator: str = "biased",
         regularizer_weight: float = 1000.0,
         learning_rate: float = 2e-3,
         precision: str = "auto",
@@ -63,12 +65,12 @@ class MMDAE(Model):
         average = [1.0 / len(bandwidths)] * len(bandwidths)
         regularizer: Regularizer
         if not closed_form:
-            regularizer = MMD(bandwidths, kernel_weights=average, num_classes=classes)
+            regularizer = MMD(bandwidths, estimator=estimator, kernel_weights=average, num_classes=classes)
         elif settings["prior"] == "swiss_roll" or classes:
             what = 'prior="swiss_roll"' if settings["prior"] == "swiss_roll" else 'labels="regularizer"'
             raise ValueError(f"closed_form: got true, but there is none for {what}; set closed_form=false")
         else:
-            regularizer = ClosedFormMMD(bandwidths, kernel_weights=average)
+            regularizer = ClosedFormMMD(bandwidths, estimator=estimator, kernel_weights=average)
         super().__init__(data_dim, settings, prior, regularizer)
 
 

@@ -76,7 +76,9 @@ class MMD(Regularizer):
     draws), the second over all points, the unlabelled ones among them. So each class goes to its own part of the prior.
 
     Args:
-        bandwidths, kernel, estimator, kernel_weights, alpha: those of `fastmmd.mmd2`.
+        bandwidths, kernel, estimator, kernel_weights, alpha: those of `fastmmd.mmd2`. The biased estimator, with
+            classes, pulls the few codes of a class in a batch together: they end up narrower than their part. The
+            unbiased one gives them its width; the only code of its class in a batch then counts as unlabelled.
         num_classes: of the labels, as many as the prior's; 0: none are taken.
         class_weights: [C] numbers >= 0, used as they are; uniform, 1 / C each, by default.
         unconditional_weight: >= 0; 0 takes labelled points only.
@@ -127,6 +129,8 @@ class MMD(Regularizer):
             ValueError, TypeError: see `check_labels` and `fastmmd.mmd2`.
         """
         self.check_labels(codes, prior, labels)
+        if labels is not None and self.estimator == "unbiased":
+            labels = without_lone(labels, self.num_classes)
         classes: dict[str, Any] = {}
         if self.num_classes:
             known = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
@@ -213,6 +217,13 @@ def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None, count:
     if labels is None:  # a prior without classes need not know the argument
         return prior.sample(count, device=codes.device, dtype=dtype)
     return prior.sample(count, labels=labels, device=codes.device, dtype=dtype)
+
+
+def without_lone(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels [B] with -1 for points that are the only ones of their class."""
+    classes = torch.arange(num_classes, device=labels.device)
+    lone = (labels == classes[:, None]).sum(1) == 1
+    return labels.masked_fill(lone[labels.clamp(0, num_classes - 1)], -1)
 
 
 def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
