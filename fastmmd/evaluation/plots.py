@@ -60,8 +60,7 @@ def save_bars(
     for number, (name, value) in enumerate((references or {}).items()):
         if name not in marks:
             axis.axhline(value, color=COLOURS[-1 - number % 2], linestyle="--", linewidth=1.3, zorder=1, label=name)
-    labels = [f"{height:.4g}" if np.isfinite(height) else "" for height in heights]
-    axis.set_xticks(at, [f"{name}\n{value}" for name, value in zip(names, labels, strict=True)], fontsize=9)
+    axis.set_xticks(at, [f"{name}\n{value}" for name, value in zip(names, _numbers(heights), strict=True)], fontsize=9)
     axis.axhline(0, color="#555555", linewidth=0.8)
     axis.margins(y=0.12)
     axis.grid(axis="y", color="#dddddd", linewidth=0.7)
@@ -130,11 +129,10 @@ def save_heatmap(
     high = known.max(initial=-np.inf)
     figure, axis = _figure(max(6.4, 1.6 + 0.85 * len(columns)), 1.4 + 0.5 * len(rows))
     image = axis.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-    for (row, column), value in np.ndenumerate(cells):
-        if np.isfinite(value):
-            bright = high > low and (value - low) / (high - low) > 0.6
-            style = {"ha": "center", "va": "center", "fontsize": 9, "color": "black" if bright else "white"}
-            axis.text(column, row, f"{value:.4g}", **style)
+    for (row, column), text in zip(np.ndindex(cells.shape), _numbers(cells), strict=True):
+        bright = high > low and (cells[row, column] - low) / (high - low) > 0.6
+        style = {"ha": "center", "va": "center", "fontsize": 9, "color": "black" if bright else "white"}
+        axis.text(column, row, text, **style)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_xlabel(xlabel)
@@ -181,6 +179,16 @@ def save_panels(
     if title:
         figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def _numbers(values: _Array) -> list[str]:
+    """One number of decimals for all, four digits of the largest without zeros at the end; nothing for NaN."""
+    known = values[np.isfinite(values)]
+    largest = np.abs(known).max(initial=0)
+    decimals = max(0, 3 - int(np.floor(np.log10(largest)))) if largest else 0
+    while decimals and np.array_equal(known.round(decimals), known.round(decimals - 1)):
+        decimals -= 1
+    return [f"{value:.{decimals}f}" if np.isfinite(value) else "" for value in values.flat]
 
 
 def _reaches(name: str, errors: Sequence[Error] | None, count: int) -> _Array | None:
