@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastmmd.evaluation import component_walks, posterior_codes, prior_parts, roll_walk, save_panels, save_walks
 from fastmmd.priors import Prior
+from fastmmd.training import UserError
 from fastmmd.training.experiments import Experiment, arguments
 
 PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
@@ -54,7 +55,11 @@ def main() -> None:
     parser.add_argument("--regularizer", choices=SETTINGS, default="mmd-ae", help="the recipe")
     what = 'training images that keep their label, a number or "all"; several: models for each; default: 10000'
     parser.add_argument("--labelled", type=labelled, nargs="+", help=f"{what}, digits: 300 all")
+    what = "of the kernels, separated by commas: wide ones place the classes and hardly see their width"
+    parser.add_argument("--bandwidths", type=numbers, help=f"{what}; default: around the scale of each prior")
     with Experiment.start("Semi-supervised", parser.parse_args()) as experiment:
+        if experiment.options.bandwidths and experiment.options.regularizer == "aae":
+            raise UserError("--bandwidths: a discriminator has no kernels; leave it out, or choose another --regularizer")
         lines = [
             "Codes of the test images in the part of the prior that belongs to their class, beside draws of that part:",
             "neighbouring parts of the roll touch, and its noise crosses their borders.\n",
@@ -65,6 +70,11 @@ def main() -> None:
             for prior in PRIORS:
                 lines.append(evaluate(experiment, prior, count))
         experiment.write_report("\n".join(lines))
+
+
+def numbers(text: str) -> list[float]:
+    """ "1,2.5" -> [1.0, 2.5]."""
+    return [float(word) for word in text.split(",")]
 
 
 def labelled(text: str) -> int:
@@ -81,7 +91,7 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> str:
     overrides |= {"model.prior": prior, "model.code_size": 2, "model.labels": "regularizer"}
     overrides |= {"training.labelled": count, "training.evaluate_every": 0}
     if recipe != "aae":
-        overrides["model.bandwidths"] = BANDWIDTHS[prior]
+        overrides["model.bandwidths"] = experiment.options.bandwidths or BANDWIDTHS[prior]
     model = experiment.train(f"{prior}, {known} labels", recipe, overrides)
 
     generator = torch.Generator(experiment.device).manual_seed(experiment.options.seed)

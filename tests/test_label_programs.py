@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,18 @@ def test_semi_supervised(
         share = report.split(f"| {prior} | 40 | ")[1].split(" |")[0]  # such as 12.34% +- 1.20%
         assert 0 <= float(share.split("%")[0]) <= 100
         assert f"{regularizer} on digits, {prior}, 40 labels: {share} of the test codes" in out
+
+
+def test_semi_supervised_with_bandwidths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labelled", "40", "--bandwidths", "3,6.5"]
+    run(monkeypatch, "semi_supervised", *words)
+    for folder in tmp_path.glob("*-seed0"):
+        assert tomllib.loads((folder / "config.toml").read_text())["model"]["bandwidths"] == [3.0, 6.5]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "semi_supervised", *words, "--regularizer", "aae")
+    assert "--bandwidths: a discriminator has no kernels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["aae", "vae"])
