@@ -6,6 +6,7 @@ test images, walks through each part, and the share of the test codes that lie i
 
 python python/semi_supervised.py                      # scikit-learn's digits, about a minute
 python python/semi_supervised.py --data mnist --data-dir DIR --labelled 10000 all
+python python/semi_supervised.py --data mnist --data-dir DIR --bandwidths 1,2,4,8
 python python/semi_supervised.py --data mnist --data-dir DIR --regularizer ds-aae
 """
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--bandwidths", type=numbers, help=f"{what}; default: around the scale of each prior")
     with Experiment.start("Semi-supervised", parser.parse_args()) as experiment:
         if experiment.options.bandwidths and experiment.options.regularizer == "aae":
-            raise UserError("--bandwidths: a discriminator has no kernels; leave it out, or choose another --regularizer")
+            raise UserError("--bandwidths: a discriminator has no kernels; choose another --regularizer")
         lines = [
             "Codes of the test images in the part of the prior that belongs to their class, beside draws of that part:",
             "neighbouring parts of the roll touch, and its noise crosses their borders.\n",
