@@ -18,16 +18,11 @@ import numpy as np
 
 from fastmmd.evaluation import save_curves, save_heatmap
 from fastmmd.training import UserError, load_recipe
-from fastmmd.training.experiments import Experiment, Spec, arguments
+from fastmmd.training.experiments import Experiment, Spec, arguments, numbers
 
 BATCHES = (100, 250, 500, 1_000, 4_096, 16_384)
 DIGITS_BATCHES = (32, 100, 316, 1_259)  # the last one is all of them
 SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0)
-
-
-def numbers(text: str) -> list[float]:
-    """ "100,250" -> [100.0, 250.0]."""
-    return [float(word) for word in text.split(",")]
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastmmd.evaluation import component_walks, posterior_codes, prior_parts, roll_walk, save_panels, save_walks
 from fastmmd.priors import Prior
 from fastmmd.training import UserError
-from fastmmd.training.experiments import Experiment, arguments
+from fastmmd.training.experiments import Experiment, arguments, numbers
 
 PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
 BANDWIDTHS = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0]}  # around the prior's scale
@@ -71,11 +71,6 @@ def main() -> None:
             for prior in PRIORS:
                 lines.append(evaluate(experiment, prior, count))
         experiment.write_report("\n".join(lines))
-
-
-def numbers(text: str) -> list[float]:
-    """ "1,2.5" -> [1.0, 2.5]."""
-    return [float(word) for word in text.split(",")]
 
 
 def labelled(text: str) -> int:

@@ -130,9 +130,10 @@ def save_heatmap(
     figure, axis = _figure(max(6.4, 1.6 + 0.85 * len(columns)), 1.4 + 0.5 * len(rows))
     image = axis.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto")
     for (row, column), text in zip(np.ndindex(cells.shape), _numbers(cells), strict=True):
-        bright = high > low and (cells[row, column] - low) / (high - low) > 0.6
-        style = {"ha": "center", "va": "center", "fontsize": 9, "color": "black" if bright else "white"}
-        axis.text(column, row, text, **style)
+        if text:
+            bright = high > low and (cells[row, column] - low) / (high - low) > 0.6
+            style = {"ha": "center", "va": "center", "fontsize": 9, "color": "black" if bright else "white"}
+            axis.text(column, row, text, **style)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_xlabel(xlabel)

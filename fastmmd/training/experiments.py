@@ -227,6 +227,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def numbers(text: str) -> list[float]:
+    """The value of an option that is a list, separated by commas: "1,2.5" -> [1.0, 2.5]."""
+    return [float(word) for word in text.split(",")]
+
+
 def slug(name: str) -> str:
     """Words as a part of a file's name: "AAE, 2-D" -> "aae-2-d"."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
