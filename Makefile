@@ -69,10 +69,10 @@ sanitize-%: $(VENV)/build-tools
 		-DFASTMMD_TESTS=ON -DFASTMMD_SANITIZE=$*
 	$(BIN)/cmake --build build/$@
 	OMP_WAIT_POLICY=passive ASAN_OPTIONS=malloc_fill_byte=255:max_malloc_fill_size=1000000000 \
-		UBSAN_OPTIONS=print_stacktrace=1 $(UNRANDOMISED) build/$@/native_tests
+		UBSAN_OPTIONS=print_stacktrace=1 $(UNRANDOMIZED) build/$@/native_tests
 
-# Older ThreadSanitizers do not run where the kernel randomises addresses with 32 bits.
-UNRANDOMISED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
+# Older ThreadSanitizers do not run where the kernel randomizes addresses with 32 bits.
+UNRANDOMIZED := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 CPP_FILES := find csrc tests/native -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh'
 

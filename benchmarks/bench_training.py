@@ -1,4 +1,4 @@
-"""A training step of the MMD autoencoder, in turn with the same step of the same autoencoder without a regulariser."""
+"""A training step of the MMD autoencoder, in turn with the same step of the same autoencoder without a regularizer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ EAGER = {"eager": peers.mmd2}
 
 
 class Nothing(nn.Regularizer):
-    """No regulariser: what remains is the autoencoder itself."""
+    """No regularizer: what remains is the autoencoder itself."""
 
     def forward(self, codes, prior, moments=None):
         return codes.new_zeros(())
 
 
 class Textbook(nn.Regularizer):
-    """The paper's regulariser by a function of the peers."""
+    """The paper's regularizer by a function of the peers."""
 
     def __init__(self, mmd2, like):
         super().__init__()
@@ -61,13 +61,13 @@ def test_step(benchmark, interleave, implementation, batch):
         if implementation in EAGER:
             model.regularizer = Textbook(mmd2, model.regularizer)
         _check(model, x[:1000], exact_draws=implementation != "closed form")
-        benchmark.extra_info["baseline"] = "no regulariser"
+        benchmark.extra_info["baseline"] = "no regularizer"
         interleave(_step(model, x), _step(plain, x), rounds, {"operation": "training", "dim": 784, "n": batch})
 
 
 @torch.no_grad()
 def _check(model, x, exact_draws):
-    """The regulariser of some codes against float64, to the 1% that the textbook formula reaches."""
+    """The regularizer of some codes against float64, to the 1% that the textbook formula reaches."""
     codes, bandwidths = model.encode(x), model.regularizer.bandwidths
     torch.manual_seed(1)
     found = model.regularizer(codes, model.prior).item()

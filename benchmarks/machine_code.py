@@ -88,7 +88,7 @@ class Code:
         """
         sizes = [self.arguments[name] for name in ("n", "m", "count") if name in self.arguments][:2]
         batch = self.grid[2] if len(self.grid) > 2 else 1
-        if self.arguments.get("CANCELLING"):  # a launch that looks for pairs which hardly any data have
+        if self.arguments.get("CANCELING"):  # a launch that looks for pairs which hardly any data have
             return 0
         found = math.prod(sizes)
         if not self.arguments.get("RAGGED"):

@@ -128,7 +128,7 @@ def fourier_function(x: Tensor, coefficients: Tensor, frequencies: Tensor) -> Te
 def parzen_log_likelihood(points: Tensor, samples: Tensor, sigmas: Floats) -> Tensor:
     """Log-sum-exp over a dense distance matrix that all sigmas share."""
     r = squared_distances(points, samples)
-    return torch.stack([torch.logsumexp(-r / (2 * s**2), 1) - _log_normalisation(samples, s) for s in sigmas])
+    return torch.stack([torch.logsumexp(-r / (2 * s**2), 1) - _log_normalization(samples, s) for s in sigmas])
 
 
 def keops_parzen(points: Tensor, samples: Tensor, sigmas: Floats) -> Tensor:
@@ -136,7 +136,7 @@ def keops_parzen(points: Tensor, samples: Tensor, sigmas: Floats) -> Tensor:
     from pykeops.torch import LazyTensor
 
     r = LazyTensor(points[:, None, :]).sqdist(LazyTensor(samples[None, :, :]))
-    return torch.stack([(-r / (2 * s**2)).logsumexp(1)[:, 0] - _log_normalisation(samples, s) for s in sigmas])
+    return torch.stack([(-r / (2 * s**2)).logsumexp(1)[:, 0] - _log_normalization(samples, s) for s in sigmas])
 
 
 def sklearn_parzen(points: Tensor, samples: Tensor, sigmas: Floats) -> Tensor:
@@ -150,7 +150,7 @@ def sklearn_parzen(points: Tensor, samples: Tensor, sigmas: Floats) -> Tensor:
     return torch.stack([score(s) for s in sigmas])
 
 
-def _log_normalisation(samples: Tensor, sigma: float) -> float:
+def _log_normalization(samples: Tensor, sigma: float) -> float:
     n, dim = samples.shape
     return math.log(n) + dim / 2 * math.log(2 * math.pi * sigma**2)
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by colour-blind readers too.
+# Okabe and Ito's colors: told apart by color-blind readers too.
 COLORS = {
     "fastmmd": "#D55E00",
     "eager": "#0072B2",

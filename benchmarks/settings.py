@@ -44,7 +44,7 @@ class Sizes:
     parzen: tuple[int, int]  # points, samples at D = 784
     parzen_rounds: int  # interleaved with the bare matrix product
     density: tuple[int, int]  # points, samples of the comparison with one sigma
-    training: dict[int, int]  # batch: rounds, interleaved with the step without regulariser
+    training: dict[int, int]  # batch: rounds, interleaved with the step without regularizer
     scaling_n: tuple[int, ...]
     scaling_at: int  # N where D, bandwidths or threads grow
     dims: tuple[int, ...]

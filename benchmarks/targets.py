@@ -123,7 +123,7 @@ TARGETS = (
     *(
         Target(
             f"training step of the MMD-AE, batch {batch}",
-            "no regulariser, times its time",
+            "no regularizer, times its time",
             bound,
             "x",
             False,

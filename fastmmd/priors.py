@@ -182,7 +182,7 @@ class GaussianMixture(MixturePrior):
     Component i belongs to class i: `num_classes` is K.
 
     Args:
-        weights: [K] positive, normalised here; uniform by default.
+        weights: [K] positive, normalized here; uniform by default.
         means: [K, D].
         covariances: [K, D, D], symmetric positive definite.
 

@@ -66,7 +66,7 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
                 "training.batch_size": batch,
                 "training.epochs": passes,
                 "training.evaluate_every": 0,
-                # With few steps, not all of them may go to the regulariser alone.
+                # With few steps, not all of them may go to the regularizer alone.
                 "model.warmup_steps": min(recipe.model["warmup_steps"], passes * per_epoch // 10),
             }
             if options.scale_rate:

@@ -22,7 +22,7 @@ from fastmmd.training import UserError, load_data
 CODE_SIZE = 4
 BANDWIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # in units of the prior's standard deviation, 1
 FREQUENCIES = 480
-WARMUP_STEPS = 100  # of the regulariser alone: codes reach the prior before they mean anything
+WARMUP_STEPS = 100  # of the regularizer alone: codes reach the prior before they mean anything
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -47,7 +47,7 @@ def main() -> None:
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     images = data.train.images  # [N, D] in [0, 1]
-    weight = 0.5 * data.data_dim  # of the regulariser, against a cross-entropy summed over D pixels
+    weight = 0.5 * data.data_dim  # of the regularizer, against a cross-entropy summed over D pixels
     hidden = (1024, 512, 216) if data.data_dim > 100 else (256, 128)
     encoder = nn.Sequential(nn.Dropout(0.1), *mlp(data.data_dim, *hidden, CODE_SIZE)).to(device)
     decoder = mlp(CODE_SIZE, *hidden[::-1], data.data_dim).to(device)

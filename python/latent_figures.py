@@ -1,7 +1,7 @@
 """Two-dimensional codes of held-out images under a Gaussian and a mixture of ten (AAE paper, figure 2; DS-AAE paper).
 
 Trains AAE, MMD-AE, DS-AAE and (Gaussian only) a VAE without labels, shows their codes side by side with draws from the
-prior, coloured by label, and decodes the percentiles of the Gaussian. The table checks by MMD^2, at bandwidths down to
+prior, colored by label, and decodes the percentiles of the Gaussian. The table checks by MMD^2, at bandwidths down to
 the width of the mixture's parts, what the eye sees.
 
 python python/latent_figures.py                      # scikit-learn's digits, 100 epochs, about a minute

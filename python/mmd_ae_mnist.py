@@ -43,7 +43,7 @@ def main() -> None:
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     images = data.train.images  # [N, D] in [0, 1]
-    weight = 1.3 * data.data_dim  # of the regulariser, against a cross-entropy summed over D pixels
+    weight = 1.3 * data.data_dim  # of the regularizer, against a cross-entropy summed over D pixels
     hidden = (1024, 512, 216) if data.data_dim > 100 else (256, 128)
     encoder = nn.Sequential(nn.Dropout(0.1), *mlp(data.data_dim, *hidden, CODE_SIZE)).to(device)
     decoder = mlp(CODE_SIZE, *hidden[::-1], data.data_dim).to(device)

@@ -1,11 +1,11 @@
-"""Class labels in the regulariser: each class in its own part of the prior (AAE paper, figures 3a and 4).
+"""Class labels in the regularizer: each class in its own part of the prior (AAE paper, figures 3a and 4).
 
-Trains autoencoders with a mixture of ten Gaussians and with a swiss roll as prior, in which the labelled images of
-class i belong to component i or to the i-th tenth of the roll, the unlabelled ones anywhere. Shows the codes of the
+Trains autoencoders with a mixture of ten Gaussians and with a swiss roll as prior, in which the labeled images of
+class i belong to component i or to the i-th tenth of the roll, the unlabeled ones anywhere. Shows the codes of the
 test images, walks through each part, and the share of the test codes that lie in the part of their class.
 
 python python/semi_supervised.py                      # scikit-learn's digits, about a minute
-python python/semi_supervised.py --data mnist --data-dir DIR --labelled 10000 all
+python python/semi_supervised.py --data mnist --data-dir DIR --labeled 10000 all
 python python/semi_supervised.py --data mnist --data-dir DIR --bandwidths 1,2,4,8
 python python/semi_supervised.py --data mnist --data-dir DIR --regularizer ds-aae
 """
@@ -55,7 +55,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--regularizer", choices=SETTINGS, default="mmd-ae", help="the recipe")
     what = 'training images that keep their label, a number or "all"; several: models for each; default: 10000'
-    parser.add_argument("--labelled", type=labelled, nargs="+", help=f"{what}, digits: 300 all")
+    parser.add_argument("--labeled", type=labeled, nargs="+", help=f"{what}, digits: 300 all")
     what = "of the kernels, separated by commas: wide ones place the classes and hardly see their width"
     parser.add_argument("--bandwidths", type=numbers, help=f"{what}; default: around the scale of each prior")
     with Experiment.start("Semi-supervised", parser.parse_args()) as experiment:
@@ -63,17 +63,17 @@ def main() -> None:
             raise UserError("--bandwidths: a discriminator has no kernels; choose another --regularizer")
         lines = [
             "Codes of the test images in the part of the prior that belongs to their class, beside draws of that part:",
-            "neighbouring parts of the roll touch, and its noise crosses their borders.\n",
+            "neighboring parts of the roll touch, and its noise crosses their borders.\n",
             "| prior | labels | test codes in the part of their class | draws from the prior | pictures |",
             "|---|---|---|---|---|",
         ]
-        for count in experiment.options.labelled or ([300, -1] if experiment.is_digits else [10_000]):
+        for count in experiment.options.labeled or ([300, -1] if experiment.is_digits else [10_000]):
             for prior in PRIORS:
                 lines.append(evaluate(experiment, prior, count))
         experiment.write_report("\n".join(lines))
 
 
-def labelled(text: str) -> int:
+def labeled(text: str) -> int:
     """A number of images; "all" is -1, as in the recipes."""
     return -1 if text == "all" else int(text)
 
@@ -85,7 +85,7 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> str:
     everywhere, digits = SETTINGS[recipe]
     overrides = everywhere | (digits if experiment.is_digits else {})
     overrides |= {"model.prior": prior, "model.code_size": 2, "model.labels": "regularizer"}
-    overrides |= {"training.labelled": count, "training.evaluate_every": 0}
+    overrides |= {"training.labeled": count, "training.evaluate_every": 0}
     if recipe != "aae":
         overrides["model.bandwidths"] = experiment.options.bandwidths or BANDWIDTHS[prior]
     model = experiment.train(f"{prior}, {known} labels", recipe, overrides)

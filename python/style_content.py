@@ -22,7 +22,7 @@ from fastmmd.training.experiments import Experiment, arguments
 
 STYLES = 12  # rows of the pictures
 
-#: What goes over the recipes: for all data, for digits. With a weak regulariser the code would hold the class too; a
+#: What goes over the recipes: for all data, for digits. With a weak regularizer the code would hold the class too; a
 #: deterministic posterior leaves gaps in 15 dimensions, into which the prior's draws fall.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aae": (
@@ -55,7 +55,7 @@ def main() -> None:
         overrides = (
             everywhere
             | (digits if experiment.is_digits else {})
-            | {"training.evaluate_every": 0, "training.labelled": -1}
+            | {"training.evaluate_every": 0, "training.labeled": -1}
         )
         overrides |= {"model.labels": "decoder", "model.num_classes": classes, "model.code_size": options.code_size}
         with torch.enable_grad():
@@ -68,9 +68,9 @@ def main() -> None:
         rows = torch.randint(len(data.test), (options.pairs,), generator=generator, device=device)
         encoded, own = posterior_codes(model, data.test.images[rows], generator), data.test.labels.to(device)[rows]
         lines = [
-            f"The classifier recognises {classifier.accuracy(data.test):.2%} of the {len(data.test):,} test images.",
-            f"Of {options.pairs:,} pairs of style and class it recognises:\n",
-            "| styles | classes | recognised as that class |",
+            f"The classifier recognizes {classifier.accuracy(data.test):.2%} of the {len(data.test):,} test images.",
+            f"Of {options.pairs:,} pairs of style and class it recognizes:\n",
+            "| styles | classes | recognized as that class |",
             "|---|---|---|",
         ]
         for styles, labels, what in (

@@ -70,7 +70,7 @@ def means(x, y, bandwidths, kernel, estimator, kernel_weights, x_weights, y_weig
     """The mean of k(x, x'), k(y, y') and k(x, y)."""
     if kernel == "energy":
         bandwidths = (1.0,)
-    wx, wy = normalised(x, x_weights), normalised(y, y_weights)
+    wx, wy = normalized(x, x_weights), normalized(y, y_weights)
 
     def mean(a: Tensor, b: Tensor, wa: Tensor, wb: Tensor, same: bool) -> Tensor:
         k = gram(a, b, bandwidths, kernel, kernel_weights, alpha)
@@ -96,11 +96,11 @@ def witness(
 ) -> Tensor:
     if kernel == "energy":
         bandwidths = (1.0,)
-    over_x = gram(points, x, bandwidths, kernel, kernel_weights, alpha) @ normalised(x, x_weights)
-    return over_x - gram(points, y, bandwidths, kernel, kernel_weights, alpha) @ normalised(y, y_weights)
+    over_x = gram(points, x, bandwidths, kernel, kernel_weights, alpha) @ normalized(x, x_weights)
+    return over_x - gram(points, y, bandwidths, kernel, kernel_weights, alpha) @ normalized(y, y_weights)
 
 
-def normalised(points: Tensor, weights: Tensor | None) -> Tensor:
+def normalized(points: Tensor, weights: Tensor | None) -> Tensor:
     w = points.new_ones(points.shape[:-1]) if weights is None else weights
     return w / w.sum(-1, keepdim=True)
 

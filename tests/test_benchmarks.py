@@ -43,7 +43,7 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
     """Invented numbers: 10 ms for us, 100 for a peer that dies at 2000 points."""
     mmd2 = {"operation": "mmd2", "dim": 6, "n": 1000, "bandwidths": 6}
     training = {"operation": "training", "dim": 784, "n": 1000}
-    turns = {"ratio": 1.02, "interval": [1.0, 1.04], "baseline": "no regulariser", "baseline_s": 0.1}
+    turns = {"ratio": 1.02, "interval": [1.0, 1.04], "baseline": "no regularizer", "baseline_s": 0.1}
     scaling = {"operation": "scaling", "against": "N", "amount": 1000}
     call = {"operation": "dispatch", "operator": "mmd2"}
     headline, wide = {"n": 160, "m": 1600, "dim": 79, "bandwidths": [9.0]}, {"n": 60_000, "m": 60_000, "dim": 4}

@@ -63,9 +63,9 @@ def test_classifier_is_kept_in_a_file(digits: Dataset, tmp_path: Path, monkeypat
 
 
 def test_classifier_names_what_is_wrong(digits: Dataset) -> None:
-    unlabelled = replace(digits, train=replace(digits.train, labels=None))
+    unlabeled = replace(digits, train=replace(digits.train, labels=None))
     with pytest.raises(UserError, match="labels: got none, expected a data set with labels"):
-        train_classifier(unlabelled)
+        train_classifier(unlabeled)
     with pytest.raises(UserError, match=r"image_shape: got \(64,\), expected \(height, width\)"):
         train_classifier(replace(digits, image_shape=(64,)))
     with pytest.raises(UserError, match=r"image_shape: got \(3, 8\)"):

@@ -168,7 +168,7 @@ def test_wide_kernels_keep_their_digits(backend: str) -> None:
 
 @every_prior
 def test_far_codes(backend: str, name: str) -> None:
-    """At distance 1e5: the value of a point without neighbours, no NaN, no gradient."""
+    """At distance 1e5: the value of a point without neighbors, no NaN, no gradient."""
     prior = PRIORS[name]
     x = points(10, prior.dim)
     x[3] = 1e5
@@ -209,7 +209,7 @@ def test_priors_without_a_closed_form_name_the_alternative() -> None:
 
 @pytest.mark.parametrize("bandwidths", [(0.5, 1.0, 2.0, 4.0), (0.7, 1.3, 2.9, 6.1)])
 def test_float32_value_near_convergence(backend: str, bandwidths: tuple[float, ...]) -> None:
-    """The three terms are rounded once, after they have cancelled."""
+    """The three terms are rounded once, after they have canceled."""
     prior = Gaussian(4)
     x = prior.sample(5000, generator=torch.Generator().manual_seed(0))
     exact = fastmmd.mmd2_to_prior(x.double(), prior, bandwidths)

@@ -1,5 +1,5 @@
 """What holds for the CUDA kernels alone: no result depends on the order in which threads and blocks run, nothing is
-read on the host, all specialised dimensions and the way by products meet the bounds."""
+read on the host, all specialized dimensions and the way by products meet the bounds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_nothing_is_read_on_the_host(call: Callable[[int], list[Tensor]], dim: i
 
 @pytest.mark.parametrize("dim", range(1, 18))
 @pytest.mark.parametrize("needs", [(True, False), (False, False)])
-def test_every_specialised_dimension(dim: int, needs: tuple[bool, bool]) -> None:
+def test_every_specialized_dimension(dim: int, needs: tuple[bool, bool]) -> None:
     """With odd rests of rows and columns, and both signs of far and near bandwidths."""
     x, y = points(261, dim, seed=1), points(131, dim, seed=2, shift=0.2)
     bandwidths = [0.3 * dim**0.5, 3.0 * dim**0.5, 5.0 * dim**0.5, 12.0 * dim**0.5]

@@ -86,7 +86,7 @@ def test_idx_folder_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert load_data("fashion-mnist").data_dim == 20
 
 
-def test_published_content_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_content_is_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = small_mnist()
     write_files(tmp_path, contents, True)
     sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
@@ -270,7 +270,7 @@ def test_missing_folder_is_not_created(tmp_path: Path) -> None:
 BYTES = np.random.default_rng(2).integers(0, 256, (50, 6, 7), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "pt", "labelled npz", "floats", "channel"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "pt", "labeled npz", "floats", "channel"])
 def test_arrays(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"images.{kind.split()[-1] if 'np' in kind or kind == 'pt' else 'npy'}"
     labels = np.arange(50) % 3
@@ -278,7 +278,7 @@ def test_arrays(tmp_path: Path, kind: str) -> None:
         torch.save(torch.from_numpy(BYTES), path)
     elif kind == "npz":
         np.savez(path, BYTES)
-    elif kind == "labelled npz":
+    elif kind == "labeled npz":
         np.savez(path, images=BYTES, labels=labels)
     else:
         np.save(path, {"npy": BYTES, "floats": BYTES / 255, "channel": BYTES[:, None]}[kind])
@@ -288,7 +288,7 @@ def test_arrays(tmp_path: Path, kind: str) -> None:
     order = np.lexsort(images.numpy().T)
     expected = torch.from_numpy(BYTES.reshape(50, 42)).float() / 255
     torch.testing.assert_close(images[order], expected[np.lexsort(expected.numpy().T)])
-    assert (data.train.labels is None) == (kind != "labelled npz")
+    assert (data.train.labels is None) == (kind != "labeled npz")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ KERNEL_ARGUMENTS = [
     ({"kernel_weights": torch.ones(3), "bandwidths": (1.0, 2.0)}, ValueError, "kernel_weights: got 3, expected 2"),
     ({"sigma": 1.0}, TypeError, r"sigma: not an argument; .*bandwidths=\(sigma,\)"),
     ({"gamma": 1.0}, TypeError, r"gamma: not an argument; .*\(0.5 / gamma\) \*\* 0.5"),
-    ({"colour": 1.0}, TypeError, "colour: not an argument"),
+    ({"color": 1.0}, TypeError, "color: not an argument"),
     ({"x_weights": torch.ones(5)}, ValueError, r"x_weights: got shape \[5\], expected \[6\]"),
     ({"x_weights": torch.ones(2, 6)}, ValueError, r"x_weights: got shape \[2, 6\], expected \[6\]"),
     ({"x_weights": [1.0] * 6}, TypeError, "x_weights: got list"),

@@ -147,7 +147,7 @@ def test_mean(backend: str, n: int, dim: int, count: int, dtype: torch.dtype) ->
     frequencies = own(features, compute)
 
     def dense(x: Tensor, w: Tensor) -> Tensor:
-        return oracle.normalised(x, w) @ oracle.phi(x, frequencies, phi)
+        return oracle.normalized(x, w) @ oracle.phi(x, frequencies, phi)
 
     value, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
     expected, wanted = value_and_gradients(dense, [x, w], F64)
@@ -195,7 +195,7 @@ def test_every_dimension_of_few(backend: str, batch: int, n: int, dim: int, coun
     error = unit(x.flatten(0, 1), frequencies, dtype)
 
     def dense(x: Tensor, w: Tensor) -> Tensor:
-        return torch.einsum("bn,bnk->bk", oracle.normalised(x, w), oracle.phi(x, frequencies, phi))
+        return torch.einsum("bn,bnk->bk", oracle.normalized(x, w), oracle.phi(x, frequencies, phi))
 
     found, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
     expected, wanted = value_and_gradients(dense, [x, w], F64)

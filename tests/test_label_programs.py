@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: str) -> None:
 def test_semi_supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], regularizer: str
 ) -> None:
-    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labelled", "40", "--regularizer", regularizer]
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labeled", "40", "--regularizer", regularizer]
     run(monkeypatch, "semi_supervised", *words)
     runs = {"mixture-40-labels-seed0", "swiss-roll-40-labels-seed0"}
     pictures = {f"{prior}-40-{what}.png" for prior in ("mixture", "swiss-roll") for what in ("codes", "walks")}
@@ -46,7 +46,7 @@ def test_semi_supervised(
 def test_semi_supervised_with_bandwidths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labelled", "40", "--bandwidths", "3,6.5"]
+    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labeled", "40", "--bandwidths", "3,6.5"]
     run(monkeypatch, "semi_supervised", *words)
     for folder in tmp_path.glob("*-seed0"):
         assert tomllib.loads((folder / "config.toml").read_text())["model"]["bandwidths"] == [3.0, 6.5]

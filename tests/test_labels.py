@@ -149,13 +149,13 @@ def test_one_class_is_mmd2(backend: str) -> None:
     x, y = sample(130, 90, 6)
     weights, count = {"x_weights": positive(130), "y_weights": positive(90, seed=1)}, torch.tensor([2.0, 3.0])
 
-    def labelled(*tensors: Tensor) -> Tensor:
+    def labeled(*tensors: Tensor) -> Tensor:
         zeros = [torch.zeros(n, dtype=torch.int64) for n in (130, 90)]
         return fastmmd.mmd2(*tensors, **weights, x_labels=zeros[0], y_labels=zeros[1], class_weights=[1])
 
     found, expected = (
         value_and_gradients(function, (x, y, count))
-        for function in (labelled, lambda *tensors: fastmmd.mmd2(*tensors, **weights))
+        for function in (labeled, lambda *tensors: fastmmd.mmd2(*tensors, **weights))
     )
     assert torch.equal(found[0], expected[0])
     assert all(map(torch.equal, found[1], expected[1]))
@@ -226,8 +226,8 @@ def call(x_labels, y_labels, **options) -> Tensor:
         ([0, 1, 0, 1], [0, 0, 0], {}, ValueError, "y_labels: got no point of class 1, of which x has 2"),
         ([1, 1, 1, 1], [0, 1, 1], {}, ValueError, "x_labels: got no point of class 0, of which y has 1"),
         ([0, 1, 0, 1], [0, 1, 0], {"estimator": "unbiased"}, ValueError, "y_labels: got one point of class 1, .* 2"),
-        ([0, -1, 0, -1], [0, 0, 0], {}, ValueError, "x_labels: got 2 unlabelled points .* unconditional_weight above"),
-        ([0, 0, 0, 0], [0, -1, 0], {}, ValueError, "y_labels: got 1 unlabelled points"),
+        ([0, -1, 0, -1], [0, 0, 0], {}, ValueError, "x_labels: got 2 unlabeled points .* unconditional_weight above"),
+        ([0, 0, 0, 0], [0, -1, 0], {}, ValueError, "y_labels: got 1 unlabeled points"),
     ],
 )
 def test_errors(x_labels, y_labels, options, error, message) -> None:
@@ -243,7 +243,7 @@ def test_labels_are_for_samples_without_leading_dimensions() -> None:
         fastmmd.mmd2(points(4, 3), points(4, 3), x_labels=zeros, y_labels=zeros.to("meta"), class_weights=[1.0])
 
 
-def test_no_labelled_point_at_all(backend: str) -> None:
+def test_no_labeled_point_at_all(backend: str) -> None:
     """Only the unconditional term is left; and it alone where the class weights are zeros."""
     x, y = sample(9, 8, 2)
     none = {"x_labels": torch.full((9,), -1), "y_labels": torch.full((8,), -1)}

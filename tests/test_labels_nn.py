@@ -109,12 +109,12 @@ def test_style_and_content_part(generator_learning_rate: float | None) -> None:
         assert (torch.cdist(images, patterns).argmin(1) == c).float().mean() > 0.9
 
 
-# --- in the regulariser ---
+# --- in the regularizer ---
 
 
 @pytest.mark.parametrize("kind", [Adversarial, FourierAdversary])
 def test_labels_send_each_class_to_its_component(kind: type[Regularizer]) -> None:
-    """AAE paper, figure 4: two thirds of the points are labelled; the others find their class's component as well."""
+    """AAE paper, figure 4: two thirds of the points are labeled; the others find their class's component as well."""
     regularizer: Regularizer
     if kind is Adversarial:
         regularizer, weight, rate = Adversarial.mlp(2, (64,), scale=3.0, num_classes=3), 10.0, 5e-3
@@ -135,7 +135,7 @@ def test_labels_send_each_class_to_its_component(kind: type[Regularizer]) -> Non
 
 @pytest.mark.parametrize("prior", [three_parts(), SwissRoll(num_classes=3)], ids=lambda p: type(p).__name__)
 def test_labels_reach_both(prior: Prior) -> None:
-    """A regulariser and a decoder with classes get the same labels."""
+    """A regularizer and a decoder with classes get the same labels."""
     model = with_classes(prior=prior, regularizer=FourierAdversary(2, count=12, bandwidths=(1.0,), num_classes=3))
     given: list[Tensor] = []
     model.regularizer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[3]))
@@ -147,7 +147,7 @@ def test_labels_reach_both(prior: Prior) -> None:
 # --- few codes of a class in a batch ---
 
 
-def test_unbiased_takes_the_only_code_of_its_class_for_unlabelled() -> None:
+def test_unbiased_takes_the_only_code_of_its_class_for_unlabeled() -> None:
     codes, prior = points(9, 2), three_parts()
     regularizer = MMD((1.0,), estimator="unbiased", num_classes=3)
     labels, without = torch.tensor([[0, 2, -1, 2, 1, 1, -1, -1, 2], [-1, 2, -1, 2, 1, 1, -1, -1, 2]])

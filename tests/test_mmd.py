@@ -82,9 +82,9 @@ def check(
 
 def value_bound(x, y, floats, kernel, kernel_weights, x_weights, y_weights, dtype) -> Tensor:
     """The additive part, 2e-7 sum|w| / min(N, M). With sample weights 1 / N becomes sum w_i^2, and the weights, which
-    are normalised in the compute dtype, add N independent roundings. "energy", which is not bounded, takes its largest
+    are normalized in the compute dtype, add N independent roundings. "energy", which is not bounded, takes its largest
     distance in place of sum|w|."""
-    wx, wy = oracle.normalised(x.to(F64), x_weights), oracle.normalised(y.to(F64), y_weights)
+    wx, wy = oracle.normalized(x.to(F64), x_weights), oracle.normalized(y.to(F64), y_weights)
     share = torch.maximum(*torch.broadcast_tensors(wx.square().sum(-1), wy.square().sum(-1)))
     rounding = 0.0 if x_weights is None and y_weights is None else 2.0**-24 * share.sqrt()
     bound = 2e-7 * share + rounding if dtype == F32 else 1e-14

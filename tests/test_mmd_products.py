@@ -133,7 +133,7 @@ def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
 def placed(name: str, n: int, dim: int, seed: int) -> Tensor:
     """Points for which |p|^2 + |q|^2 - 2 p.q, or p_i sum_j c_ij - sum_j c_ij q_j, loses digits about the origin."""
     z = points(n, dim, seed=seed, dtype=F64)
-    centres = points(5, dim, seed=7, dtype=F64)[torch.arange(n) % 5]
+    centers = points(5, dim, seed=7, dtype=F64)[torch.arange(n) % 5]
     if name == "outlier" and seed == 1:
         z[5] += 1e4
     if name == "duplicates":
@@ -142,9 +142,9 @@ def placed(name: str, n: int, dim: int, seed: int) -> Tensor:
         "one cloud": z,
         "far from the origin": z + 1e4,
         "far from each other": z + 10 * seed,
-        "clusters": centres * 1.5 + z,
-        "tight clusters": centres * 100 + z,
-        "pairs of tight clusters": centres.sign()[:, :1] * 100 + z,
+        "clusters": centers * 1.5 + z,
+        "tight clusters": centers * 100 + z,
+        "pairs of tight clusters": centers.sign()[:, :1] * 100 + z,
         "outlier": z,
         "heavy tails": z / points(n, 1, seed=seed + 10, dtype=F64).abs(),
         "duplicates": z,

@@ -378,7 +378,7 @@ def test_precision_is_pinned_inside_and_restored_after_an_error(device: str) -> 
 
 
 def test_parzen_accuracy_at_784_dimensions() -> None:
-    """At most 0.005 nats per point against float64 and between partitions; points like centred images."""
+    """At most 0.005 nats per point against float64 and between partitions; points like centered images."""
     active = torch.rand(784, generator=torch.Generator().manual_seed(1)) < 0.3
     x, samples = (points(n, 784, seed=n, scale=0.35) * active for n in (600, 2500))
     sigmas = tuple(float(s) for s in np.logspace(-1, 0, 10))

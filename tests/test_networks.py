@@ -106,7 +106,7 @@ def test_models_of_convolutional_networks(kind: str, precision: str) -> None:
     assert model.encode(x).shape == (20, 3)
     again = MODELS[kind](64, **model.settings())
     assert again.settings() == model.settings() and model.settings()["channels"] == (4, 6)
-    again.load_state_dict(model.state_dict())  # the statistics of batch normalisation too
+    again.load_state_dict(model.state_dict())  # the statistics of batch normalization too
     assert torch.equal(again.eval().encode(x), model.encode(x))
     assert not torch.equal(model.encoder.hidden[2].running_mean, torch.zeros(6))
 

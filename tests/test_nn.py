@@ -216,7 +216,7 @@ def test_warmup_trains_the_encoder_alone() -> None:
 @every_model
 @pytest.mark.parametrize("options", [{}, {"posterior": "implicit", "denoising": 0.5}], ids=["plain", "noisy"])
 def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
-    """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimisers."""
+    """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimizers."""
     if kind in ("vae", "gmmn-ae") and options:
         options = {"denoising": 0.5}
     model = small(kind, **options)
@@ -314,4 +314,4 @@ def test_tensor_bandwidths_belong_to_the_module() -> None:
     bandwidths = torch.tensor([1.0, 2.0])
     assert "bandwidths" in MMD(bandwidths).state_dict()
     model = Autoencoder(nn.Linear(4, 2), nn.Linear(2, 4), Gaussian(2), MMD(nn.Parameter(bandwidths)))
-    assert set(model.configure_optimizers()) == {"autoencoder"}  # nothing would step an adversary's optimiser
+    assert set(model.configure_optimizers()) == {"autoencoder"}  # nothing would step an adversary's optimizer

@@ -80,7 +80,7 @@ def test_halving_sigmas(backend: str, dim: int, dtype: torch.dtype) -> None:
     errors of 2^-23 (2^-52) grow no more than to 4^2 of them; two chains, one longer, out of order."""
     sigmas = (3.0, *(0.05 * 2.0**i for i in range(11)), 1.5, 0.75, 0.7)
     x, y = points(70, dim, dtype=dtype), points(330, dim, seed=1, dtype=dtype)
-    y[:70] = x + 0.02 * points(70, dim, seed=2, dtype=dtype)  # near neighbours, which the small sigmas see
+    y[:70] = x + 0.02 * points(70, dim, seed=2, dtype=dtype)  # near neighbors, which the small sigmas see
     value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])
     expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)
     eps = torch.finfo(dtype).eps
@@ -109,7 +109,7 @@ def test_images_within_the_promised_nats(backend: str) -> None:
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), SIGMAS)
     found = fastmmd.parzen_log_likelihood(x, y, SIGMAS)
     assert_close(found, expected, rtol=0, atol=NATS)
-    # Uncentred data of the same distances: the offset must not cost digits.
+    # Uncentered data of the same distances: the offset must not cost digits.
     assert_close(fastmmd.parzen_log_likelihood(x + 7, y + 7, SIGMAS),
                  oracle.parzen_log_likelihood((x + 7).to(F64), (y + 7).to(F64), SIGMAS), rtol=0, atol=NATS)  # fmt: skip
 
@@ -238,7 +238,7 @@ def test_one_bad_point_leaves_the_others_alone(backend: str, dim: int, bad: floa
 
 
 def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
-    """|x|^2 + |s|^2 - 2 x . s cancels where the nearest sample is near and both are far from the centre."""
+    """|x|^2 + |s|^2 - 2 x . s cancels where the nearest sample is near and both are far from the center."""
     x, y = (torch.rand(40, 100, generator=torch.Generator().manual_seed(seed), dtype=F64) for seed in (0, 1))
     x[20:] += 30
     y[20:] += 30
@@ -264,7 +264,7 @@ def test_many_samples(backend: str, dim: int, tile: int | None, monkeypatch: pyt
         sigmas = (0.3, 1.0, 2.0)
         value, gradients = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, sigmas), [x, y])  # noqa: B023
         expected, wanted = value_and_gradients(lambda x, y: oracle.parzen_log_likelihood(x, y, sigmas), [x, y], F64)  # noqa: B023
-        # Rounding of norms of up to 20 sqrt(dim), some of it centred away, or of the distances alone.
+        # Rounding of norms of up to 20 sqrt(dim), some of it centered away, or of the distances alone.
         exponent = 2.0**-24 * (8 * 9 * dim + 400 * dim * (dim > 16)) / (2 * 0.3**2) if dtype == F32 else 1e-11
         assert_close(value, expected, atol=min(exponent, NATS))
         for gradient, want in zip(gradients, wanted, strict=True):
@@ -273,7 +273,7 @@ def test_many_samples(backend: str, dim: int, tile: int | None, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("spread", [0.02, 1.0])
-def test_near_pairs_far_from_the_centre(backend: str, spread: float) -> None:
+def test_near_pairs_far_from_the_center(backend: str, spread: float) -> None:
     """Products of them cancel; those of others beside them, in the same rows and columns, do not. Gradients too."""
     x, y = points(60, 100, scale=spread), points(90, 100, seed=1, scale=spread)
     x[40:] += 30
@@ -297,7 +297,7 @@ def test_truncating_tensor_cores_keep_the_nats() -> None:
     """The Triton backend's products where tensor cores truncate each addend and sum to the 24 bits of the largest
     addend (no more than that is known of them), at the largest norms that it leaves to them."""
     from fastmmd.backends.triton.halves import halves_of
-    from fastmmd.backends.triton.parzen import CANCELLING
+    from fastmmd.backends.triton.parzen import CANCELING
 
     def step(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
         addends = torch.cat([total[..., None], left[:, None] * right[None]], -1)
@@ -306,7 +306,7 @@ def test_truncating_tensor_cores_keep_the_nats() -> None:
         unit = torch.exp2(total.abs().clamp(min=1e-30).log2().floor() - 23)
         return (total / unit).trunc() * unit
 
-    sigma, limit = 0.1, 2 * CANCELLING * 0.1**2
+    sigma, limit = 0.1, 2 * CANCELING * 0.1**2
     for spread in (0.0, 0.5):  # every coordinate alike, or half of them 0: the sums grow steadily
         x, noise = (torch.rand(32, 784, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
         x = (x >= spread) * (limit / 784 / (1 - spread)) ** 0.5 * 0.95

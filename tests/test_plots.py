@@ -1,4 +1,4 @@
-"""Plots of results, by what their figures contain; nearest neighbours."""
+"""Plots of results, by what their figures contain; nearest neighbors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastmmd.evaluation import nearest_neighbours, plots, save_bars, save_curves, save_heatmap, save_panels
+from fastmmd.evaluation import nearest_neighbors, plots, save_bars, save_curves, save_heatmap, save_panels
 
 NAN = float("nan")
 
@@ -58,7 +58,7 @@ def test_curves(tmp_path: Path, figure: list[Any]) -> None:
         save_curves(tmp_path / "y.png", [1, 2], {"one": ([1.0], None)})
 
 
-def test_heatmap_keeps_its_colours_for_what_did_not_fail(tmp_path: Path, figure: list[Any]) -> None:
+def test_heatmap_keeps_its_colors_for_what_did_not_fail(tmp_path: Path, figure: list[Any]) -> None:
     values = [[27.0, 28.0, 29.0], [28.0, NAN, -500.0]]
     save_heatmap(tmp_path / "x.png", values, ["r1", "r2"], ["c1", "c2", "c3"], "title", "rows", "columns")
     axis = figure[0].axes[0]
@@ -90,15 +90,15 @@ def test_panels_share_the_frame_of_the_prior(tmp_path: Path, figure: list[Any]) 
         save_panels(tmp_path / "z.png", [("AAE", codes[:, :1], None)])
 
 
-# --- nearest neighbours ---
+# --- nearest neighbors ---
 
 
 @pytest.mark.parametrize(("points", "images"), [(5, 1), (1_500, 4_100), (3, 9_000)])
-def test_nearest_neighbours_equal_a_search(points: int, images: int) -> None:
+def test_nearest_neighbors_equal_a_search(points: int, images: int) -> None:
     generator = torch.Generator().manual_seed(points)
     a = torch.rand(points, 7, generator=generator, dtype=torch.float64) + 100
     b = torch.rand(images, 7, generator=generator, dtype=torch.float64) + 100
-    found = nearest_neighbours(a, b)
+    found = nearest_neighbors(a, b)
     distance, index = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").min(1)
     assert torch.equal(found.indices, index)
     torch.testing.assert_close(found.squared_distances, distance.square())
@@ -107,15 +107,15 @@ def test_nearest_neighbours_equal_a_search(points: int, images: int) -> None:
 def test_a_copy_has_distance_zero() -> None:
     images = torch.rand(5_000, 64, generator=torch.Generator().manual_seed(0))
     chosen = torch.tensor([4_999, 0, 4_096, 17])
-    found = nearest_neighbours(images[chosen], images)
+    found = nearest_neighbors(images[chosen], images)
     assert torch.equal(found.indices, chosen) and torch.equal(found.squared_distances, torch.zeros(4))
-    nothing = nearest_neighbours(images[:0], images)
+    nothing = nearest_neighbors(images[:0], images)
     assert len(nothing.indices) == 0 and nothing.indices.dtype == torch.int64
 
 
-def test_nearest_neighbours_check_their_shapes() -> None:
+def test_nearest_neighbors_check_their_shapes() -> None:
     for points, images in (((2, 3), (4, 5)), ((2, 3), (0, 3)), ((3,), (4, 3))):
         with pytest.raises(ValueError, match="must be matrices with the same D, got"):
-            nearest_neighbours(torch.zeros(points), torch.zeros(images))
-    far = nearest_neighbours(torch.full((1, 2), math.nan), torch.zeros(3, 2))
+            nearest_neighbors(torch.zeros(points), torch.zeros(images))
+    far = nearest_neighbors(torch.full((1, 2), math.nan), torch.zeros(3, 2))
     assert far.squared_distances.isnan().all()

@@ -114,9 +114,9 @@ def test_labels_choose_the_part_of_the_roll(num_classes: int) -> None:
 @pytest.mark.parametrize("prior", [MIXTURE, GaussianMixture(), SwissRoll()])
 def test_draws_without_a_label_stay_the_same(prior: Prior) -> None:
     plain = prior.sample(40, generator=generator(5))
-    unlabelled = torch.full((40,), -1)
-    assert torch.equal(prior.sample(40, labels=unlabelled, generator=generator(5)), plain)
-    some = unlabelled.clone()
+    unlabeled = torch.full((40,), -1)
+    assert torch.equal(prior.sample(40, labels=unlabeled, generator=generator(5)), plain)
+    some = unlabeled.clone()
     some[:20] = 1
     mixed = prior.sample(40, labels=some, generator=generator(5))
     assert torch.equal(mixed[20:], plain[20:]) and not torch.equal(mixed[:20], plain[:20])

@@ -103,7 +103,7 @@ def test_report(run_dir: Path) -> None:
     row = f"| {result['mean']:.1f} | {result['standard_error']:.1f} | {result['sigma']:.4f} | 300 | prior |"
     assert row in report
     assert all(f"({picture})" in report for picture in PICTURES)
-    for words in ("MMD^2 between 269 codes", "quantile of the norm", "prior's std", "the regulariser takes"):
+    for words in ("MMD^2 between 269 codes", "quantile of the norm", "prior's std", "the regularizer takes"):
         assert words in report
     assert "paper" not in report  # the papers' figures are for MNIST
     assert result["codes"]["count"] == 269 and result["n_test"] == 269
@@ -344,7 +344,7 @@ def test_info_names_the_native_build(fastmmd: Command, monkeypatch: pytest.Monke
 
 
 def test_a_failing_start_leaves_no_folder(fastmmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that only the optimisers refuse, out of memory: the folder comes after them."""
+    """Settings that only the optimizers refuse, out of memory: the folder comes after them."""
     monkeypatch.setattr(VAE, "configure_optimizers", lambda self: {}["nothing"])
     with pytest.raises(KeyError, match="nothing"):
         fastmmd("train", "vae", "--run-dir", tmp_path / "run", *TINY)

@@ -1,4 +1,4 @@
-"""python/: table1, latent_figures, batch_size_study and nearest_neighbours, as a user runs them."""
+"""python/: table1, latent_figures, batch_size_study and nearest_neighbors, as a user runs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         folder = ["--run-dir", str(tmp_path / "run"), "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", [str(path), *folder, *map(str, words)])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learnt yet
+            warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learned yet
             runpy.run_path(str(path), run_name="__main__")
         return capsys.readouterr().out
 
@@ -170,12 +170,12 @@ def test_batch_size_study_refuses(
     assert stop.value.code == 2 and capsys.readouterr().err == f"{message}\n"
 
 
-# --- nearest neighbours ---
+# --- nearest neighbors ---
 
 
-def test_nearest_neighbours(program: Program, tmp_path: Path) -> None:
-    out = program("nearest_neighbours", "--epochs", 1)
-    assert (tmp_path / "run" / "neighbours.png").stat().st_size > 5_000
+def test_nearest_neighbors(program: Program, tmp_path: Path) -> None:
+    out = program("nearest_neighbors", "--epochs", 1)
+    assert (tmp_path / "run" / "neighbors.png").stat().st_size > 5_000
     for name in ("validation images", "MMD-AE", "DS-AAE", "AAE"):
         every, _, some, test, quotient = cells(out, name)
         assert float(every) <= float(some)  # the nearest of more is nearer
@@ -184,11 +184,11 @@ def test_nearest_neighbours(program: Program, tmp_path: Path) -> None:
 
 
 def test_a_copy_has_a_small_quotient() -> None:
-    neighbours = runpy.run_path(str(PROGRAMS / "nearest_neighbours.py"))
+    neighbors = runpy.run_path(str(PROGRAMS / "nearest_neighbors.py"))
     generator = torch.Generator().manual_seed(0)
     train, test, unseen = (torch.rand(400, 16, generator=generator) for _ in range(3))
     copies = train + 0.1 * torch.rand(400, 16, generator=generator)
-    assert neighbours["quotient"](unseen, train, test) == pytest.approx(1, abs=0.1)
-    assert neighbours["quotient"](copies, train, test) < 0.3
-    assert neighbours["share"](unseen, unseen, train) == pytest.approx(0.05, abs=0.01)
-    assert neighbours["share"](copies, unseen, train) == 1
+    assert neighbors["quotient"](unseen, train, test) == pytest.approx(1, abs=0.1)
+    assert neighbors["quotient"](copies, train, test) < 0.3
+    assert neighbors["share"](unseen, unseen, train) == pytest.approx(0.05, abs=0.01)
+    assert neighbors["share"](copies, unseen, train) == 1

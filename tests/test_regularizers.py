@@ -1,4 +1,4 @@
-"""Regularisers against dense formulas; diagnostics of codes and kernels."""
+"""Regularizers against dense formulas; diagnostics of codes and kernels."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_adversarial_losses_and_gradients() -> None:
 
 
 def test_adversarial_with_classes_sees_labels_on_both_sides() -> None:
-    """Draws bear the codes' labels; the switch has a position of its own for the unlabelled."""
+    """Draws bear the codes' labels; the switch has a position of its own for the unlabeled."""
     regularizer, prior = Adversarial.mlp(2, (8,), scale=2.0, num_classes=3), SwissRoll(num_classes=3)
     codes, labels = points(16, 2).requires_grad_(), torch.arange(16) % 4 - 1
     switch = F.one_hot(labels + 1, 4).float()
@@ -98,9 +98,9 @@ def test_adversarial_with_classes_sees_labels_on_both_sides() -> None:
     for value, part, found in zip(before, gradients, parameters(regularizer), strict=True):
         torch.testing.assert_close(found, value - 0.5 * part, rtol=1e-5, atol=1e-6)
 
-    unlabelled = regularizer(codes, prior, None, torch.full_like(labels, -1))
-    assert torch.equal(regularizer(codes, prior), unlabelled) and unlabelled != regularizer(codes, prior, None, labels)
-    assert torch.equal(regularizer(codes, Gaussian(2)), unlabelled)  # without labels the prior needs no classes
+    unlabeled = regularizer(codes, prior, None, torch.full_like(labels, -1))
+    assert torch.equal(regularizer(codes, prior), unlabeled) and unlabeled != regularizer(codes, prior, None, labels)
+    assert torch.equal(regularizer(codes, Gaussian(2)), unlabeled)  # without labels the prior needs no classes
 
 
 def fourier(num_classes: int = 0) -> FourierAdversary:
@@ -167,7 +167,7 @@ def test_mmd_with_classes_is_a_sum_over_classes() -> None:
         expected = expected + weight * fastmmd.mmd2(codes[labels == c], draws[labels == c], bandwidths)
     assert_close(value, expected)
     assert_close(*(torch.autograd.grad(v, codes)[0] for v in (value, expected)), rows=True)
-    # Without labels all points are unlabelled: the unconditional term alone.
+    # Without labels all points are unlabeled: the unconditional term alone.
     torch.manual_seed(7)
     plain = regularizer(codes, prior)
     torch.manual_seed(7)
@@ -177,7 +177,7 @@ def test_mmd_with_classes_is_a_sum_over_classes() -> None:
 
 @pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
 def test_fourier_adversary_with_classes_compares_each_class(mode: str) -> None:
-    """An estimate of sum_c p_c^2 MMD^2(x|c, y|c), unlabelled points among the classes, at every bandwidth."""
+    """An estimate of sum_c p_c^2 MMD^2(x|c, y|c), unlabeled points among the classes, at every bandwidth."""
     prior, labels = SwissRoll(num_classes=3), torch.arange(200) % 4 - 1
     codes = points(200, 2, seed=3)
     for bandwidths in ((0.5, 4.0), (1.0,)):
@@ -204,9 +204,9 @@ def test_fourier_adversary_with_classes_compares_each_class(mode: str) -> None:
         torch.manual_seed(7)
         assert adversary(draws, prior, None, labels).abs() < 1e-9 < 1e-3 < moved
         torch.manual_seed(7)
-        unlabelled = adversary(codes, prior, None, torch.full_like(labels, -1))
+        unlabeled = adversary(codes, prior, None, torch.full_like(labels, -1))
         torch.manual_seed(7)
-        assert torch.equal(adversary(codes, prior), unlabelled)
+        assert torch.equal(adversary(codes, prior), unlabeled)
 
 
 def test_kl_against_torch_distributions() -> None:

@@ -233,7 +233,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     quick = functools.partial(fastmmd.evaluation.train_classifier, epochs=1)
     monkeypatch.setattr(fastmmd.evaluation, "train_classifier", quick)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learnt yet
+        warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learned yet
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
@@ -282,8 +282,8 @@ def test_script_ends_in_one_line(
 def test_grid_figure(tmp_path: Path) -> None:
     images = torch.rand(3, 5, 20)
     save_grid(tmp_path / "plain.png", images, (4, 5))
-    save_grid(tmp_path / "labelled.png", images, (4, 5), "title", ("0 steps", "1 step", "2 steps"), tuple("abcde"))
-    sizes = [(tmp_path / name).stat().st_size for name in ("plain.png", "labelled.png")]
+    save_grid(tmp_path / "labeled.png", images, (4, 5), "title", ("0 steps", "1 step", "2 steps"), tuple("abcde"))
+    sizes = [(tmp_path / name).stat().st_size for name in ("plain.png", "labeled.png")]
     assert 2_000 < sizes[0] < sizes[1]
     with pytest.raises(ValueError, match="rows: got 1 labels, expected 3 or none"):
         save_grid(tmp_path / "x.png", images, (4, 5), rows=("one",))

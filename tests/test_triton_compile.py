@@ -136,7 +136,7 @@ def wide_loads(codes: list[Any]) -> None:
     for code in codes:
         if not {"BLOCK_J", "BLOCK_D"} <= code.arguments.keys() and code.kernel != "split_kernel":
             continue
-        if code.arguments.get("CANCELLING"):  # by single dimensions
+        if code.arguments.get("CANCELING"):  # by single dimensions
             continue
         if code.target.startswith("gfx"):
             assert code.of(r"(global|buffer)_load_dwordx4"), code.kernel

@@ -73,7 +73,7 @@ def test_roll_walk_lies_on_the_roll() -> None:
     walk = roll_walk(prior, 2_000)
     draws = prior.sample(500, generator=seeded())
     assert torch.cdist(draws, walk).amin(1).max() < 0.05 and (walk.norm(dim=1).diff() > 0).all()
-    # Equal probability: as many draws between two neighbours of a coarse walk as between any other two.
+    # Equal probability: as many draws between two neighbors of a coarse walk as between any other two.
     radius = roll_walk(prior, 4).norm(dim=1)
     share = torch.bucketize(prior.sample(20_000, generator=seeded()).norm(dim=1), radius).bincount(minlength=5) / 20_000
     torch.testing.assert_close(share, torch.tensor([0.125, 0.25, 0.25, 0.25, 0.125]), atol=0.015, rtol=0)

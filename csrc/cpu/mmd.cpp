@@ -9,7 +9,7 @@ template <class T> struct Sample {
     int64_t base, count;  // its rows in the arrays over all members
     int64_t staged;       // the same in coordinates and mass: the columns before its own
     const T* points;      // [count, dim]
-    const T* weights;     // [count] or null: ones; as given, normalised here in double
+    const T* weights;     // [count] or null: ones; as given, normalized here in double
     Columns<T> columns;
     Moments moments;
     double scale;  // 1 / sum of the weights
@@ -318,7 +318,7 @@ template <class T> class Mmd2Run {
             value += own.a * self;
             if (of_other && side == 0) value -= 2 * own.total(of_other);
             if (!grad_weights(side)) continue;
-            // In the normalised weights first, then through their normalisation.
+            // In the normalized weights first, then through their normalization.
             for (int64_t i = 0; i < own.count; ++i) {
                 double& g = of_self[i] *= 2 * own.a;
                 if (of_other) g -= 2 * of_other[i];

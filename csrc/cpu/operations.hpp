@@ -45,7 +45,7 @@ struct Mmd2 {
 // The points on one side of a tile of mmd2.
 struct TileSide {
     int64_t count;
-    const void* points;  // [count, dim]: as given, not about a centre
+    const void* points;  // [count, dim]: as given, not about a center
     const void* norms;   // [count]: |p|^2; NaN for a point with an infinity. Columns: [stride]
     const void* mass;    // [count]. Columns: [stride], 0 beyond `count`
     double* slopes;      // [count], added to: sum over the other side of mass * slope; null: not needed

@@ -56,7 +56,7 @@ constexpr int64_t blocks_of(int64_t count, int64_t size) { return (count + size 
 template <class V> constexpr V smaller(V a, V b) { return a < b ? a : b; }
 template <class V> constexpr V larger(V a, V b) { return a < b ? b : a; }
 
-// Uninitialised memory aligned for vectors and cache lines; null where there is none left.
+// Uninitialized memory aligned for vectors and cache lines; null where there is none left.
 template <class T> class Buffer {
   public:
     explicit Buffer(int64_t count) {

@@ -66,7 +66,7 @@ KernelName name_of(const std::string& name) {
 // Each of bandwidths and weights is a list, or the address of as many numbers as `count` says.
 Mmd make_mmd(py::bool_ is_double, int64_t batch, int dim, const Sample& x, const Sample& y,
              const std::string& kernel, double alpha, int count, const Numbers& bandwidths,
-             const Numbers& weights, Address bandwidth_values, Address weight_values, py::bool_ normalised,
+             const Numbers& weights, Address bandwidth_values, Address weight_values, py::bool_ normalized,
              py::bool_ unbiased, py::bool_ products, Address value, Address grad_bandwidths,
              Address grad_kernel_weights) {
     check(dim > 0 && count > 0, "dim, count: expected at least 1");
@@ -82,7 +82,7 @@ Mmd make_mmd(py::bool_ is_double, int64_t batch, int dim, const Sample& x, const
             {sample_of(x), sample_of(y)},
             {name_of(kernel), alpha, count, list_of(bandwidths), list_of(weights), at(bandwidth_values),
              at(weight_values)},
-            normalised,
+            normalized,
             unbiased,
             products,
             at<double>(value),

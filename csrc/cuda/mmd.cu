@@ -7,7 +7,7 @@ namespace {
 
 // The outputs, and what the last kernels read of a call besides.
 struct Outputs {
-    bool normalised, unbiased;
+    bool normalized, unbiased;
     double* value;
     void *grad_bandwidths, *grad_kernel_weights;
     uint8_t order[most_listed];  // rung -> its bandwidth
@@ -66,13 +66,13 @@ DEVICE void finish_gradient(const Memory& memory, const Terms& terms, const Outp
         if (term.rows != side || !term.slopes) continue;
         double sum = 0;
         for (int split = 0; split < term.parts; ++split) sum += term.slopes[split * all + at];
-        const double centre = memory.statistics[term.columns].centre[b * dim + d];
+        const double center = memory.statistics[term.columns].center[b * dim + d];
         const double moment = memory.moment[(term.columns * memory.batch + b) * dim + d];
-        sum += shift * (of_sample(memory, b, term.columns, sample_mass) * (x - centre) - moment);
-        total += (outputs.normalised ? row_factor(memory, term, b) : 1) *
+        sum += shift * (of_sample(memory, b, term.columns, sample_mass) * (x - center) - moment);
+        total += (outputs.normalized ? row_factor(memory, term, b) : 1) *
                  of_sample(memory, b, term.columns, sample_scale) * sum;
     }
-    const double times = (outputs.normalised ? 4 : 2) * row_weight<T>(memory, b, side, i);
+    const double times = (outputs.normalized ? 4 : 2) * row_weight<T>(memory, b, side, i);
     ((T*)sample.grad_points)[at] = (T)(times * total);
 }
 
@@ -155,13 +155,13 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
                                [&](int64_t program) { return term.rungs[program * 2 * memory.count + k]; });
                 if (of_weights) {  // far rungs added kappa, not u
                     const double far = memory.per_rung[(2 * b + 1) * memory.count + s];
-                    const double rows = outputs.normalised ? 1 : of_sample(memory, b, term.rows, sample_mass);
+                    const double rows = outputs.normalized ? 1 : of_sample(memory, b, term.rows, sample_mass);
                     sum -= far * of_sample(memory, b, term.columns, sample_mass) * rows;
                 } else {
                     sum *= memory.per_rung[2 * b * memory.count + s];
                 }
                 const double times = term.rows == term.columns ? row_factor(memory, term, b)
-                                     : outputs.normalised      ? -2
+                                     : outputs.normalized      ? -2
                                                                : 1;
                 gradient += times * of_sample(memory, b, term.columns, sample_scale) * sum;
             }
@@ -171,7 +171,7 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
     const Segment segment = segment_of(sample, b);
     const int64_t i = block * finish_threads + threadIdx.x, at = segment.first + i;
     if (!sample.grad_mass || i >= segment.count) return;
-    // Through the normalisation, and through the factor of the self-term.
+    // Through the normalization, and through the factor of the self-term.
     const double factor = of_sample(memory, b, side, sample_factor), w = row_weight<T>(memory, b, side, i);
     const double through = outputs.unbiased ? 2 * factor * factor * self : 0;
     double mean = 2 * (factor * self - cross) + through * of_sample(memory, b, side, sample_squares),
@@ -225,7 +225,7 @@ Status mmd_finish(const Mmd& call, void* workspace, void* stream) {
     const Memory memory = memory_of(call, space);
     const Terms terms = terms_of(call, space);
     Outputs outputs = {
-        call.normalised, call.unbiased, call.value, call.grad_bandwidths, call.grad_kernel_weights, {}};
+        call.normalized, call.unbiased, call.value, call.grad_bandwidths, call.grad_kernel_weights, {}};
     bool follows[most_listed];
     order_rungs(call.kernel, outputs.order, follows);
     return (call.is_double ? finish<double> : finish<float>)(memory, terms, outputs, stream);

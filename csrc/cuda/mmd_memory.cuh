@@ -7,7 +7,7 @@ namespace fastmmd::cuda {
 namespace {
 
 constexpr int leaders =
-    64;  // points whose mean is a sample's centre: near enough for a tight bound of distances
+    64;  // points whose mean is a sample's center: near enough for a tight bound of distances
 constexpr int series_terms = 10;  // leave out less than float rounds, at the widest reach
 constexpr int most_series = 2 * series_terms + 1;
 
@@ -91,16 +91,16 @@ enum Column {
 // What a plan says of all pairs: start and shift of slopes, offset of values, number of far rungs, whether a
 // series stands for the near ones (0 or 1), whether powers of 2 may be approximate.
 enum PlanTerm { plan_start, plan_shift, plan_offset, plan_far, plan_folded, plan_approximate, plan_terms };
-// Of a sample: sum of masses, 1 / that or 1 where not normalised, sum of squares of normalised weights,
+// Of a sample: sum of masses, 1 / that or 1 where not normalized, sum of squares of normalized weights,
 // factor of the self-term.
 enum SampleTerm { sample_mass, sample_scale, sample_squares, sample_factor, sample_terms };
 
 // What statistics_kernel finds of a sample.
 struct Statistics {
     int parts, chunks;
-    double* centre;  // [batch, dim]: mean of the first points
-    double* reach;   // [batch, parts, chunks]: maximum of |p - centre|^2 over the dimensions of a chunk
-    double* sums;    // [batch, parts, 2, dim]: of p - centre, of mass (p - centre)
+    double* center;  // [batch, dim]: mean of the first points
+    double* reach;   // [batch, parts, chunks]: maximum of |p - center|^2 over the dimensions of a chunk
+    double* sums;    // [batch, parts, 2, dim]: of p - center, of mass (p - center)
     double* masses;  // [batch, parts, 2]: of mass, of mass^2
 };
 
@@ -132,7 +132,7 @@ struct Memory {
     void* series;       // [batch, most_series]: coefficients of P, of Q, by rising powers, and 2 / reach
     double* terms;      // [batch, plan_terms]
     double* of_sample;  // [batch, 2, sample_terms]
-    double* moment;     // [2, batch, dim]: sum_j mass_j (q_j - centre)
+    double* moment;     // [2, batch, dim]: sum_j mass_j (q_j - center)
     double* per_rung;   // [batch, 2, S]: derivative in the bandwidth over the slopes' sum; 1 for a far rung,
                         // else 0
 };
@@ -141,7 +141,7 @@ DEVICE double of_sample(const Memory& memory, int64_t b, int side, SampleTerm te
     return memory.of_sample[(2 * b + side) * sample_terms + term];
 }
 
-// A row's weight: normalised, or its mass.
+// A row's weight: normalized, or its mass.
 template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int side, int64_t i) {
     const MmdSample& sample = memory.samples[side];
     const double mass = sample.mass ? (double)((const T*)sample.mass)[segment_of(sample, b).first + i] : 1.0;
@@ -150,7 +150,7 @@ template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int
 
 // Numbers of a call that travel with plan_kernel.
 struct Ladder {
-    bool normalised, unbiased, products, may_fold;
+    bool normalized, unbiased, products, may_fold;
     Kernel kernel;
     uint8_t order[most_listed];                 // rung -> its bandwidth
     bool follows[most_listed];                  // rung s comes from rung s - 1 by squaring
@@ -186,7 +186,7 @@ inline Memory memory_of(const Mmd& call, Workspace& space) {
         const int64_t blocks = call.samples[side].offsets ? call.batch : 1;
         of.parts = splits_of(blocks, ceil_divide(call.samples[side].count, statistics_rows)).parts;
         of.chunks = (int)ceil_divide(call.dim, dims);
-        of.centre = space.take<double>(call.batch * call.dim);
+        of.center = space.take<double>(call.batch * call.dim);
         of.reach = space.take<double>(call.batch * of.parts * of.chunks);
         of.sums = space.take<double>(call.batch * of.parts * 2 * call.dim);
         of.masses = space.take<double>(call.batch * of.parts * 2);
@@ -234,12 +234,12 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
     return term;
 }
 
-// The terms of a call: each sample with itself, if masses are normalised, and the first with the second; the
+// The terms of a call: each sample with itself, if masses are normalized, and the first with the second; the
 // second with the first where that has a gradient or values of its own.
 inline Terms terms_of(const Mmd& call, Workspace& space) {
     Terms terms;
     const bool two = call.samples[1].count > 0, rungs = has_rungs(call);
-    for (int side = 0; side <= two && call.normalised; ++side) {
+    for (int side = 0; side <= two && call.normalized; ++side) {
         const MmdSample& sample = call.samples[side];
         const bool half = !sample.grad_points && !sample.grad_mass;
         terms.terms[terms.count++] = term_of(call, space, side, side, sample.grad_points, half, rungs);
@@ -247,7 +247,7 @@ inline Terms terms_of(const Mmd& call, Workspace& space) {
     for (int side = 0; side <= 1 && two; ++side) {
         const MmdSample& sample = call.samples[side];
         const bool own = sample.grad_points || sample.grad_mass || sample.values;
-        const bool first = side == 0 && (call.normalised || rungs);
+        const bool first = side == 0 && (call.normalized || rungs);
         if (own || first)
             terms.terms[terms.count++] =
                 term_of(call, space, side, 1 - side, sample.grad_points, false, side == 0 && rungs);

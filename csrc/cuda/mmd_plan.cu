@@ -85,7 +85,7 @@ __global__ __launch_bounds__(threads) void statistics_kernel(const __grid_consta
             if (d[q] >= dim) continue;
             found.sums[part * 2 * dim + d[q]] = total[q];
             found.sums[(part * 2 + 1) * dim + d[q]] = moment[q];
-            if (split == 0) found.centre[b * dim + d[q]] = middle[q];
+            if (split == 0) found.center[b * dim + d[q]] = middle[q];
         }
     // The other numbers are the same in all lanes; the first lane of a warp stands for it.
     barrier();
@@ -127,7 +127,7 @@ DEVICE double relative_value(KernelName name, double t, double alpha) {
 // x clamped to +- largest; NaN stays.
 DEVICE double within(double x, double largest) { return x > largest ? largest : x < -largest ? -largest : x; }
 
-// The mean of a sample from its centre, in dimension d.
+// The mean of a sample from its center, in dimension d.
 DEVICE double mean_shift(const Statistics& found, int64_t b, int dim, int d, int which) {
     double sum = 0;
     for (int split = 0; split < found.parts; ++split)
@@ -135,7 +135,7 @@ DEVICE double mean_shift(const Statistics& found, int64_t b, int dim, int d, int
     return sum;
 }
 
-// A bound of all distances to the mean, which is `shift`, squared, from the centre.
+// A bound of all distances to the mean, which is `shift`, squared, from the center.
 DEVICE double reached(const Statistics& found, int64_t b, double shift) {
     double farthest = 0;
     for (int chunk = 0; chunk < found.chunks; ++chunk) {
@@ -205,7 +205,7 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
     const int64_t b = blockIdx.x;
     const bool two = memory.samples[1].count > 0;
     const Segment segments[2] = {segment_of(memory.samples[0], b), segment_of(memory.samples[two], b)};
-    // Both means from the centres, and the moments.
+    // Both means from the centers, and the moments.
     double shifts[2] = {}, apart = 0;
     for (int d = threadIdx.x; d < dim; d += threads) {
         double between = 0;
@@ -214,7 +214,7 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
             const double shift = mean_shift(found, b, dim, d, 0) / segments[side].count;
             memory.moment[(side * memory.batch + b) * dim + d] = mean_shift(found, b, dim, d, 1);
             shifts[side] += shift * shift;
-            const double mean = found.centre[b * dim + d] + shift;
+            const double mean = found.center[b * dim + d] + shift;
             between = side == 0 ? mean : between - mean;
         }
         if (two) apart += between * between;
@@ -333,7 +333,7 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
     terms[plan_offset] = offset;
     terms[plan_far] = far;
     terms[plan_folded] = folded;
-    terms[plan_approximate] = may && ladder.may_fold && ladder.normalised;
+    terms[plan_approximate] = may && ladder.may_fold && ladder.normalized;
     for (int side = 0; side <= two; ++side) {
         const Statistics& found = memory.statistics[side];
         double mass = 0, squares = 0;
@@ -345,7 +345,7 @@ __global__ __launch_bounds__(threads, 1) void plan_kernel(const __grid_constant_
         squares /= mass * mass;
         of_sample[sample_mass] = mass;
         const bool too_few = ladder.unbiased && segments[side].count == 1;
-        of_sample[sample_scale] = !ladder.normalised ? 1 : too_few ? nan("") : 1 / mass;
+        of_sample[sample_scale] = !ladder.normalized ? 1 : too_few ? nan("") : 1 / mass;
         of_sample[sample_squares] = squares;
         of_sample[sample_factor] = ladder.unbiased ? 1 / (1 - squares) : 1;
     }
@@ -387,7 +387,7 @@ Status mmd_plan(const Mmd& call, void* workspace, void* stream) {
     Workspace space(workspace);
     const Memory memory = memory_of(call, space);
     Ladder ladder = {};
-    ladder.normalised = call.normalised;
+    ladder.normalized = call.normalized;
     ladder.unbiased = call.unbiased;
     ladder.products = call.products;
     ladder.may_fold = !has_rungs(call);

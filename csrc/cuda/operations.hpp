@@ -66,12 +66,12 @@ struct MmdSample {
     const int64_t* offsets;  // [batch + 1], for both samples or null
     const void* points;      // [batch, count, dim]
     const void* mass;        // [batch, count]
-    void* values;            // [batch, count]: sum_j mass_j u of the other sample; only where not normalised
+    void* values;            // [batch, count]: sum_j mass_j u of the other sample; only where not normalized
     void* grad_points;       // [batch, count, dim]
-    void* grad_mass;         // [batch, count]; only where normalised
+    void* grad_mass;         // [batch, count]; only where normalized
 };
 
-// mmd2 with its gradients (normalised), or witness and the gradients of its product with the first sample's
+// mmd2 with its gradients (normalized), or witness and the gradients of its product with the first sample's
 // masses: specs.Backend. Steps: mmd_plan; mmd_pairs, or mmd_tile for every tile of every term; mmd_finish.
 struct Mmd {
     bool is_double;
@@ -79,7 +79,7 @@ struct Mmd {
     int dim;
     MmdSample samples[2];  // x, y or points, samples; the second with count 0: there is none
     Kernel kernel;
-    bool normalised;
+    bool normalized;
     bool unbiased;
     bool products;              // distances come from matrix products, by mmd_tile; not with offsets
     double* value;              // [batch]
@@ -114,7 +114,7 @@ struct MmdTile {
     int64_t row, column;    // the first of each
     int64_t rows, columns;  // points of the tile
     int64_t stride;         // from one row of products to the next
-    void* products;  // [rows, stride]: p.q of centred points; the slopes times the columns' masses stay here
+    void* products;  // [rows, stride]: p.q of centered points; the slopes times the columns' masses stay here
     const void* row_norms;     // [rows]: |p|^2, NaN for a point with an infinity
     const void* column_norms;  // [columns]
     double* slope_sums;        // [rows], added to: sums over the columns of what stays; null: not needed

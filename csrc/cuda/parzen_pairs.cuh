@@ -1,7 +1,7 @@
 // What the Parzen kernels share: squared distances of one row, held by a warp, to a chunk of columns, by
 // differences or from products, and exponentials for all sigmas.
 //
-// Each lane holds `pairs` of a row's distances in registers, four neighbouring columns at a time:
+// Each lane holds `pairs` of a row's distances in registers, four neighboring columns at a time:
 // column(first, lane, k). From few chunks per row follow few minima, and sums over lanes are rare.
 #pragma once
 #include "math.cuh"

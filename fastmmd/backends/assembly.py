@@ -4,7 +4,7 @@
     gradient_i = sum_j v_j k'(r_ij) (p_i - q_j)
 
 with u = k - k(0). In a signed measure of total weight zero k(0) drops out and takes the rounding with it. The weights
-come as given, v_j = factor * mass_j, since normalised ones would round each on its own.
+come as given, v_j = factor * mass_j, since normalized ones would round each on its own.
 
 Members of a batch are [B, N] points, or segments of different sizes in one row of points: then points are [1, N, D],
 offsets [B + 1], member b is the points offsets[b]:offsets[b + 1], and those behind the last offset are in none.
@@ -53,7 +53,7 @@ class Sample:
 
     points: Tensor  # [B, N, D]; with offsets [1, N, D]
     mass: Tensor | None  # [B, N], weights as given, signed; None: ones
-    weights: Tensor | float = 1.0  # [B, N] float64, normalised; with offsets 0 for the points of no member
+    weights: Tensor | float = 1.0  # [B, N] float64, normalized; with offsets 0 for the points of no member
     scale: Tensor | float = 1.0  # [B], 1 / the sum of masses
     factor: Tensor | float = 1.0  # [B], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
     offsets: Tensor | None = None  # [B + 1] int64, rising; None: all members have N points
@@ -101,7 +101,7 @@ class SumRows(Protocol):
 
 
 def measure(x: Tensor, weights: Tensor | None, unbiased: bool, offsets: Tensor | None = None) -> Sample:
-    """The sample with what its weights, normalised in float64, give."""
+    """The sample with what its weights, normalized in float64, give."""
     if weights is None and offsets is None:
         n = x.shape[1]
         return Sample(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
@@ -195,7 +195,7 @@ def _gradients(
         g = 2 * all_rows.value
         if unbiased:  # the factor depends on the weights; self_rows already holds it once
             g = g + 2 * w * sample.spread(a * sample.total(w * self_rows.value))
-        g = g - sample.spread(sample.total(w * g))  # through the normalisation
+        g = g - sample.spread(sample.total(w * g))  # through the normalization
         out[1] = g * (sample.spread(sample.scale) if isinstance(sample.scale, Tensor) else sample.scale)
     return out
 

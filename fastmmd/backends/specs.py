@@ -37,7 +37,7 @@ class FeatureSpec:
 
 
 class Backend(Protocol):
-    """What a backend module provides. The operators check, promote, normalise and differentiate around it.
+    """What a backend module provides. The operators check, promote, normalize and differentiate around it.
 
     Tensors come contiguous, in one compute dtype (float32 or float64) on one device. u = k - k(0). Gradients that are
     not needed come back as empty tensors.
@@ -47,7 +47,7 @@ class Backend(Protocol):
         self,
         x: Tensor,  # [B, N, D]
         y: Tensor | None,  # [B, M, D]; None: the self-term a_x E_xx alone
-        x_weights: Tensor | None,  # [B, N], to be normalised to sum 1 in float64; None: 1 / N
+        x_weights: Tensor | None,  # [B, N], to be normalized to sum 1 in float64; None: 1 / N
         y_weights: Tensor | None,  # [B, M]
         kernel: KernelSpec,
         unbiased: bool,
@@ -57,8 +57,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, ...]:
         """a_x E_xx + a_y E_yy - 2 E_xy [B], always float64, and its six gradients, the last two [B, S].
 
-        E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalised weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
-        The weights' gradients are in the weights as given, through a_x and the normalisation.
+        E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalized weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
+        The weights' gradients are in the weights as given, through a_x and the normalization.
 
         With offsets there are C members of unequal sizes: member c is the rows x_offsets[c] to x_offsets[c + 1] of
         x [1, N, D] and x_weights [1, N], and so with y. The value is [C], the last two gradients are [C, S]; in the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastmmd.evaluation.classifier import Classifier, train_classifier
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_parts
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
-from fastmmd.evaluation.neighbours import Neighbours, nearest_neighbours
+from fastmmd.evaluation.neighbors import Neighbors, nearest_neighbors
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
 from fastmmd.evaluation.plots import save_bars, save_curves, save_heatmap, save_panels
 from fastmmd.evaluation.sampling import (
@@ -31,7 +31,7 @@ __all__ = [
     "ChainState",
     "Classifier",
     "CodeStatistics",
-    "Neighbours",
+    "Neighbors",
     "ParzenResult",
     "Sampler",
     "chain",
@@ -41,7 +41,7 @@ __all__ = [
     "interpolate",
     "lerp",
     "markov_chain",
-    "nearest_neighbours",
+    "nearest_neighbors",
     "parzen_evaluation",
     "percentile_grid",
     "percentile_walks",

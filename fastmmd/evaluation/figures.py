@@ -48,7 +48,7 @@ def save_reconstructions(
 
 
 def save_latent(path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None = None, title: str = "") -> None:
-    """The first two code dimensions of codes [N, D], coloured by label, beside draws from the prior [M, D].
+    """The first two code dimensions of codes [N, D], colored by label, beside draws from the prior [M, D].
 
     With one code dimension: two histograms.
     """
@@ -124,8 +124,8 @@ def save_walks(
     figure, (plane, sheet) = _figure(4.6 + wide * shrink, tall + 0.4, columns=2, widths=(4.4, wide * shrink))
     below = draws[:, :2].cpu().numpy()
     plane.scatter(below[:, 0], below[:, 1], s=8, color="#dddddd", linewidths=0)
-    colours = require("matplotlib").colormaps["tab10" if len(walks) <= 10 else "turbo"]
-    shades = [colours(n if len(walks) <= 10 else n / (len(walks) - 1)) for n in range(len(walks))]
+    colors = require("matplotlib").colormaps["tab10" if len(walks) <= 10 else "turbo"]
+    shades = [colors(n if len(walks) <= 10 else n / (len(walks) - 1)) for n in range(len(walks))]
     for walk, name, shade in zip(walks[..., :2].cpu().numpy(), names, shades, strict=True):
         plane.plot(walk[:, 0], walk[:, 1], ".-", color=shade, markersize=4, linewidth=1)
         plate = {"boxstyle": "circle,pad=0.15", "color": "white", "alpha": 0.8}
@@ -162,21 +162,21 @@ def _label_grid(
 
 
 def _scatter(axis: Any, points: np.ndarray[Any, Any], labels: Tensor | None, legend_on: Any = None) -> None:
-    """Points [N, 2] coloured by label; a legend of at most ten classes goes to the right of `legend_on`."""
+    """Points [N, 2] colored by label; a legend of at most ten classes goes to the right of `legend_on`."""
     size = 4 if len(points) > 2_000 else 14
     if labels is None:
         axis.scatter(points[:, 0], points[:, 1], s=size, color="#777777", alpha=0.6, linewidths=0)
         return
     values = labels.cpu().numpy()
     classes = np.unique(values)
-    colours = require("matplotlib").colormaps["tab10" if len(classes) <= 10 else "turbo"]
+    colors = require("matplotlib").colormaps["tab10" if len(classes) <= 10 else "turbo"]
     order = np.random.RandomState(0).permutation(len(points))  # or the last class would cover the others
     index = np.searchsorted(classes, values)
-    shade = colours(index if len(classes) <= 10 else index / max(len(classes) - 1, 1))
+    shade = colors(index if len(classes) <= 10 else index / max(len(classes) - 1, 1))
     axis.scatter(points[order, 0], points[order, 1], s=size, c=shade[order], alpha=0.7, linewidths=0)
     if len(classes) > 10:
         return
-    keys = [axis.scatter([], [], s=24, color=colours(number)) for number in range(len(classes))]
+    keys = [axis.scatter([], [], s=24, color=colors(number)) for number in range(len(classes))]
     style = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "handletextpad": 0.1}
     style |= {"title": "label", "fontsize": 8, "title_fontsize": 8}
     legend_on.legend(keys, [str(name) for name in classes], **style)

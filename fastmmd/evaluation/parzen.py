@@ -70,7 +70,7 @@ def parzen_evaluation(
         validation: [V, D]; its first 1,000 rows choose sigma.
         test: [T, D] with T >= 2, touched once.
         samples: how many samples to draw (all of them if samples are given).
-        sigmas: ascending grid to begin with; sigma is refined between the neighbours of its best value.
+        sigmas: ascending grid to begin with; sigma is refined between the neighbors of its best value.
         seed: of the samples.
 
     Raises:

@@ -17,8 +17,8 @@ _Array = np.ndarray[Any, Any]
 #: Errors of a value: one number, or how far they reach below and above it.
 Error = float | tuple[float, float]
 
-# Okabe and Ito's colours: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
+# Okabe and Ito's colors: told apart by color-blind readers too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
 
 
 def save_bars(
@@ -49,7 +49,7 @@ def save_bars(
         raise ValueError(f"names: got {len(names)}, expected one for each of {len(heights)} values")
     figure, axis = _figure(max(6.4, 1.15 * len(names) + 1.2), 4.4)
     at = np.arange(len(names))
-    axis.bar(at, heights, 0.62, color=COLOURS[0], zorder=2)
+    axis.bar(at, heights, 0.62, color=COLORS[0], zorder=2)
     if reach is not None:
         axis.errorbar(at, heights, reach, fmt="none", ecolor="#222222", capsize=5, zorder=3)
     marks = {name: value for name, value in (references or {}).items() if name in names}
@@ -59,7 +59,7 @@ def save_bars(
         axis.scatter(columns, list(marks.values()), s=90, marker="D", **style)
     for number, (name, value) in enumerate((references or {}).items()):
         if name not in marks:
-            axis.axhline(value, color=COLOURS[-1 - number % 2], linestyle="--", linewidth=1.3, zorder=1, label=name)
+            axis.axhline(value, color=COLORS[-1 - number % 2], linestyle="--", linewidth=1.3, zorder=1, label=name)
     axis.set_xticks(at, [f"{name}\n{value}" for name, value in zip(names, _numbers(heights), strict=True)], fontsize=9)
     axis.axhline(0, color="#555555", linewidth=0.8)
     axis.margins(y=0.12)
@@ -91,8 +91,8 @@ def save_curves(
     for number, (name, (values, errors)) in enumerate(curves.items()):
         if len(values) != len(x):
             raise ValueError(f"curves: {name!r} has {len(values)} values, expected one for each of {len(x)} x")
-        style = {"color": COLOURS[number % len(COLOURS)], "markersize": 4.5, "linewidth": 1.7, "capsize": 3}
-        line = "o-" if number < len(COLOURS) else "s--"
+        style = {"color": COLORS[number % len(COLORS)], "markersize": 4.5, "linewidth": 1.7, "capsize": 3}
+        line = "o-" if number < len(COLORS) else "s--"
         axis.errorbar(x, values, _reaches(f"errors of {name!r}", errors, len(x)), fmt=line, label=name, **style)
     if logx:
         axis.set_xscale("log", base=2)
@@ -112,9 +112,9 @@ def save_heatmap(
     ylabel: str = "",
     xlabel: str = "",
 ) -> None:
-    """A matrix [R, C] as colours with its numbers; NaN is an empty cell.
+    """A matrix [R, C] as colors with its numbers; NaN is an empty cell.
 
-    The colours span the values from the lower whisker of a box plot on (the first quartile less 1.5 times the range
+    The colors span the values from the lower whisker of a box plot on (the first quartile less 1.5 times the range
     between the quartiles), so that one failure does not hide the differences among the others.
 
     Raises:
@@ -150,7 +150,7 @@ def save_panels(
     """Two-dimensional codes of several models side by side in one frame.
 
     Args:
-        panels: (title, codes [N, 2], labels [N] or None); labels colour the codes.
+        panels: (title, codes [N, 2], labels [N] or None); labels color the codes.
         prior: draws [M, 2] that set the frame; default: the panels' own codes. Codes outside of it are counted in
             the panel's corner.
 
@@ -161,19 +161,19 @@ def save_panels(
         if codes.ndim != 2 or codes.shape[1] != 2:
             raise ValueError(f"panels: codes of {name!r} have shape {list(codes.shape)}, expected [N, 2]")
     frame = np.concatenate([codes.cpu().numpy() for _, codes, _ in panels] if prior is None else [prior.cpu().numpy()])
-    centre = frame.mean(0)
-    reach = 1.15 * np.abs(frame - centre).max()
+    center = frame.mean(0)
+    reach = 1.15 * np.abs(frame - center).max()
     figure, axes = _figure(3.3 * len(panels) + 0.7, 3.9 if title else 3.6, columns=len(panels))
     axes = np.atleast_1d(axes)
     for axis, (name, codes, labels) in zip(axes, panels, strict=True):
         shown = codes.cpu().numpy()
         _scatter(axis, shown, labels, legend_on=axes[-1])
-        axis.set_xlim(centre[0] - reach, centre[0] + reach)
-        axis.set_ylim(centre[1] - reach, centre[1] + reach)
+        axis.set_xlim(center[0] - reach, center[0] + reach)
+        axis.set_ylim(center[1] - reach, center[1] + reach)
         axis.set_aspect("equal")
         axis.set_title(name, fontsize=10)
         axis.tick_params(labelsize=8)
-        outside = int((np.abs(shown - centre) > reach).any(1).sum())
+        outside = int((np.abs(shown - center) > reach).any(1).sum())
         if outside:
             style = {"transform": axis.transAxes, "fontsize": 8, "va": "top"}
             axis.text(0.03, 0.97, f"{outside:,} outside", **style)

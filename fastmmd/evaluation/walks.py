@@ -147,11 +147,11 @@ def component_walks(prior: MixturePrior, count: int = 15) -> Tensor:
         axes = torch.nn.functional.one_hot(longest, prior.dim).to(F64)
     else:
         axes = components.eigenvectors[torch.arange(len(means)), :, longest]
-    # An axis has no sign of its own. Outwards from the centre, else towards where its largest entry grows.
-    centre = components.weights @ means
-    outward = ((means - centre) * axes).sum(1)
+    # An axis has no sign of its own. Outwards from the center, else towards where its largest entry grows.
+    center = components.weights @ means
+    outward = ((means - center) * axes).sum(1)
     largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))[:, 0]
-    sign = torch.where(outward.abs() > 1e-9 * (1 + (means - centre).norm(dim=1)), outward, largest).sign()
+    sign = torch.where(outward.abs() > 1e-9 * (1 + (means - center).norm(dim=1)), outward, largest).sign()
     reach = variance.sqrt()[:, None] * torch.special.ndtri(_levels(count))
     walks: Tensor = means[:, None] + reach[..., None] * (sign[:, None] * axes)[:, None]
     return walks.float()

@@ -1,4 +1,4 @@
-"""Generative autoencoders: encoder + decoder + posterior + prior + regulariser, over the fused operators."""
+"""Generative autoencoders: encoder + decoder + posterior + prior + regularizer, over the fused operators."""
 
 from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder

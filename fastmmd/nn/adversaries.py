@@ -1,4 +1,4 @@
-"""Adversaries: regularisers that learn where codes and prior differ, a random function and a network."""
+"""Adversaries: regularizers that learn where codes and prior differ, a random function and a network."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class FourierAdversary(Regularizer):
       weight * learning_rate * blocks: about 100 is stable, several hundred oscillates or runs away; shrinkage helps.
 
     With classes the features are those of (z, t e_c), the point beside a switch: e_c the unit vector of its class, with
-    one more position for unlabelled points, t = 6 max bandwidth. Switches of two classes lie sqrt(2) t apart, so under
+    one more position for unlabeled points, t = 6 max bandwidth. Switches of two classes lie sqrt(2) t apart, so under
     the kernel of bandwidth s two such points have k((z, t e_c), (z', t e_c')) <= exp(-t^2 / s^2) <= exp(-36), which is
     nothing, and two of one class k(z, z'). Codes and draws bear the same labels, so the discrepancy becomes
-    sum_c p_c^2 MMD^2(codes of class c, draws of class c) with p_c the share of class c in the batch (unlabelled points
+    sum_c p_c^2 MMD^2(codes of class c, draws of class c) with p_c the share of class c in the batch (unlabeled points
     are a class whose part is the whole prior): the frequencies W of the switch give the features of each class random
-    phases t W e_c of their own. The share p_c^2 asks for a larger weight of the regulariser, about C times.
+    phases t W e_c of their own. The share p_c^2 asks for a larger weight of the regularizer, about C times.
 
     Args:
         code_size: dimension D of the codes.
@@ -147,16 +147,16 @@ class FourierAdversary(Regularizer):
 class Adversarial(Regularizer):
     """A discriminator network between prior draws and codes (Makhzani et al. 2015, "Adversarial Autoencoders").
 
-    The discriminator's phase minimises -log D(prior) - log(1 - D(codes)); the encoder minimises the non-saturating
+    The discriminator's phase minimizes -log D(prior) - log(1 - D(codes)); the encoder minimizes the non-saturating
     -log D(codes).
 
     With classes (the same paper, "Incorporating label information in the adversarial regularization", figures 3 and
-    4) the discriminator also sees a one-hot switch of the class, with one more position for unlabelled points. So each
+    4) the discriminator also sees a one-hot switch of the class, with one more position for unlabeled points. So each
     class goes to its own part of the prior.
 
     Args:
         discriminator: [B, D] -> [B, 1] logits; with classes [B, D + 1 + num_classes], the code, whether the point is
-            unlabelled, its class.
+            unlabeled, its class.
         scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
             inputs of order one).
         num_classes: of the labels, as many as the prior's; 0: none are taken.
@@ -206,13 +206,13 @@ class Adversarial(Regularizer):
         optimizer: torch.optim.Optimizer | None = None,
         labels: Tensor | None = None,
     ) -> None:
-        """One step of the discriminator's optimiser on detached codes [B, D], labels [B] int64.
+        """One step of the discriminator's optimizer on detached codes [B, D], labels [B] int64.
 
         Raises:
-            ValueError, TypeError: no optimiser; labels as for `forward`.
+            ValueError, TypeError: no optimizer; labels as for `forward`.
         """
         if optimizer is None:
-            raise ValueError("optimizer: got None, expected the discriminator's optimiser")
+            raise ValueError("optimizer: got None, expected the discriminator's optimizer")
         self.check_labels(codes, prior, labels)
         draws = draws_like(prior, codes, labels)
         both = None if labels is None else labels.repeat(2)
@@ -231,7 +231,7 @@ class Adversarial(Regularizer):
 
 
 def _switch_size(num_classes: int) -> int:
-    """Width of the switch: a position for unlabelled points, one for each class; 0 without classes."""
+    """Width of the switch: a position for unlabeled points, one for each class; 0 without classes."""
     return 1 + num_classes if num_classes else 0
 
 

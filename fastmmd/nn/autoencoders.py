@@ -1,4 +1,4 @@
-"""An autoencoder is an encoder, a decoder, a posterior, a prior and a regulariser: swapping one touches no other."""
+"""An autoencoder is an encoder, a decoder, a posterior, a prior and a regularizer: swapping one touches no other."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Autoencoder(nn.Module):
         decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
         prior: the distribution that the codes shall have; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
-        posterior: q(z | x): "deterministic", "gaussian" (reparameterised) or "implicit": z = encoder(x, eta) with
+        posterior: q(z | x): "deterministic", "gaussian" (reparameterized) or "implicit": z = encoder(x, eta) with
             eta ~ N(0, I) beside x, the universal approximator of the AAE paper (Makhzani et al. 2015, section 2.1).
         noise_size: dimension of eta, of the implicit posterior only; default: the code size.
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
-        regularizer_weight: lambda in reconstruction + lambda * regulariser.
-        warmup_steps: first steps in which only the regulariser trains (codes reach the prior's support first).
+        regularizer_weight: lambda in reconstruction + lambda * regularizer.
+        warmup_steps: first steps in which only the regularizer trains (codes reach the prior's support first).
         learning_rate: Adam's, for encoder and decoder.
         adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
         decoder_classes: C > 0: the decoder sees [code, one-hot of the label], so the code keeps what the class does
-            not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabelled:
+            not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabeled:
             all zeros.
         generator_learning_rate: not None: two phases per batch, as in the AAE paper. Reconstruction first, then the
-            encoder alone descends the regulariser with an optimiser of its own.
+            encoder alone descends the regularizer with an optimizer of its own.
 
     Raises:
         ValueError: naming the argument; also `KL` without the moments of a Gaussian posterior.
@@ -175,10 +175,10 @@ class Autoencoder(nn.Module):
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """All phases of one batch [B, data_dim]: forward, backward, optimiser steps.
+        """All phases of one batch [B, data_dim]: forward, backward, optimizer steps.
 
         Args:
-            labels: [B] int64, the class of each point, -1 for unlabelled ones. They go to a regulariser with classes,
+            labels: [B] int64, the class of each point, -1 for unlabeled ones. They go to a regularizer with classes,
                 which pulls the codes of class i towards the i-th part of the prior, and to a decoder with classes.
 
         Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
@@ -216,11 +216,11 @@ class Autoencoder(nn.Module):
         self.steps = state["steps"]
 
     def _receivers(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The labels for the regulariser and the prior, and for the decoder: None where these have no classes."""
+        """The labels for the regularizer and the prior, and for the decoder: None where these have no classes."""
         if labels is not None and not (self.regularizer.num_classes or self.decoder_classes):
             name = type(self.regularizer).__name__
             raise ValueError(
-                f"labels: got some, but neither {name} nor the decoder has classes; give a regulariser num_classes "
+                f"labels: got some, but neither {name} nor the decoder has classes; give a regularizer num_classes "
                 "(Adversarial, FourierAdversary, MMD) or Autoencoder decoder_classes"
             )
         return labels if self.regularizer.num_classes else None, labels if self.decoder_classes else None
@@ -240,7 +240,7 @@ class Autoencoder(nn.Module):
         elif labels is None:
             raise ValueError(
                 f"labels: got None, but the decoder has {self.decoder_classes} classes; give int64 labels [B], "
-                "-1 for unlabelled points"
+                "-1 for unlabeled points"
             )
         else:
             check_labels(labels, points.shape[0], self.decoder_classes, points.device)
@@ -271,7 +271,7 @@ def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.
 
 
 def descend(loss: Tensor, optimizer: Optimizer) -> None:
-    """One step of the optimiser on the gradient of a 0-d loss."""
+    """One step of the optimizer on the gradient of a 0-d loss."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -17,10 +17,10 @@ KERNEL, STRIDE, PADDING = 4, 2, 1  # a layer halves or doubles the side exactly
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions, batch normalisation, ReLU, a linear layer: [B, data_dim + noise_inputs] -> [B, outputs].
+    """Strided convolutions, batch normalization, ReLU, a linear layer: [B, data_dim + noise_inputs] -> [B, outputs].
 
     As the encoders of Creswell, Arulkumaran and Bharath (2016, appendix) and the discriminator of DCGAN (Radford, Metz
-    and Chintala 2016): every layer halves the side, the first has no batch normalisation. Batch normalisation keeps
+    and Chintala 2016): every layer halves the side, the first has no batch normalization. Batch normalization keeps
     its statistics and weights in float32.
 
     Args:
@@ -76,7 +76,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer, fractionally strided convolutions, batch normalisation, ReLU: [B, inputs] -> [B, data_dim].
+    """A linear layer, fractionally strided convolutions, batch normalization, ReLU: [B, inputs] -> [B, data_dim].
 
     The mirror image of `ConvEncoder`: every layer doubles the side, the last gives the logits of the pixels, of which
     the padding is cropped.

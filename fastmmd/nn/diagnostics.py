@@ -57,7 +57,7 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
 def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> str | None:
     """What is wrong with the scale of the kernel between codes [N, D] and prior draws [M, D], if anything.
 
-    A bandwidth far below the distances gives values near 0 even between neighbours, one far above values near 1 even
+    A bandwidth far below the distances gives values near 0 even between neighbors, one far above values near 1 even
     across the sample; either way the gradient vanishes. Reported when it holds for every bandwidth. Looks at the
     first 1,000 points of each; reads values on the host.
     """

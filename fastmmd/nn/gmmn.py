@@ -104,7 +104,7 @@ class GMMNAE(Model):
         average = [1.0 / len(bandwidths)] * len(bandwidths)
         regularizer = MMD(bandwidths, kernel_weights=average, draws=draws)
         super().__init__(data_dim, settings, GeneratorPrior(network, noise_size, code_size), regularizer)
-        # Unnormalised, all codes run into one corner of the cube, where the sigmoid has no slope left (Li et al. train
+        # Unnormalized, all codes run into one corner of the cube, where the sigmoid has no slope left (Li et al. train
         # layer by layer first).
         self.encoder = nn.Sequential(self.encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = autoencoder_share, prior_learning_rate

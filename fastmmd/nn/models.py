@@ -143,7 +143,7 @@ class DSAAE(Model):
 class AAE(Model):
     """Adversarial autoencoder (Makhzani et al. 2015, section 2): a discriminator network between codes and prior draws.
 
-    The paper's two phases, reconstruction and regularisation, in one step with a weight between them, or one after the
+    The paper's two phases, reconstruction and regularization, in one step with a weight between them, or one after the
     other with generator_learning_rate. Paper: two layers of 1000 units everywhere, squared error, code size 8, prior
     std 5, two phases per batch.
 

@@ -1,4 +1,4 @@
-"""Regularisers: what pulls the distribution of the codes towards the prior; those that learn are in `adversaries`."""
+"""Regularizers: what pulls the distribution of the codes towards the prior; those that learn are in `adversaries`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Regularizer(nn.Module):
 
     `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
     Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument, int64, -1 for an
-    unlabelled point. Draws from the prior then bear the labels of the codes: that of a labelled point comes from its
-    class's part of the prior, that of an unlabelled one (all of them without labels) from the whole prior.
+    unlabeled point. Draws from the prior then bear the labels of the codes: that of a labeled point comes from its
+    class's part of the prior, that of an unlabeled one (all of them without labels) from the whole prior.
     """
 
     num_classes: int = 0
@@ -52,7 +52,7 @@ class Regularizer(nn.Module):
         return None
 
     def check_labels(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
-        """Labels [B] int64 fit codes [B, D], this regulariser and the prior; None always does.
+        """Labels [B] int64 fit codes [B, D], this regularizer and the prior; None always does.
 
         Raises:
             ValueError, TypeError: labels without classes, for a prior with other classes, or that do not fit the codes.
@@ -73,15 +73,15 @@ class MMD(Regularizer):
     """Squared MMD between the codes and draws from the prior (`fastmmd.mmd2`; GMMN, Li et al. 2015; WAE).
 
     With classes: sum_c class_weights[c] MMD^2(codes of class c, draws of class c) + unconditional_weight MMD^2(codes,
-    draws), the second over all points, the unlabelled ones among them. So each class goes to its own part of the prior.
+    draws), the second over all points, the unlabeled ones among them. So each class goes to its own part of the prior.
 
     Args:
         bandwidths, kernel, estimator, kernel_weights, alpha: those of `fastmmd.mmd2`. The biased estimator, with
             classes, pulls the few codes of a class in a batch together: they end up narrower than their part. The
-            unbiased one gives them its width; the only code of its class in a batch then counts as unlabelled.
+            unbiased one gives them its width; the only code of its class in a batch then counts as unlabeled.
         num_classes: of the labels, as many as the prior's; 0: none are taken.
         class_weights: [C] numbers >= 0, used as they are; uniform, 1 / C each, by default.
-        unconditional_weight: >= 0; 0 takes labelled points only.
+        unconditional_weight: >= 0; 0 takes labeled points only.
         draws: how many for each batch; as many as codes by default, and with classes.
     """
 
@@ -227,6 +227,6 @@ def without_lone(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
-    """The kernel of a regulariser, for the checks of its scale."""
+    """The kernel of a regularizer, for the checks of its scale."""
     scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
     return KernelSpec(kernel, scales, (1.0,) * len(bandwidths), alpha)

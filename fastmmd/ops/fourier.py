@@ -93,7 +93,7 @@ class FourierFeatures:
         )
 
     def frequencies(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """W = G / bandwidth, materialised: [count, dim], float32 on the CPU by default."""
+        """W = G / bandwidth, materialized: [count, dim], float32 on the CPU by default."""
         key = self.key(torch.device("cpu" if device is None else device))
         dtype = torch.float32 if dtype is None else dtype
         if dtype not in (torch.float32, torch.float64):
@@ -125,7 +125,7 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     Args:
         x: [..., N, D] points, D = features.dim; float32 compute for half types, float64 for float64.
         features: the description; its scale is always that of its own count.
-        weights: [..., N], normalised to sum 1 here; uniform by default.
+        weights: [..., N], normalized to sum 1 here; uniform by default.
 
     Returns:
         [..., 2 * count] tensor, cosines first. Differentiable once in x and weights; backward makes the frequencies

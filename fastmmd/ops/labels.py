@@ -101,7 +101,7 @@ def check_counts(x_offsets: Tensor, y_offsets: Tensor, x: Tensor, y: Tensor, unb
     for (name, points, _), of_classes in zip(samples, counts, strict=True):
         if not all_points and sum(of_classes) < len(points):
             raise ValueError(
-                f"{name}_labels: got {len(points) - sum(of_classes)} unlabelled points (-1), which count in the "
+                f"{name}_labels: got {len(points) - sum(of_classes)} unlabeled points (-1), which count in the "
                 "unconditional term alone: pass unconditional_weight above 0, or leave them out"
             )
 

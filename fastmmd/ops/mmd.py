@@ -68,10 +68,10 @@ def mmd2(
             the diagonals of k(x, x') and k(y, y'); may be negative and is not clamped; needs two points on each side;
             weighted: sum_{i != j} w_i w_j k_ij / (1 - sum w_i^2)).
         kernel_weights: S floats or a differentiable [S] tensor; ones by default.
-        x_weights, y_weights: [..., N] and [..., M], normalised to sum 1 here; uniform by default.
+        x_weights, y_weights: [..., N] and [..., M], normalized to sum 1 here; uniform by default.
         alpha: the exponent of "rational_quadratic".
         x_labels, y_labels: [N] and [M] int64, both or neither, for x [N, D] and y [M, D]: the class of each point, or
-            -1 for an unlabelled point, which counts in the unconditional term alone. Weights of points are normalised
+            -1 for an unlabeled point, which counts in the unconditional term alone. Weights of points are normalized
             within each class, and over all points in the unconditional term.
         class_weights: pi, a number >= 0 for each class, used as given; required with labels.
         unconditional_weight: a number >= 0; at 0 that term is not computed.
@@ -84,9 +84,9 @@ def mmd2(
         TypeError: a wrong type or dtype, float32 mixed with float64, or `sigma=`/`gamma=`.
         ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
             or estimator. With labels also, on the CPU: a label that is no class, a class without points on one side
-            only (without points on either it counts 0), one with a single point for "unbiased", unlabelled points
+            only (without points on either it counts 0), one with a single point for "unbiased", unlabeled points
             beside no unconditional term. On other devices and under torch.compile labels are not read; the result is
-            NaN there in the first three of these cases, and such unlabelled points count nowhere.
+            NaN there in the first three of these cases, and such unlabeled points count nowhere.
     """
     reject_unknown(unknown)
     check_points(x=x, y=y)
@@ -133,7 +133,7 @@ def witness(
 ) -> Tensor:
     """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: positive where x has more mass than y.
 
-    Gretton et al. 2012, section 2.3 (empirical witness, up to its normalisation). Kernels, weights and promotion as
+    Gretton et al. 2012, section 2.3 (empirical witness, up to its normalization). Kernels, weights and promotion as
     in `mmd2`; mean over x minus mean over y of the witness is the biased MMD^2.
 
     Args:

@@ -17,7 +17,7 @@ from fastmmd.training.run import absolute, print_info
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
 app = typer.Typer(
-    help="Train generative autoencoders with fused MMD and random-feature regularisers.",
+    help="Train generative autoencoders with fused MMD and random-feature regularizers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

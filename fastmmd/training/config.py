@@ -25,7 +25,7 @@ class Training:
         batch_size: images per step; a last incomplete batch of an epoch is left out.
         schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model of several
             phases over those of each.
-        labelled: number of training images whose labels take part, chosen by the seed, the others count as unlabelled;
+        labeled: number of training images whose labels take part, chosen by the seed, the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
@@ -40,7 +40,7 @@ class Training:
     epochs: int = 50
     batch_size: int = 1000
     schedule: str = "constant"
-    labelled: int = 0
+    labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
     health_every: int = 200
@@ -50,7 +50,7 @@ class Training:
         for name, least in (
             ("epochs", 1),
             ("batch_size", 2),
-            ("labelled", -1),
+            ("labeled", -1),
             ("evaluate_every", 0),
             ("health_every", 0),
             ("threads", 0),

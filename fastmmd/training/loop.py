@@ -38,7 +38,7 @@ TERMS = ("loss", "reconstruction", "regularizer")
 
 
 class Trainer:
-    """One run: model, optimisers, averaged weights, data, and where in the run they stand.
+    """One run: model, optimizers, averaged weights, data, and where in the run they stand.
 
     Everything that decides the next step is in the checkpoint, so a resumed run repeats an uninterrupted one
     bit for bit on the same machine and thread count.
@@ -163,29 +163,29 @@ class Trainer:
         set_random_states(state["random"], self.device)
 
     def _training_labels(self) -> Tensor | None:
-        """Labels [N] int64 of the training images on the device, -1 for those that shall count as unlabelled.
+        """Labels [N] int64 of the training images on the device, -1 for those that shall count as unlabeled.
 
         Raises:
             UserError: the model takes no labels, needs some, or the data set has none that fit.
         """
-        labelled = self.config.recipe.training.labelled
+        labeled = self.config.recipe.training.labeled
         classes = self.model.decoder_classes or self.model.regularizer.num_classes
-        if labelled == 0 or classes == 0:
-            if labelled:
-                raise UserError('training.labelled is for a model with classes: set model.labels="regularizer"')
+        if labeled == 0 or classes == 0:
+            if labeled:
+                raise UserError('training.labeled is for a model with classes: set model.labels="regularizer"')
             if classes:
-                raise UserError("the model has classes: set training.labelled to a number of labelled images, -1: all")
+                raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
             return None
         labels = self.dataset.train.labels
         if labels is None:
-            raise UserError(f"{self.config.data} has no labels; training.labelled needs some")
+            raise UserError(f"{self.config.data} has no labels; training.labeled needs some")
         if (most := int(labels.max())) >= classes:
             raise UserError(f"{self.config.data} has labels up to {most}, the model takes {classes} classes")
-        if labelled > len(labels):
-            raise UserError(f"training.labelled must be at most {len(labels)}, the training images, got {labelled}")
-        if labelled > 0:
+        if labeled > len(labels):
+            raise UserError(f"training.labeled must be at most {len(labels)}, the training images, got {labeled}")
+        if labeled > 0:
             order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.config.seed))
-            labels = labels.index_fill(0, order[labelled:], -1)
+            labels = labels.index_fill(0, order[labeled:], -1)
         return labels.to(self.device)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
@@ -265,7 +265,7 @@ class Trainer:
         if not math.isfinite(loss.item()):
             raise UserError(
                 f"the loss is {loss.item()} at step {self.step}: lower the learning rates or the weight of "
-                f"the regulariser (--set model.KEY=VALUE); {self.folder.checkpoint} is from before"
+                f"the regularizer (--set model.KEY=VALUE); {self.folder.checkpoint} is from before"
             )
 
 

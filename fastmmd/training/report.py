@@ -199,7 +199,7 @@ def _training(folder: RunFolder, config: RunConfig) -> str:
         f"regularizer {last['regularizer']:.4g}",
     ]
     if last.get("regularizer_share") is not None:
-        lines.append(f"- the regulariser takes {last['regularizer_share']:.0%} of a training step")
+        lines.append(f"- the regularizer takes {last['regularizer_share']:.0%} of a training step")
     curve = [record for record in epochs if "validation_log_likelihood" in record]
     values = ", ".join(f"{record['validation_log_likelihood']:.1f}@{record['epoch']}" for record in curve)
     lines.append(f"- log-likelihood of the validation split by epoch: {values}")

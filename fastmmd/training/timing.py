@@ -1,4 +1,4 @@
-"""How much of a training step the regulariser takes."""
+"""How much of a training step the regularizer takes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and th
 
 
 class RegularizerTimer:
-    """Measures the regulariser's share of the step time on sampled steps; the others run untouched.
+    """Measures the regularizer's share of the step time on sampled steps; the others run untouched.
 
-    A sampled step carries hooks around the regulariser's forward and backward pass and the update of its
+    A sampled step carries hooks around the regularizer's forward and backward pass and the update of its
     adversary. On a GPU it waits for the device at each of them, so as to time the work and not its launch.
     The backward pass ends when the gradients of all inputs are there, the posterior's moments included.
     """
@@ -30,7 +30,7 @@ class RegularizerTimer:
 
     @property
     def share(self) -> float | None:
-        """Seconds inside the regulariser over seconds of the whole steps, sampled so far."""
+        """Seconds inside the regularizer over seconds of the whole steps, sampled so far."""
         return self._inside / self._total if self._total else None
 
     @contextlib.contextmanager
@@ -66,7 +66,7 @@ class RegularizerTimer:
             loss.register_hook(self._start)
 
     def _watched(self, argument: Any) -> Any:
-        """Stop when the regulariser's gradient reaches a tensor, or each of a named tuple's (the moments).
+        """Stop when the regularizer's gradient reaches a tensor, or each of a named tuple's (the moments).
 
         The hook sits on a view: the tensor itself also collects gradients from elsewhere, and later.
         """

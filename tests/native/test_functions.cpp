@@ -22,7 +22,7 @@ template <> struct Wider<double> {
 };
 template <class T> using Wide = typename Wider<T>::type;
 
-// The distance between neighbouring numbers of T around `value`; below the normal numbers that of the
+// The distance between neighboring numbers of T around `value`; below the normal numbers that of the
 // subnormal ones.
 template <class T> Wide<T> spacing(Wide<T> value) {
     int exponent;

@@ -45,7 +45,7 @@ struct Expected {
 struct Side {
     const double* points;
     int64_t count;
-    Numbers w;                // normalised
+    Numbers w;                // normalized
     Number total = 0, a = 1;  // sum of the weights; 1 / (1 - sum w^2) if unbiased
     PairSums self = {}, cross = {};
     Sum self_total = {};
@@ -100,7 +100,7 @@ Expected expect(const Case& c) {
             const Side& own = sides[at];
             Sums& grad = at ? e.grad_y : e.grad_x;
             Sums& grad_weights = at ? e.grad_y_weights : e.grad_x_weights;
-            Sums g(own.count);  // in the normalised weights
+            Sums g(own.count);  // in the normalized weights
             Sum mean;
             for (int64_t i = 0; i < own.count; ++i) {
                 for (int d = 0; d < c.dim; ++d) {

@@ -161,13 +161,13 @@ void check_case(const Case& c) {
 }
 
 // Points on a grid of 1/32, so that norms and products are exact in float: what is rounded is in the tile.
-std::vector<double> grid_points(Random& random, int64_t count, int dim, double centre) {
+std::vector<double> grid_points(Random& random, int64_t count, int dim, double center) {
     std::vector<double> points(count * dim);
-    for (double& x : points) x = std::nearbyint(32 * (centre + random.normal())) / 32;
+    for (double& x : points) x = std::nearbyint(32 * (center + random.normal())) / 32;
     return points;
 }
 
-Case make_case(Random& random, const KernelCase& kernel, int64_t n, int64_t m, int dim, double centre) {
+Case make_case(Random& random, const KernelCase& kernel, int64_t n, int64_t m, int dim, double center) {
     Case c;
     c.kernel = kernel;
     c.diagonal = n == m;
@@ -178,8 +178,8 @@ Case make_case(Random& random, const KernelCase& kernel, int64_t n, int64_t m, i
     c.column_sums = !c.diagonal && random.below(4) > 0;
     c.rungs = random.below(3) == 0;
     c.offset = random.below(2) * -0.01, c.times = 1.0 + (double)random.below(2), c.rung_factor = 0.75;
-    c.p = grid_points(random, n, dim, centre);
-    c.q = c.diagonal ? c.p : grid_points(random, m, dim, centre);
+    c.p = grid_points(random, n, dim, center);
+    c.q = c.diagonal ? c.p : grid_points(random, m, dim, center);
     for (int d = 0; d < dim && m > 1; ++d) {  // a point that is on both sides, and two that are near
         c.q[d] = c.p[d];
         c.q[dim + d] = c.p[d] + (d % 8 == 0) / 32.0;

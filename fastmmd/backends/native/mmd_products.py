@@ -1,6 +1,6 @@
 """mmd2 in many dimensions: distances and gradients by matrix products, tile by tile, the compiled step between them.
 
-A term is a double sum over pairs of two samples, or of one with itself. Its points are taken about a centre; of a tile
+A term is a double sum over pairs of two samples, or of one with itself. Its points are taken about a center; of a tile
 of products p_i . q_j the compiled step makes |p_i|^2 + |q_j|^2 - 2 p_i . q_j, the kernel's values, which it adds up,
 and the slopes c_ij, which it leaves in the tile for
 
@@ -29,11 +29,11 @@ from .products import even_tile_size, full_precision, multiply
 
 F64 = torch.float64
 TILE = 256  # rows and columns: large enough for BLAS; sums of so many products in float32 are accurate enough
-KEPT_BLOCKS = 4  # copies of points about a centre
+KEPT_BLOCKS = 4  # copies of points about a center
 CHUNK = 16  # rows at a time in float64
 PRODUCT = 64  # rows at a time of products with points, which take memory
-NEAR = 0.1  # of the samples' mean squared distance from their means: centres as near to these serve as well
-OUTLIER = 16.0  # squared distance from the centre over its median; farther points would drown others in float32 sums
+NEAR = 0.1  # of the samples' mean squared distance from their means: centers as near to these serve as well
+OUTLIER = 16.0  # squared distance from the center over its median; farther points would drown others in float32 sums
 TRIMS = 2  # times that the mean is taken again without outliers
 SOME = 32  # points whose distances tell the typical one
 ALIKE = 1.0  # slopes at the outer deciles of the distances, apart by less than so much of the median's
@@ -43,7 +43,7 @@ _Turn = tuple[float, float, int, int, int]  # of a tile, as two fractions of all
 
 
 class _Sample:
-    """Points [N, D] and their weights, which are normalised by `scale`, in float64."""
+    """Points [N, D] and their weights, which are normalized by `scale`, in float64."""
 
     def __init__(self, points: Tensor, weights: Tensor | None, unbiased: bool) -> None:
         self.points, self.given = points, weights
@@ -55,9 +55,9 @@ class _Sample:
         self.wide = points.new_empty((CHUNK, points.shape[1]), dtype=F64)  # kept: new ones would fragment the heap
         self.measure(None)
 
-    def chunk(self, rows: slice, centre: Tensor | None = None) -> Tensor:
-        """Some of the points, about a centre as the tiles have them, in float64; valid until the next call."""
-        points = self.points[rows] if centre is None else self.points[rows] - centre
+    def chunk(self, rows: slice, center: Tensor | None = None) -> Tensor:
+        """Some of the points, about a center as the tiles have them, in float64; valid until the next call."""
+        points = self.points[rows] if center is None else self.points[rows] - center
         return self.wide[: len(points)].copy_(points)
 
     def measure(self, without: Tensor | None) -> None:
@@ -75,19 +75,19 @@ class _Sample:
 
 
 class _Side:
-    """A sample about a centre [D] or the origin, in blocks of `size` points, the last one filled up with zeros."""
+    """A sample about a center [D] or the origin, in blocks of `size` points, the last one filled up with zeros."""
 
-    def __init__(self, sample: _Sample, centre: Tensor | None) -> None:
+    def __init__(self, sample: _Sample, center: Tensor | None) -> None:
         points, (count, self.dim) = sample.points, sample.points.shape
-        self.sample, self.centre = sample, centre
+        self.sample, self.center = sample, center
         self.size = even_tile_size(count, TILE)
         self.rows = [slice(first, min(first + self.size, count)) for first in range(0, count, self.size)]
         self.blocks = len(self.rows)
         self.norms, self.mass = points.new_zeros((2, self.blocks * self.size))
         self.mass[:count] = 1 if sample.given is None else sample.given
-        self.moment = points.new_zeros(self.dim, dtype=F64)  # sum_j w_j (x_j - centre)
+        self.moment = points.new_zeros(self.dim, dtype=F64)  # sum_j w_j (x_j - center)
         for rows in _chunks(count):
-            chunk = sample.chunk(rows, centre)
+            chunk = sample.chunk(rows, center)
             self.norms[rows] = torch.linalg.vector_norm(chunk, dim=1).square()
             self.moment += sample.weights[rows] @ chunk
         self.farthest = float(self.norms.max())
@@ -99,18 +99,18 @@ class _Side:
         count = len(self.sample.points)
         at = torch.tensor([int(k * step % 1 * count) for k in range(SOME)])
         points = self.sample.points[at]
-        return (points if self.centre is None else points - self.centre).to(F64)
+        return (points if self.center is None else points - self.center).to(F64)
 
     def is_view(self, block: int) -> bool:
         """Whether a block is the points as they are."""
-        return self.centre is None and self.rows[block].stop == (block + 1) * self.size
+        return self.center is None and self.rows[block].stop == (block + 1) * self.size
 
     def copy(self, block: int, out: Tensor | None) -> Tensor:
         """The points of a block, in the memory of `out`, another copy, where that is of their size."""
         points = self.sample.points[self.rows[block]]
         if out is None or len(out) != self.size:
             out = points.new_empty((self.size, self.dim))
-        torch.sub(points, 0.0 if self.centre is None else self.centre, out=out[: len(points)])
+        torch.sub(points, 0.0 if self.center is None else self.center, out=out[: len(points)])
         out[len(points) :].zero_()
         return out
 
@@ -318,8 +318,8 @@ def _sides(samples: Sequence[_Sample]) -> tuple[list[_Side], list[_Side]]:
     middle = torch.stack([sample.mean for sample in samples]).mean(0)
     near = NEAR * min(sample.spread for sample in samples)
 
-    def distance(centre: Tensor | float) -> float:
-        return max(float((sample.mean - centre).square().sum()) for sample in samples)
+    def distance(center: Tensor | float) -> float:
+        return max(float((sample.mean - center).square().sum()) for sample in samples)
 
     dtype = samples[0].points.dtype
     shared = [_Side(sample, None if distance(0.0) <= near else middle.to(dtype)) for sample in samples]
@@ -399,7 +399,7 @@ def _finish(grad: Tensor, sample: _Sample, self_term: _Term, cross: _Term | None
         for own, other, sums, scale, shift in parts:
             assert sums is not None
             slopes = scale * sums.slopes[rows] + shift
-            total.addcmul_(sample.chunk(rows, own.centre), slopes[:, None]).sub_(shift * other.moment)
+            total.addcmul_(sample.chunk(rows, own.center), slopes[:, None]).sub_(shift * other.moment)
         grad[rows] = total.mul_(4 * sample.weights[rows, None])
 
 

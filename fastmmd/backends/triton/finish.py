@@ -20,8 +20,8 @@ def finish_kernel(
     value,  # [splits, B, n] float64
     gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
     offsets,  # [B + 1], of the rows; unread unless RAGGED
-    centre,  # [B, dim] float64, of the columns
-    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
+    center,  # [B, dim] float64, of the columns
+    moment,  # [B, dim] float64: sum_j mass_j (q_j - center)
     terms,  # [B, 7] float64
     factor,  # [1] or [B] float64
     all_values,  # [B, n] float64
@@ -55,7 +55,7 @@ def finish_kernel(
         points = checked(tl.load(p + at, mask=there, other=0.0).to(tl.float64))
         values += tl.sum(points - points, axis=1)
         if GRADIENT:
-            middle = tl.load(centre + b * dim + d, mask=d < dim, other=0.0)
+            middle = tl.load(center + b * dim + d, mask=d < dim, other=0.0)
             left_out = mass * (points - middle[None, :])
             left_out -= tl.load(moment + b * dim + d, mask=d < dim, other=0.0)[None, :]
             g = shift * left_out
@@ -81,7 +81,7 @@ def finish(
     block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
     blocks, batch = row_blocks(rows, block_i)
     finish_kernel[(blocks, 1, batch)](
-        p, value, slopes, offsets_of(rows), statistics(columns).centre, plan.moment, plan.terms, units,
+        p, value, slopes, offsets_of(rows), statistics(columns).center, plan.moment, plan.terms, units,
         values, gradients, n, parts, int(of_batch), dim, rows.batch, RAGGED=ragged,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip

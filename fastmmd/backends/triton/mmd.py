@@ -323,7 +323,7 @@ def sum_rows(
     p, q, mass, per_rung = rows.points, columns.points, columns.mass, row_weights is not None
     (_, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
     small, ragged = dim <= SMALL_DIMS, rows.offsets is not None
-    # Laplacian and energy show what products round; products take points centred for each member.
+    # Laplacian and energy show what products round; products take points centered for each member.
     direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy") or ragged
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
@@ -357,7 +357,7 @@ def sum_rows(
     else:
         norms = p, q
         if not direct:
-            middle = (statistics(rows).centre + statistics(columns).centre) / 2
+            middle = (statistics(rows).center + statistics(columns).center) / 2
             p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
             norms = squared_norms(p), squared_norms(q)
         summing, choice = tuned(large_kernel, pairs, *stages(warps, not direct))

@@ -28,16 +28,16 @@ from .tiles import FUSED, constant, coordinate, splits, squared_distances, squar
 F64 = torch.float64
 LOG2_E = 1.4426950408889634
 DIRECT_DIMS = tl.constexpr(16)  # up to here by differences
-CANCELLING = 8000.0  # |x|^2 / (2 sigma^2), beyond which the rounding of products may cost 0.005 nats
+CANCELING = 8000.0  # |x|^2 / (2 sigma^2), beyond which the rounding of products may cost 0.005 nats
 
 
 @triton.jit
 def distances(
     p, q, p_halves, q_halves, p_norms, q_norms, i, j, n, m, limit, dim: tl.constexpr, DIMS: tl.constexpr,
-    HALVES: tl.constexpr, CANCELLING: tl.constexpr, BLOCK_D: tl.constexpr,
+    HALVES: tl.constexpr, CANCELING: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """r of the points i of p [n, dim] and j of q [m, dim], with the halves of both; inf in the padding of q, and for
-    the pairs of the launch with the other CANCELLING: those with a squared norm beyond the limit, and all others."""
+    the pairs of the launch with the other CANCELING: those with a squared norm beyond the limit, and all others."""
     if HALVES:
         r = products(p_halves, q_halves, DIMS, i.shape[0], j.shape[0], BLOCK_D) * unit(p_norms, i, n, limit)
         p_norm = tl.load(p_norms + i, mask=i < n, other=0.0)
@@ -47,19 +47,19 @@ def distances(
         r = (p_norm[:, None] + q_norm[None, :]) - r * (2 * unit(q_norms, j, m, limit))
         r = tl.maximum(r, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
-        direct: tl.constexpr = CANCELLING or dim <= DIRECT_DIMS
+        direct: tl.constexpr = CANCELING or dim <= DIRECT_DIMS
         r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, direct, BLOCK_D)
         there = (j < m)[None, :]
         if dim > DIRECT_DIMS:
             p_beyond = tl.load(p_norms + i, mask=i < n, other=0.0) > limit
             q_beyond = tl.load(q_norms + j, mask=j < m, other=0.0) > limit
-            there = there & ((p_beyond[:, None] | q_beyond[None, :]) == CANCELLING)
+            there = there & ((p_beyond[:, None] | q_beyond[None, :]) == CANCELING)
         r = tl.where(there, r, float("inf"))
     return r
 
 
 @triton.jit
-def cancelling(p_norms, q_norms, i, j, n, m, limit):
+def canceling(p_norms, q_norms, i, j, n, m, limit):
     """Whether a tile has any pair whose products cancel."""
     p_norm, q_norm = tl.load(p_norms + i, mask=i < n, other=0.0), tl.load(q_norms + j, mask=j < m, other=0.0)
     return tl.maximum(tl.max(p_norm), tl.max(q_norm)) > limit
@@ -84,7 +84,7 @@ def update_kernel(
     DIMS: tl.constexpr,
     S: tl.constexpr,
     HALVES: tl.constexpr,  # whether products are those of halves: halves.py
-    CANCELLING: tl.constexpr,  # whether for pairs whose products cancel, or all others
+    CANCELING: tl.constexpr,  # whether for pairs whose products cancel, or all others
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -98,11 +98,11 @@ def update_kernel(
         tl.store(at + s * m, tl.zeros([BLOCK_I], tl.float64), mask=i < m)
     for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_J))):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-        if not CANCELLING or cancelling(point_norms, sample_norms, i, j, m, n, limit):
+        if not CANCELING or canceling(point_norms, sample_norms, i, j, m, n, limit):
             right_halves = sample_halves + tile * tl.full([], 2 * DIMS * BLOCK_J, tl.int64)
             r = distances(
                 points, samples, left_halves, right_halves, point_norms, sample_norms, i, j, m, n, limit,
-                dim, DIMS, HALVES, CANCELLING, BLOCK_D,
+                dim, DIMS, HALVES, CANCELING, BLOCK_D,
             )  # fmt: skip
             before, nearest = nearest, tl.minimum(nearest, tl.min(r, axis=1))
             lowest = tl.where(nearest == float("inf"), 0.0, nearest)  # inf - inf is no number
@@ -187,7 +187,7 @@ def gradient_kernel(
     S: tl.constexpr,
     ROWS_ARE_POINTS: tl.constexpr,
     HALVES: tl.constexpr,  # whether products are those of halves: halves.py
-    CANCELLING: tl.constexpr,  # whether for pairs whose products cancel, or all others
+    CANCELING: tl.constexpr,  # whether for pairs whose products cancel, or all others
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -199,14 +199,14 @@ def gradient_kernel(
     first_tile = split * split_tiles
     for tile in range(first_tile, tl.minimum(first_tile + split_tiles, tl.cdiv(m, BLOCK_J))):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-        if not CANCELLING or cancelling(row_norms, column_norms, i, j, n, m, limit):
+        if not CANCELING or canceling(row_norms, column_norms, i, j, n, m, limit):
             right_halves = column_halves + tile * tl.full([], 2 * DIMS * BLOCK_J, tl.int64)
             r = distances(
                 rows, columns, left_halves, right_halves, row_norms, column_norms, i, j, n, m, limit,
-                dim, DIMS, HALVES, CANCELLING, BLOCK_D,
+                dim, DIMS, HALVES, CANCELING, BLOCK_D,
             )  # fmt: skip
             c = coefficients(r, nearest, shares, rates, i, j, n, m, S, ROWS_ARE_POINTS)
-            before = i < (n if CANCELLING or tile > first_tile else 0)  # where there are sums of other tiles
+            before = i < (n if CANCELING or tile > first_tile else 0)  # where there are sums of other tiles
             tl.debug_barrier()  # another thread may have stored the sums
             if HALVES:
                 column_unit = unit(column_norms, j, m, limit)
@@ -280,7 +280,7 @@ def parzen_backward(
 def _rates(sigmas: Sequence[float], like: Tensor) -> tuple[Tensor, float]:
     """t log2 e of all sigmas [S], neither 0 nor subnormal, and the squared norm beyond which products cancel."""
     rates = tuple(max(0.5 * LOG2_E / sigma**2, 2.0**-126) for sigma in sigmas)
-    limit = 2 * CANCELLING * min(sigmas) ** 2 * (2.0**29 if like.dtype == F64 else 1)  # the ratio of precisions
+    limit = 2 * CANCELING * min(sigmas) ** 2 * (2.0**29 if like.dtype == F64 else 1)  # the ratio of precisions
     return constant(rates, like.device, like.dtype), min(limit, 1e38)
 
 
@@ -302,9 +302,9 @@ def _launches(
     dim, wide = points.shape[1], points.shape[1] > DIRECT_DIMS.value
     parts, per_split = splits(triton.cdiv(n, tile["BLOCK_I"]), triton.cdiv(m, tile["BLOCK_J"]))
     options = dict(dim=dim, DIMS=padded(dim, tile["BLOCK_D"]), HALVES=wide and points.dtype == torch.float32, **tile)
-    launches = [options | dict(CANCELLING=False)]
+    launches = [options | dict(CANCELING=False)]
     if wide:
-        launches.append(options | dict(CANCELLING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32)))
+        launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32)))
     return parts, per_split, [(triton.cdiv(n, launch["BLOCK_I"]), launch) for launch in launches]
 
 

@@ -53,10 +53,10 @@ MOST_TERMS = tl.constexpr(16)
 def plan_kernel(
     x,  # [B, x_count, dim]: the points of a call, whose distances decide
     y,  # [B, y_count, dim]
-    x_centre,  # [B, dim] float64, and so on: what statistics_kernel found of them
+    x_center,  # [B, dim] float64, and so on: what statistics_kernel found of them
     x_reach,
     x_sums,
-    y_centre,
+    y_center,
     y_reach,
     y_sums,
     q_sums,  # and of the columns
@@ -69,7 +69,7 @@ def plan_kernel(
     table,  # [B, 14, S], see kernels.py
     series,  # [B, 2 SERIES + 1], see kernels.py
     terms,  # [B, 7] float64: start and shift of slopes, offset of values, sum of masses, 0 or NaN, far rungs, folded
-    moment,  # [B, dim] float64: sum_j mass_j (q_j - centre)
+    moment,  # [B, dim] float64: sum_j mass_j (q_j - center)
     per_rung,  # [B, 2, S] float64: derivative in the bandwidth over the slopes' sum; masses of a far rung, else 0
     x_offsets,  # [B + 1]; unread unless RAGGED
     y_offsets,
@@ -101,7 +101,7 @@ def plan_kernel(
     i = (pair.to(tl.int64) * x_count) // PAIRS
     j = ((pair * 37 + 11) % PAIRS).to(tl.int64) * y_count // PAIRS
     r = tl.zeros([PAIRS], tl.float64)
-    # Both means, from the centres.
+    # Both means, from the centers.
     x_shift, y_shift, apart, poison = 0.0 * mass, 0.0 * mass, 0.0 * mass, 0.0 * mass
     for first in range(0, dim, BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)
@@ -109,8 +109,8 @@ def plan_kernel(
         y_mean = _over_splits(y_sums, y_part, y_there, 0, d, dim) / y_count
         of_mass = _over_splits(q_sums, q_part, q_there, 1, d, dim)
         tl.store(moment + b * dim + d, of_mass, mask=d < dim)
-        between = tl.load(x_centre + b * dim + d, mask=d < dim, other=0.0) + x_mean
-        between -= tl.load(y_centre + b * dim + d, mask=d < dim, other=0.0) + y_mean
+        between = tl.load(x_center + b * dim + d, mask=d < dim, other=0.0) + x_mean
+        between -= tl.load(y_center + b * dim + d, mask=d < dim, other=0.0) + y_mean
         x_shift += tl.sum(x_mean * x_mean)
         y_shift += tl.sum(y_mean * y_mean)
         apart += tl.sum(between * between)
@@ -224,7 +224,7 @@ def _over_splits(sums, part, there, which, d, dim):
 
 @triton.jit
 def _reached(reach, part, there, shift, CHUNKS: tl.constexpr):
-    """A bound of all distances to the mean, which is `shift`, squared, from the centre."""
+    """A bound of all distances to the mean, which is `shift`, squared, from the center."""
     farthest = 0.0 * shift
     for chunk in range(CHUNKS):
         farthest += tl.max(tl.load(reach + part * CHUNKS + chunk, mask=there, other=0.0))
@@ -289,13 +289,13 @@ def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], prod
     (x, y), q = apart, statistics(columns)
     batch, dim, count = columns.batch, columns.points.shape[2], len(kernel.bandwidths)
     order, follows = _ladder(kernel)
-    s, w = (_on_device(values, order, q.centre.device) for values in (kernel.bandwidths, kernel.weights))
+    s, w = (_on_device(values, order, q.center.device) for values in (kernel.bandwidths, kernel.weights))
     size = SERIES_TERMS if fold else 0
     constants = [constant(values, s.device, F64) for values in ((kernel.alpha,), *_interpolation(size))]
     table = columns.points.new_empty((batch, ROWS_OF_TABLE.value, count))
     series = columns.points.new_empty((batch, 2 * size + 1))
     shapes = (batch, TERMS.value), (batch, dim), (batch, 2, count)
-    terms, moment, per_rung = (q.centre.new_empty(shape) for shape in shapes)
+    terms, moment, per_rung = (q.center.new_empty(shape) for shape in shapes)
     plan_kernel[(batch,)](
         x.points, y.points, *statistics(x)[:3], *statistics(y)[:3], *q[2:], s, w, *constants,
         table, series, terms, moment, per_rung, offsets_of(x), offsets_of(y),

@@ -13,22 +13,22 @@ from .segments import offsets_of, segment
 from .tiles import FUSED, coordinates, splits
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
-LEADERS = 64  # points whose mean is the centre: near enough to all points' for a tight bound
+LEADERS = 64  # points whose mean is the center: near enough to all points' for a tight bound
 
 
 @triton.jit
 def statistics_kernel(
     points,  # [B, n, dim]
     mass,  # [B, n]; unread without HAS_MASS
-    centre,  # [B, dim] float64: mean of the first points
-    reach,  # [B, splits, chunks] float64: maximum of |p - centre|^2 over the dimensions of a chunk
-    sums,  # [B, splits, 2, dim] float64: of p - centre, of mass (p - centre)
+    center,  # [B, dim] float64: mean of the first points
+    reach,  # [B, splits, chunks] float64: maximum of |p - center|^2 over the dimensions of a chunk
+    sums,  # [B, splits, 2, dim] float64: of p - center, of mass (p - center)
     masses,  # [B, splits] float64: of mass
     offsets,  # [B + 1]; unread unless RAGGED
     n,
     split_tiles,  # tiles of points in a split; unread if RAGGED
     dim,
-    most_leaders,  # points whose mean is the centre
+    most_leaders,  # points whose mean is the center
     RAGGED: tl.constexpr,
     HAS_MASS: tl.constexpr,
     BLOCK_I: tl.constexpr,
@@ -68,7 +68,7 @@ def statistics_kernel(
     tl.store(sums + part * 2 * dim + d, total, mask=d < dim)
     tl.store(sums + (part * 2 + 1) * dim + d, moment, mask=d < dim)
     if split == 0:
-        tl.store(centre + b * dim + d, middle, mask=d < dim)
+        tl.store(center + b * dim + d, middle, mask=d < dim)
     if chunk == 0:
         tl.store(masses + part, tl.sum(all_mass))
 
@@ -76,7 +76,7 @@ def statistics_kernel(
 class Statistics(NamedTuple):
     """What `statistics_kernel` found."""
 
-    centre: Tensor
+    center: Tensor
     reach: Tensor
     sums: Tensor
     masses: Tensor

@@ -17,7 +17,7 @@ F64 = torch.float64
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
 DIRECT_WORK = 2**28  # pairs times dimensions; products take some 80 torch operations for each member of a batch
 MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/operations.hpp
-LEADERS = 64  # points whose mean is near enough to all points' to centre them
+LEADERS = 64  # points whose mean is near enough to all points' to center them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
 
 
@@ -88,7 +88,7 @@ def _run(
     batch: int,  # B
     samples: list[tuple[int, ...]],
     kernel: KernelSpec,
-    normalised: bool,
+    normalized: bool,
     unbiased: bool,
     products: bool,
     value: Tensor | None,
@@ -109,7 +109,7 @@ def _run(
     outputs = [address(gradient) for gradient in rungs] or [0, 0]
     call = load().Mmd(
         is_double(x), batch, x.shape[2], *samples, kernel.name, kernel.alpha, len(kernel.bandwidths), *lists, *tensors,
-        normalised, unbiased, products, address(value), *outputs,
+        normalized, unbiased, products, address(value), *outputs,
     )  # fmt: skip
     memory = workspace(x, call.workspace)
     if products:
@@ -123,12 +123,12 @@ def _run(
 
 
 def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
-    """All terms by matrix products of centred points, tile by tile, with the fused kernel on each."""
-    centres = [points[:, :LEADERS].mean(1, dtype=F64) for points in (x, y)]
+    """All terms by matrix products of centered points, tile by tile, with the fused kernel on each."""
+    centers = [points[:, :LEADERS].mean(1, dtype=F64) for points in (x, y)]
     with full_precision(x.device.type):
         for term, (rows, columns, half, slopes) in enumerate(call.terms):
             pair = [(x, y)[side] for side in (rows, columns)]
-            middle = (centres[rows] + centres[columns]) / 2
+            middle = (centers[rows] + centers[columns]) / 2
             size = 8 * pair[0].numel()
             sums = memory[slopes : slopes + size].view(F64).view(pair[0].shape) if slopes >= 0 else None
             for b in range(len(x)):
@@ -139,7 +139,7 @@ def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
 def _term(
     call: Any, term: int, b: int, p: Tensor, q: Tensor, same: bool, half: bool, sums: Tensor | None, memory: Tensor
 ) -> None:
-    """One term for one member of the batch; p [n, D], q [m, D] centred. sums [n, D] float64: of the gradient."""
+    """One term for one member of the batch; p [n, D], q [m, D] centered. sums [n, D] float64: of the gradient."""
     rows, columns = tile_size(len(p), TILE), tile_size(len(q), TILE)
     if same:
         rows = columns

@@ -1,4 +1,4 @@
-"""Nearest neighbours: does a model copy its training images?"""
+"""Nearest neighbors: does a model copy its training images?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 ROWS, COLUMNS = 1_024, 4_096  # of a tile of distances: 16 MB in float32
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """For each point the index [N] int64 of its nearest image, and the squared distance [N] to it."""
 
     indices: Tensor
@@ -18,10 +18,10 @@ class Neighbours(NamedTuple):
 
 
 @torch.no_grad()
-def nearest_neighbours(points: Tensor, images: Tensor) -> Neighbours:
+def nearest_neighbors(points: Tensor, images: Tensor) -> Neighbors:
     """The nearest of `images` to each of `points`, in memory linear in both: the distances come in tiles.
 
-    The distances that are compared are |a|^2 + |b|^2 - 2 a.b of centred data, the one that is returned is a sum of
+    The distances that are compared are |a|^2 + |b|^2 - 2 a.b of centered data, the one that is returned is a sum of
     squared differences: 0 for a copy. Images that are equally near up to rounding may stand for each other.
 
     Args:
@@ -33,14 +33,14 @@ def nearest_neighbours(points: Tensor, images: Tensor) -> Neighbours:
     if points.ndim != 2 or images.ndim != 2 or points.shape[1] != images.shape[1] or len(images) == 0:
         shapes = f"{list(points.shape)} and {list(images.shape)}"
         raise ValueError(f"points [N, D] and images [M >= 1, D] must be matrices with the same D, got {shapes}")
-    centre = images.mean(0)
+    center = images.mean(0)
     found = []
     for rows in points.split(ROWS):
-        a = rows - centre
+        a = rows - center
         best = torch.full((len(rows),), torch.inf, device=rows.device, dtype=rows.dtype)
         index = torch.zeros(len(rows), device=rows.device, dtype=torch.int64)
         for start in range(0, len(images), COLUMNS):
-            b = images[start : start + COLUMNS] - centre
+            b = images[start : start + COLUMNS] - center
             # |a|^2 is the same for every image.
             least, where = torch.addmm(b.square().sum(1), a, b.T, alpha=-2).min(1)
             nearer = least < best
@@ -48,5 +48,5 @@ def nearest_neighbours(points: Tensor, images: Tensor) -> Neighbours:
             index = torch.where(nearer, where + start, index)
         found.append((index, (rows - images[index]).square().sum(1)))
     if not found:
-        return Neighbours(torch.zeros(0, device=points.device, dtype=torch.int64), points.new_zeros(0))
-    return Neighbours(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return Neighbors(torch.zeros(0, device=points.device, dtype=torch.int64), points.new_zeros(0))
+    return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))

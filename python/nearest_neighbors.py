@@ -1,10 +1,10 @@
 """Samples beside their nearest training images (DS-AAE paper, figure 6, last column): does a model copy?
 
 Trains MMD-AE, DS-AAE and AAE, finds the nearest training image of each sample by squared pixel distance, shows both.
-A model that has memorised its training images is nearer to them than to as many images that it has never seen.
+A model that has memorized its training images is nearer to them than to as many images that it has never seen.
 
-python python/nearest_neighbours.py                      # scikit-learn's digits, 100 epochs, about 40 seconds
-python python/nearest_neighbours.py --data mnist --data-dir DIR --jobs 2
+python python/nearest_neighbors.py                      # scikit-learn's digits, 100 epochs, about 40 seconds
+python python/nearest_neighbors.py --data mnist --data-dir DIR --jobs 2
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastmmd.evaluation import nearest_neighbours, prior_samples, save_grid
+from fastmmd.evaluation import nearest_neighbors, prior_samples, save_grid
 from fastmmd.training.experiments import Experiment, Spec, arguments
 
 MODELS = {"MMD-AE": "mmd-ae", "DS-AAE": "ds-aae", "AAE": "aae"}
@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.epochs is None and options.data == "digits":
         options.epochs = 100
-    with Experiment.start("Nearest neighbours", options) as experiment:
+    with Experiment.start("Nearest neighbors", options) as experiment:
         data, seed = experiment.data, options.seed
         train, test, unseen = data.train.images, data.test.images, data.validation.images
         # As many training images as test images: the nearest of many is nearer than the nearest of few.
@@ -46,13 +46,13 @@ def main() -> None:
         for run in experiment.run_all(specs, evaluate=False):
             samples = prior_samples(run.model).sample(max(options.samples or len(test), COLUMNS), seed)
             lines.append(line(run.spec.name, samples, unseen, train, some, test))
-            grid += [samples[:COLUMNS], train[nearest_neighbours(samples[:COLUMNS], train).indices]]
+            grid += [samples[:COLUMNS], train[nearest_neighbors(samples[:COLUMNS], train).indices]]
             names += [run.spec.name, "nearest"]
             nearer = quotient(samples, some, test) / quotient(unseen, some, test)
             if nearer < COPIED_QUOTIENT and share(samples, unseen, train) > COPIED_SHARE:
                 copies.append(run.spec.name)
         title = f"Samples from the prior above their nearest training images, {data.name}"
-        save_grid(experiment.folder / "neighbours.png", torch.stack(grid), data.image_shape, title, names)
+        save_grid(experiment.folder / "neighbors.png", torch.stack(grid), data.image_shape, title, names)
         text = (
             "Squared pixel distances, medians. A model that copies has a smaller quotient than the validation images, "
         )
@@ -62,13 +62,13 @@ def main() -> None:
         text += "lie nearer to all images than sharp ones.\n\n" + "\n".join(lines)
         text += f"\n\nA quotient below {COPIED_QUOTIENT} times that of the validation images and more than "
         text += f"{COPIED_SHARE:.0%} of the samples that near: **{', '.join(copies) or 'no model'}**."
-        experiment.write_report(f"{text}\n\n![samples and their nearest training images](neighbours.png)")
+        experiment.write_report(f"{text}\n\n![samples and their nearest training images](neighbors.png)")
         print(text)
 
 
 def median(points: Tensor, images: Tensor) -> float:
     """Median squared distance of points to their nearest images."""
-    return nearest_neighbours(points, images).squared_distances.median().item()
+    return nearest_neighbors(points, images).squared_distances.median().item()
 
 
 def quotient(points: Tensor, train: Tensor, test: Tensor) -> float:
@@ -78,8 +78,8 @@ def quotient(points: Tensor, train: Tensor, test: Tensor) -> float:
 
 def share(points: Tensor, unseen: Tensor, train: Tensor) -> float:
     """Share of points that are nearer to a training image than 95% of unseen images are."""
-    near = nearest_neighbours(unseen, train).squared_distances.quantile(0.05)
-    return (nearest_neighbours(points, train).squared_distances < near).double().mean().item()
+    near = nearest_neighbors(unseen, train).squared_distances.quantile(0.05)
+    return (nearest_neighbors(points, train).squared_distances < near).double().mean().item()
 
 
 def line(name: str, points: Tensor, unseen: Tensor, train: Tensor, some: Tensor, test: Tensor) -> str:
