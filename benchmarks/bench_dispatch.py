@@ -9,8 +9,9 @@ from settings import DEVICE, SIX, THREADS
 
 import fastmmd
 from fastmmd.backends import select
-from fastmmd.backends.native import library
-from fastmmd.backends.specs import KernelSpec
+from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
+from fastmmd.backends.cpu import library
+from fastmmd.kernels import Kernel
 
 BACKEND = peers.ours()[0]
 FEATURES = fastmmd.FourierFeatures(1, 4)
@@ -50,11 +51,11 @@ def test_layers_of_mmd2(benchmark, measure, monkeypatch, layer):
     if layer == "compiled function" and (BACKEND, DEVICE) != ("native", "cpu"):
         pytest.skip(f"{BACKEND} on {DEVICE} ends elsewhere")
     x, y = _points()[None], _Y[None]
-    spec = KernelSpec("gaussian", SIX, (1.0,) * len(SIX))
-    module = select(BACKEND, "mmd", x.dtype, DEVICE)
+    kernel = Kernel("gaussian", SIX, (1.0,) * len(SIX))
+    module = select(BACKEND, "mmd", DEVICE)
 
     def call():
-        return module.mmd2(x, y, None, None, spec, False, [False] * 6)
+        return module.mmd2(Mmd2(Sample(x), Sample(y), kernel, False, Mmd2Inputs(*[False] * 6)))
 
     if layer == "compiled function":
         calls = []

@@ -40,7 +40,18 @@ from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-from fastmmd.backends.specs import FeatureSpec, KernelSpec
+from fastmmd.backends.calls import (
+    Features,
+    FourierFrequencies,
+    FourierFunction,
+    FourierSum,
+    Mmd2,
+    Mmd2Inputs,
+    Parzen,
+    ParzenBackward,
+    Sample,
+)
+from fastmmd.kernels import Kernel
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
@@ -62,41 +73,44 @@ def cases(offset: int = 0) -> dict[str, Case]:
     def mmd2(n: int, dim: int, gradient: bool = True, weighted: bool = False) -> None:
         from fastmmd.backends.triton import mmd
 
-        kernel = KernelSpec("gaussian", SIX, (1.0,) * 6)
+        kernel = Kernel("gaussian", SIX, (1.0,) * 6)
         weights = [points(1, n) + 1 if weighted else None for _ in range(2)]
         needs = (gradient, False, weighted, False, weighted, weighted)
-        mmd.mmd2(points(1, n, dim), points(1, n, dim), *weights, kernel, False, needs)
+        x, y = (Sample(points(1, n, dim), weight) for weight in weights)
+        mmd.mmd2(Mmd2(x, y, kernel, False, Mmd2Inputs(*needs)))
 
     def mmd2_of_classes(n: int, dim: int, classes: int) -> None:
         from fastmmd.backends.triton import mmd
 
-        kernel = KernelSpec("gaussian", SIX, (1.0,) * 6)
+        kernel = Kernel("gaussian", SIX, (1.0,) * 6)
         offsets = [torch.arange(classes + 1) * (n // classes) for _ in range(2)]
         needs = (True, False, False, False, False, False)
-        mmd.mmd2(points(1, n, dim), points(1, n, dim), None, None, kernel, False, needs, *offsets)
+        x, y = (Sample(points(1, n, dim), None, offset) for offset in offsets)
+        mmd.mmd2(Mmd2(x, y, kernel, False, Mmd2Inputs(*needs)))
 
     def fourier(gradient: bool | None) -> None:
         from fastmmd.backends.triton import fourier
 
         n, count = 65536, 4096
-        features = FeatureSpec(torch.tensor([1, 0]), count, (1.0,), (1.0,))
+        features = Features(torch.tensor([1, 0]), count, (1.0,), (1.0,))
         if gradient is None:
-            fourier.fourier_frequencies(features, 6, torch.float32)
+            fourier.fourier_frequencies(FourierFrequencies(features, 6, torch.float32))
         elif gradient:
-            fourier.fourier_function(points(1, n, 6), points(1, 2 * count), features, False, True)
+            fourier.fourier_function(FourierFunction(points(1, n, 6), points(1, 2 * count), features, False, True))
         else:
-            fourier.fourier_sum(points(1, n, 6), points(1, n), features)
+            fourier.fourier_sum(FourierSum(points(1, n, 6), points(1, n), features))
 
     def parzen(gradient: bool) -> None:
         from fastmmd.backends.triton import parzen
 
         n = 2048 if gradient else 10_000
-        found = points(n), torch.ones(len(SIGMAS), n, dtype=torch.float64)
+        state = points(n), torch.ones(len(SIGMAS), n, dtype=torch.float64)
+        call = Parzen(points(n, 784), points(n, 784), SIGMAS, *state)
         if gradient:
             grad = points(len(SIGMAS), n)
-            parzen.parzen_backward(grad, points(n, 784), points(n, 784), SIGMAS, *found, (True, True))
+            parzen.parzen_backward(ParzenBackward(call, grad, True, True))
         else:
-            parzen.parzen_update(points(n, 784), points(n, 784), SIGMAS, *found)
+            parzen.parzen_update(call)
 
     return {
         "mmd2-1000": Case("mmd2 forward+backward, N=M=1000, D=6", lambda: mmd2(1000, 6)),

@@ -117,7 +117,7 @@ def _cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
         assert spec is not None and spec.loader is not None
         sys.modules["fastmmd._cuda"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    monkeypatch.setitem(backends.ELSEWHERE, ("native", "cpu"), "native.cuda")
+    monkeypatch.setattr(backends, "package", lambda name, _: f"fastmmd.backends.{'cuda' if name == 'native' else name}")
     backends.select.cache_clear()
 
 

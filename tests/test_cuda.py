@@ -14,7 +14,7 @@ from test_triton import CALLS, NothingRead, check_segments_that_have_no_value
 from torch import Tensor
 
 import fastmmd
-from fastmmd.backends.native.cuda import mmd
+from fastmmd.backends.cuda import mmd
 
 ON_HOST = "FASTMMD_CUDA_ON_HOST" in os.environ
 

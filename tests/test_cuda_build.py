@@ -19,8 +19,8 @@ from helpers import FULL
 
 import fastmmd
 from fastmmd import backends
-from fastmmd.backends.native import cuda as native_cuda
-from fastmmd.backends.native.cuda import library
+from fastmmd.backends import cuda
+from fastmmd.backends.cuda import library
 
 pytestmark = pytest.mark.timeout(900)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -63,7 +63,7 @@ def explanation() -> str:
     status = fastmmd.available_backends()["native"]["cuda"]
     assert not status.available and status.reason is not None
     with pytest.raises(RuntimeError) as caught:
-        backends.select("native", "mmd", torch.float32, "cuda")
+        backends.select("native", "mmd", "cuda")
     assert status.reason in str(caught.value) and 'backend "native" cannot run mmd on cuda' in str(caught.value)
     return status.reason
 
@@ -130,8 +130,8 @@ def test_launch_without_a_device_is_an_error(
 ) -> None:
     """With the kernel and what CUDA says. The tensors are on the CPU, as nothing reads them."""
     monkeypatch.setitem(sys.modules, "fastmmd._cuda", loaded(module_path))
-    monkeypatch.setitem(backends.ELSEWHERE, ("native", "cpu"), "native.cuda")
-    monkeypatch.setattr(native_cuda, "unavailable", lambda device_type: None)
+    monkeypatch.setattr(backends, "package", lambda name, _: "fastmmd.backends.cuda")
+    monkeypatch.setattr(cuda, "unavailable", lambda device_type: None)
     for cached in (library.load, backends.select):
         cached.cache_clear()
     try:

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import oracle
 import pytest
 import torch
+from direct import native
 from helpers import F32, F64, assert_close, points, positive, value_and_gradients
 from test_mmd import check, sample, scales
 from test_native import run_python
@@ -16,8 +17,9 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd import _native
-from fastmmd.backends.native import mmd, mmd_products, products
-from fastmmd.backends.specs import KernelSpec
+from fastmmd.backends.cpu import mmd, products
+from fastmmd.backends.cpu.mmd import products as mmd_products
+from fastmmd.kernels import Kernel
 from fastmmd.ops import arguments
 
 KERNELS = tuple(name for name in arguments.KERNELS if name != "energy")  # which takes differences
@@ -112,8 +114,8 @@ def test_every_combination_of_gradients(by_products: Mock, needs: int) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
     x, w = points(40, 12), positive(40)
-    spec = KernelSpec(kernel, (3.0, 6.0), (1.0, 0.5))
-    found = mmd.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
+    spec = Kernel(kernel, (3.0, 6.0), (1.0, 0.5))
+    found = native.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
 
     def dense(x: Tensor, w: Tensor) -> Tensor:
         w = w / w.sum()
@@ -273,7 +275,8 @@ CHECKS = """
 import torch
 import fastmmd
 import test_mmd
-from fastmmd.backends.native import mmd, mmd_products
+from fastmmd.backends.cpu import mmd
+from fastmmd.backends.cpu.mmd import products as mmd_products
 mmd.DIRECT_DIMS = mmd.DIRECT_COORDINATES = 0
 mmd_products.TILE = 32
 with fastmmd.backend("native"):

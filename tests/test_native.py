@@ -15,13 +15,15 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from direct import native
 from helpers import F32, F64, assert_close, points, positive
 from torch import Tensor
 
 import fastmmd
 from fastmmd import _native
-from fastmmd.backends import native
-from fastmmd.backends.specs import FeatureSpec, KernelSpec
+from fastmmd.backends import cpu
+from fastmmd.backends.calls import Features
+from fastmmd.kernels import Kernel
 
 TESTS = Path(__file__).parent
 SIGMAS = (0.3, 1.0, 2.5)
@@ -49,8 +51,8 @@ def run_python(code: str, timeout: float = 60, **environment: str) -> subprocess
     )  # fmt: skip
 
 
-def features(count: int = 300, seed: int = 12345678901234, start: int = -7) -> FeatureSpec:
-    return FeatureSpec(torch.tensor([seed, start]), count, (1.0, 2.0), (1.0, 0.5))
+def features(count: int = 300, seed: int = 12345678901234, start: int = -7) -> Features:
+    return Features(torch.tensor([seed, start]), count, (1.0, 2.0), (1.0, 0.5))
 
 
 # --- every instruction set against dense float64 formulas
@@ -78,7 +80,7 @@ def check_mmd2(x: Tensor, y: Tensor, name: str, bandwidths: tuple[float, ...], d
     leaves = [t.clone().requires_grad_() for t in (x, y, s)]
     expected = oracle.mmd2(leaves[0], leaves[1], leaves[2], name)
     gradients = torch.autograd.grad(expected, leaves, allow_unused=True)
-    spec = KernelSpec(name, bandwidths, (1.0,) * len(bandwidths))
+    spec = Kernel(name, bandwidths, (1.0,) * len(bandwidths))
     needs = [True, True, False, False, True, False]
     value, g_x, g_y, _, _, g_s, _ = native.mmd2(x[None].to(dtype), y[None].to(dtype), None, None, spec, False, needs)
     assert_close(value[0].to(dtype), expected)
@@ -95,7 +97,7 @@ def check_fourier(dtype: torch.dtype) -> None:
         features(),
     )
     frequencies = native.fourier_frequencies(spec, 6, F64)
-    scale = torch.tensor(spec.weights, dtype=F64).div(150).sqrt().repeat_interleave(150)
+    scale = torch.tensor(spec.kernel_weights, dtype=F64).div(150).sqrt().repeat_interleave(150)
     leaf = x[0].to(F64).requires_grad_()
     phi = oracle.phi(leaf, frequencies, scale)
     coefficients = points(1, 600, seed=6, dtype=dtype)
@@ -119,7 +121,7 @@ def check_parzen(x: Tensor, samples: Tensor) -> None:
 
 
 def check_batches_of_nothing(dtype: torch.dtype) -> None:
-    x, spec = points(0, 5, 3, dtype=dtype), KernelSpec("gaussian", (1.0,), (1.0,))
+    x, spec = points(0, 5, 3, dtype=dtype), Kernel("gaussian", (1.0,), (1.0,))
     assert native.mmd2(x, x, None, None, spec, False, [True] * 6)[1].shape == x.shape
     assert native.fourier_sum(x, points(0, 5, dtype=dtype), features()).shape == (0, 600)
     value, gradient = native.fourier_function(x, points(0, 600, dtype=dtype), features(), True, True)
@@ -136,7 +138,7 @@ def check_batches_of_nothing(dtype: torch.dtype) -> None:
 def check_outliers() -> None:
     """One far point must not cost the gradients their digits; float32 against float64, which is tested above."""
     for bandwidths in ((80.0,), KERNELS["gaussian"]):
-        spec = KernelSpec("gaussian", bandwidths, (1.0,) * len(bandwidths))
+        spec = Kernel("gaussian", bandwidths, (1.0,) * len(bandwidths))
         for far in (50.0, 1e2, 1e3, 1e4):
             x, y, w, g = points(1, 2000, 6), points(1, 2000, 6, seed=1, shift=0.1), points(2000), points(2000, seed=2)
             x[0, 0] = far
@@ -181,7 +183,7 @@ def test_unusable_capability_is_an_error(choice: str) -> None:
 def everything() -> list[Tensor]:
     """Outputs of all loops of our own, at sizes where every thread gets several tasks."""
     x, y = points(2, 301, 6), points(2, 277, 6, seed=1, scale=1.1)
-    spec = KernelSpec("gaussian", KERNELS["gaussian"], (1.0,) * 6)
+    spec = Kernel("gaussian", KERNELS["gaussian"], (1.0,) * 6)
     out = [*native.mmd2(x, y, positive(2, 301) / 200, None, spec, True, [True] * 6)]
     p, s, w = points(500, 3, seed=2), points(900, 3, seed=3), points(900, seed=4)
     out += [
@@ -221,7 +223,7 @@ def test_the_gil_is_released() -> None:
     thread = threading.Thread(target=tick)
     thread.start()
     x = points(1, 6000, 6)
-    spec = KernelSpec("gaussian", KERNELS["gaussian"], (1.0,) * 6)
+    spec = Kernel("gaussian", KERNELS["gaussian"], (1.0,) * 6)
     begin = time.perf_counter()
     native.mmd2(x, x, None, None, spec, False, [True, True, False, False, False, False])
     length = time.perf_counter() - begin
@@ -297,28 +299,26 @@ assert len(os.listdir("/proc/self/task")) == threads
 
 
 def test_reasons_name_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native.unavailable("cpu") is None
-    assert "CPU tensors" in str(native.unavailable("cuda"))
-    assert native.unsupported("mmd", torch.float32, "cpu") is None
-    assert "float64" in str(native.unsupported("mmd", torch.bfloat16, "cpu"))
+    assert cpu.unavailable("cpu") is None
+    assert "CPU tensors" in str(cpu.unavailable("cuda"))
     for error, remedy in (("libgomp.so.1: no such file", "apt install libgomp1"), ("bad ELF", "pip install")):
-        monkeypatch.setattr(native.library, "load", Mock(side_effect=ImportError(error)))
-        assert remedy in str(native.unavailable("cpu")) and error in str(native.unavailable("cpu"))
-    monkeypatch.setattr(native.library.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(cpu.library, "load", Mock(side_effect=ImportError(error)))
+        assert remedy in str(cpu.unavailable("cpu")) and error in str(cpu.unavailable("cpu"))
+    monkeypatch.setattr(cpu.library.importlib.util, "find_spec", lambda name: None)
     for remedy in ("g++", "python3-dev", "pip install --force-reinstall --no-deps .", "--no-binary fastmmd"):
-        assert remedy in str(native.unavailable("cpu"))
+        assert remedy in str(cpu.unavailable("cpu"))
 
 
 def test_arguments_that_would_leave_memory_are_errors() -> None:
     """What the operators rule out; whoever calls a backend directly gets an error, not a crash."""
     x, w = points(1, 5, 3), points(1, 5)
     with pytest.raises(ValueError, match="point"):
-        native.mmd2(points(1, 0, 3), x, None, None, KernelSpec("imq", (1.0,), (1.0,)), False, [True] * 6)
+        native.mmd2(points(1, 0, 3), x, None, None, Kernel("imq", (1.0,), (1.0,)), False, [True] * 6)
     with pytest.raises(ValueError, match="point"):
-        native.witness(x[0], points(0, 3), w[0, :0], KernelSpec("imq", (1.0,), (1.0,)))
+        native.witness(x[0], points(0, 3), w[0, :0], Kernel("imq", (1.0,), (1.0,)))
     for count, bandwidths in ((7, (1.0, 2.0)), (0, (1.0,)), (8, ()), (1, (1.0, 2.0))):
         with pytest.raises(ValueError, match="count|features"):
-            native.fourier_sum(x, w, FeatureSpec(torch.tensor([0, 0]), count, bandwidths, (1.0,) * len(bandwidths)))
+            native.fourier_sum(x, w, Features(torch.tensor([0, 0]), count, bandwidths, (1.0,) * len(bandwidths)))
     with pytest.raises(ValueError, match="dim"):
         native.fourier_sum(points(1, 5, 0), w, features())
     with pytest.raises(ValueError, match="stride"):
@@ -328,7 +328,7 @@ def test_arguments_that_would_leave_memory_are_errors() -> None:
 
 
 def test_capability_for_info() -> None:
-    found = native.capability()
+    found = cpu.capability()
     assert found["capability"] in _native.capabilities()
     assert found["threads"] == torch.get_num_threads()
     assert "CPU kernels" in str(found["build"])
@@ -361,14 +361,14 @@ def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_precision_is_pinned_inside_and_restored_after_an_error(device: str) -> None:
-    if native.products._MATMUL is None:
+    if cpu.products._MATMUL is None:
         pytest.skip("this torch has one setting for every device, tested above")
-    settings = {"cpu": native.products._MATMUL, "cuda": torch.backends.cuda.matmul}
+    settings = {"cpu": cpu.products._MATMUL, "cuda": torch.backends.cuda.matmul}
     here, lower = settings[device], {"cpu": "bf16", "cuda": "tf32"}[device]
     before = here.fp32_precision
     here.fp32_precision = lower
     try:
-        full = native.products.full_precision
+        full = cpu.products.full_precision
         with pytest.raises(KeyError), full(device), full(device):
             assert here.fp32_precision == "ieee"
             raise KeyError

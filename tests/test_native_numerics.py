@@ -8,12 +8,13 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from direct import native
 from helpers import F32, F64, assert_close, points
 from torch import Tensor
 
 from fastmmd import _native
-from fastmmd.backends import native
-from fastmmd.backends.specs import FeatureSpec, KernelSpec
+from fastmmd.backends.calls import Features
+from fastmmd.kernels import Kernel
 
 # --- elementary functions
 
@@ -90,7 +91,7 @@ def test_elementary_functions_at_extremes(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "laplacian", "imq", "rational_quadratic"])
 def test_far_points_make_no_nan(name: str) -> None:
     """Squared distances that overflow float32; energy is left out, its value overflows with them."""
-    spec = KernelSpec(name, (0.7, 2.0), (1.0, 1.0))
+    spec = Kernel(name, (0.7, 2.0), (1.0, 1.0))
     x, y = points(1, 40, 3), points(1, 30, 3, seed=1)
     x[0, 0] = 3e19
     for out in native.mmd2(x, y, None, None, spec, False, [True] * 6):
@@ -98,7 +99,7 @@ def test_far_points_make_no_nan(name: str) -> None:
 
 
 def test_nan_propagates() -> None:
-    spec = KernelSpec("gaussian", (1.0,), (1.0,))
+    spec = Kernel("gaussian", (1.0,), (1.0,))
     x, y = points(1, 40, 3), points(1, 30, 3, seed=1)
     x[0, 7, 1] = float("nan")
     value, g_x, g_y, *_ = native.mmd2(x, y, None, None, spec, False, [True, True, False, False, False, False])
@@ -116,7 +117,7 @@ def test_nan_propagates() -> None:
 def test_infinities_become_nan(dim: int, bad: float) -> None:
     """In the results they touch and in no others, although the kernels vanish far away."""
     x, samples, w, g = points(9, dim, seed=1), points(50, dim), torch.ones(50), torch.ones(9)
-    spec = KernelSpec("gaussian", (1.0,), (1.0,))
+    spec = Kernel("gaussian", (1.0,), (1.0,))
     broken_x, broken_samples = x.clone(), samples.clone()
     broken_x[4, 2], broken_samples[11, 1] = bad, bad
     for p, q, touched in ((broken_x, samples, [4]), (x, broken_samples, list(range(9)))):
@@ -139,11 +140,11 @@ def test_tiny_bandwidths_make_no_nan(name: str, dtype: torch.dtype, smallest: fl
     x, y = points(1, 20, 3, dtype=dtype), points(1, 30, 3, seed=1, dtype=dtype)
     x[0, 1] = x[0, 0]
     for s in (3e-20, 1e-20, 1e-30, 1e-38, smallest):
-        spec = KernelSpec(name, (s, 1.0), (1.0, 1.0))
+        spec = Kernel(name, (s, 1.0), (1.0, 1.0))
         outputs = native.mmd2(x, y, None, None, spec, False, [True] * 6)
         for out in outputs:
             assert not out.isnan().any(), s
-        one = native.mmd2(x, y, None, None, KernelSpec(name, (1.0,), (1.0,)), False, [False] * 6)[0]
+        one = native.mmd2(x, y, None, None, Kernel(name, (1.0,), (1.0,)), False, [False] * 6)[0]
         assert_close(outputs[0] - one, torch.tensor([22 / 400 + 1 / 30], dtype=F64), rtol=1e-5)
 
 
@@ -153,7 +154,7 @@ def test_tiny_bandwidths_make_no_nan(name: str, dtype: torch.dtype, smallest: fl
 @pytest.mark.parametrize("name", ["energy", "gaussian"])
 @pytest.mark.parametrize("dim", [784, 4096])
 def test_distances_in_many_equal_dimensions(name: str, dim: int) -> None:
-    spec = KernelSpec(name, (0.1 * dim**0.5 if name == "gaussian" else 1.0,), (1.0,))
+    spec = Kernel(name, (0.1 * dim**0.5 if name == "gaussian" else 1.0,), (1.0,))
     x, y = torch.zeros(3, dim), torch.full((70, dim), 0.1)
     actual, expected = (native.witness(x.to(t), y.to(t), torch.ones(70, dtype=t), spec) for t in (F32, F64))
     assert_close(actual, expected, rtol=1e-6)
@@ -161,14 +162,14 @@ def test_distances_in_many_equal_dimensions(name: str, dim: int) -> None:
 
 @pytest.mark.parametrize("n", [100, 3843, 50_000])
 def test_fourier_features_of_equal_points(n: int) -> None:
-    spec = FeatureSpec(torch.tensor([1, 0]), 64, (1.0,), (1.0,))
+    spec = Features(torch.tensor([1, 0]), 64, (1.0,), (1.0,))
     mean = native.fourier_sum(torch.zeros(1, n, 3), torch.full((1, n), 1 / n), spec)[0, :64]
     assert_close(mean * 8, torch.ones(64), rtol=5e-7)
 
 
 def test_kernel_weight_gradients_are_summed_in_double() -> None:
     """u of the energy kernel in one dimension is the distance, exactly."""
-    spec, grad = KernelSpec("energy", (1.0,), (1.0,)), torch.ones(100)
+    spec, grad = Kernel("energy", (1.0,), (1.0,)), torch.ones(100)
     for distance in points(20, seed=3).abs():
         y = torch.full((256, 1), float(distance))
         found = native.witness_backward(
@@ -202,7 +203,7 @@ def test_philox_in_the_test_gives_the_published_vectors() -> None:
 @pytest.mark.parametrize("start", [0, 2**32 - 20, 2**63 - 20, -1])
 def test_frequencies_are_philox_and_box_muller(dtype: torch.dtype, atol: float, start: int) -> None:
     seed, count, dim = -0x123456789ABCDEF, 40, 7
-    spec = FeatureSpec(torch.tensor([seed, start]), count, (0.5,), (1.0,))
+    spec = Features(torch.tensor([seed, start]), count, (0.5,), (1.0,))
     expected = torch.empty(count, dim, dtype=F64)
     for k in range(count):
         index = (start + k) % 2**64
@@ -225,7 +226,7 @@ def test_ladder_keeps_relative_accuracy(dtype: torch.dtype) -> None:
     x = points(1, 2, 3, scale=0.5, dtype=dtype)
     s = torch.tensor(bandwidths, dtype=F64, requires_grad=True)
     oracle.gram(x[0, :1].to(F64), x[0, 1:].to(F64), s).sum().backward()
-    spec = KernelSpec("gaussian", bandwidths[::-1], (1.0,) * 11)
+    spec = Kernel("gaussian", bandwidths[::-1], (1.0,) * 11)
     one = torch.ones(1, dtype=dtype)
     grads = native.witness_backward(one, x[0, :1], x[0, 1:], one, spec, [False, False, False, True, True])
     r = float((x[0, 0].to(F64) - x[0, 1].to(F64)).square().sum())

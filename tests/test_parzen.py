@@ -19,7 +19,7 @@ from torch import Tensor
 import fastmmd
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
-SIZES = {"parzen": ("PARZEN_ROWS", "PARZEN_COLUMNS"), "cuda.parzen": ("TILE",)}  # of the native backends' tiles
+SIZES = {"cpu.parzen": ("PARZEN_ROWS", "PARZEN_COLUMNS"), "cuda.parzen": ("TILE",)}  # of the native backends' tiles
 NATS = 0.005  # DESIGN section 4: at most so much per point at D = 784, sigma 0.1 to 1, in float32
 
 
@@ -256,7 +256,7 @@ def test_many_samples(backend: str, dim: int, tile: int | None, monkeypatch: pyt
     if tile:  # where a backend has large tiles
         for module, names in SIZES.items():
             for name in names:
-                monkeypatch.setattr(f"fastmmd.backends.native.{module}.{name}", tile)
+                monkeypatch.setattr(f"fastmmd.backends.{module}.{name}", tile)
     for dtype, m, n in ((F32, 21, 1301), (F64, 5, 1203)):
         x, y = points(m, dim, dtype=dtype), points(n, dim, seed=1, dtype=dtype, scale=0.5)
         y *= torch.linspace(3, 1, n, dtype=dtype)[:, None]  # the nearest come last
@@ -296,8 +296,8 @@ def test_near_pairs_far_from_the_center(backend: str, spread: float) -> None:
 def test_truncating_tensor_cores_keep_the_nats() -> None:
     """The Triton backend's products where tensor cores truncate each addend and sum to the 24 bits of the largest
     addend (no more than that is known of them), at the largest norms that it leaves to them."""
-    from fastmmd.backends.triton.halves import halves_of
     from fastmmd.backends.triton.parzen import CANCELING
+    from fastmmd.backends.triton.parzen.halves import halves_of
 
     def step(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
         addends = torch.cat([total[..., None], left[:, None] * right[None]], -1)

@@ -21,7 +21,7 @@ import torch
 from test_data import small_mnist, write_files
 
 from fastmmd import cli
-from fastmmd.backends import native
+from fastmmd.backends import cpu
 from fastmmd.nn import VAE
 from fastmmd.training import report
 from fastmmd.training.checkpoint import load_checkpoint
@@ -331,13 +331,13 @@ def test_no_command_shows_the_help(fastmmd: Command) -> None:
 
 def test_info_names_the_native_build(fastmmd: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     out = fastmmd("info").out
-    for name, value in native.capability().items():
+    for name, value in cpu.capability().items():
         assert f"{name:12} {value}\n" in out
 
     def refuse() -> None:
         raise ValueError("FASTMMD_CPU_CAPABILITY: got 'sse9'")
 
-    monkeypatch.setattr(native, "capability", refuse)
+    monkeypatch.setattr(cpu, "capability", refuse)
     assert fastmmd("info").code == 0
     result = fastmmd("train", "vae")
     assert result.code == 2 and result.err == "fastmmd: FASTMMD_CPU_CAPABILITY: got 'sse9'\n"

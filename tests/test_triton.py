@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmmd
 from fastmmd.backends import current, select
-from fastmmd.backends.specs import KernelSpec
+from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
 from fastmmd.backends.triton.tiles import FUSED, TUNED_PAIRS, tuned
+from fastmmd.kernels import Kernel
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 from fastmmd.ops.registration import operators
 
@@ -80,7 +81,7 @@ def test_tuning_changes_no_result(call: Callable[[int], list[Tensor]], dim: int,
 
     with fastmmd.backend("triton"):
         first = call(dim)
-        for module in ("mmd", "fourier", "parzen"):
+        for module in ("mmd.sums", "fourier", "parzen"):
             monkeypatch.setattr(import_module(f"fastmmd.backends.triton.{module}"), "tuned", last)
         again = call(dim)
     assert any(several) == (call in TUNED[dim])
@@ -99,10 +100,13 @@ def check_segments_that_have_no_value(backend: str, dim: int, unbiased: bool) ->
     x, y = points(1, 40, dim, seed=1), points(1, 43, dim, seed=2)
     sizes = [(0, 4), (5, 0), (0, 0), (1, 3), (6, 1), (20, 30)]
     offsets = [torch.tensor([0, *counts]).cumsum(0) for counts in zip(*sizes, strict=True)]
-    kernel = KernelSpec("gaussian", (1.0, 3.0), (1.0, 1.0))
-    mmd2 = select(backend, "mmd", F32, "cpu").mmd2
-    value, *gradients = mmd2(x, y, positive(1, 40), None, kernel, unbiased, [True] * 6, *offsets)
-    last, *others = mmd2(x[:, 12:32], y[:, 8:38], positive(1, 40)[:, 12:32], None, kernel, unbiased, [True] * 6)
+    kernel = Kernel("gaussian", (1.0, 3.0), (1.0, 1.0))
+    mmd2 = select(backend, "mmd", "cpu").mmd2
+    every = Mmd2Inputs(*[True] * 6)
+    samples = Sample(x, positive(1, 40), offsets[0]), Sample(y, None, offsets[1])
+    value, gradients = mmd2(Mmd2(*samples, kernel, unbiased, every))
+    one = Sample(x[:, 12:32], positive(1, 40)[:, 12:32]), Sample(y[:, 8:38])
+    last, others = mmd2(Mmd2(*one, kernel, unbiased, every))
     alone = unbiased
     assert value.isnan().tolist() == [True, True, False, alone, alone, False]
     assert value[2] == 0 and value[5] == pytest.approx(float(last), rel=1e-6)
@@ -132,7 +136,7 @@ def test_wide_bandwidths_fold(outlier: float, dtype: torch.dtype, expected: int,
         folded.append(int(made.terms[0, -1]))
         return made
 
-    mmd = import_module("fastmmd.backends.triton.mmd")
+    mmd = import_module("fastmmd.backends.triton.mmd.sums")
     plan = mmd.plan
     monkeypatch.setattr(mmd, "plan", recorded)
     x, y = points(60, 3, seed=1, dtype=dtype), points(50, 3, seed=2, dtype=dtype)

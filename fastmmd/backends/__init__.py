@@ -1,6 +1,7 @@
 """Who implements the operations: the table of backends, the automatic choice and the override.
 
-A backend is a module with the functions of `specs.Backend`. Operators ask `select` at call time.
+A backend is a package with a module for each operation, `mmd`, `fourier` and `parzen` (see `calls`), and a function
+`unavailable`. Operators ask `select` at call time.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import Any, Literal, cast, overload
 
 import torch
 
-from . import native  # noqa: F401  it must be there before a fork to know of one; it loads no compiled code yet
-from .specs import Backend
+from . import cpu  # noqa: F401  it must be there before a fork to know of one; it loads no compiled code yet
+from .calls import FourierBackend, MmdBackend, ParzenBackend
 
+Name = Literal["auto", "native", "triton", "reference"]
 NAMES = ("native", "triton", "reference")
-ELSEWHERE = {("native", "cuda"): "native.cuda"}  # modules of a backend that is more than one
 AUTOMATIC_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 # Where counts say otherwise (benchmarks/NOTES.md): products of Parzen windows on tensor cores, which only Triton has.
 ORDER_OF_OPERATION = {("parzen", "cuda"): ("triton", "native", "reference")}
@@ -41,7 +42,7 @@ class BackendStatus:
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: Name) -> Iterator[None]:
     """Run the operators of this thread on one backend: "auto", "reference", "native" or "triton".
 
     An explicit choice never falls back: an operator that cannot run there raises RuntimeError and says what is
@@ -77,9 +78,15 @@ def available_backends() -> dict[str, dict[str, BackendStatus]]:
     }
 
 
+@overload
+def select(name: str, operation: Literal["mmd"], device_type: str) -> MmdBackend: ...
+@overload
+def select(name: str, operation: Literal["fourier"], device_type: str) -> FourierBackend: ...
+@overload
+def select(name: str, operation: Literal["parzen"], device_type: str) -> ParzenBackend: ...
 @cache
-def select(name: str, operation: str, dtype: torch.dtype, device_type: str) -> Backend:
-    """The module that runs `operation` ("mmd", "fourier", "parzen") for tensors of this dtype and device type.
+def select(name: str, operation: str, device_type: str) -> Any:
+    """The module that runs an operation for tensors of this device type.
 
     Raises:
         RuntimeError: the chosen backend, or every backend of the automatic order, cannot; the message says why.
@@ -89,24 +96,21 @@ def select(name: str, operation: str, dtype: torch.dtype, device_type: str) -> B
     for candidate in automatic if name == "auto" else (name,):
         reason = _unavailable(candidate, device_type)
         if reason is None:
-            module = _load(candidate, device_type)
-            reason = module.unsupported(operation, dtype, device_type)
-            if reason is None:
-                return module
-        reasons.append(f'backend "{candidate}" cannot run {operation} on {device_type} {dtype}: {reason}')
+            return importlib.import_module(f"{package(candidate, device_type)}.{operation}")
+        reasons.append(f'backend "{candidate}" cannot run {operation} on {device_type}: {reason}')
     raise RuntimeError("; ".join(reasons))
+
+
+def package(name: str, device_type: str) -> str:
+    """Where a backend is: "native" has a package for each device type, those of CPU serving where there is none."""
+    folder = {"native": "cuda" if device_type == "cuda" else "cpu"}.get(name, name)
+    return f"{__name__}.{folder}"
 
 
 def _unavailable(name: str, device_type: str) -> str | None:
     if device_type == "cuda" and not torch.cuda.is_available():
         return "torch sees no CUDA device (torch.cuda.is_available() is False); pass CPU tensors"
-    try:
-        module = _load(name, device_type)
-    except ModuleNotFoundError as error:
-        if error.name != f"fastmmd.backends.{name}":
-            raise
-        return f'this version of fastmmd has no {name} kernels; use backend("auto")'
-    return module.unavailable(device_type)
+    return cast("str | None", importlib.import_module(package(name, device_type)).unavailable(device_type))
 
 
 def _explained(name: str, device_type: str) -> str | None:
@@ -114,8 +118,3 @@ def _explained(name: str, device_type: str) -> str | None:
         return _unavailable(name, device_type)
     except ValueError as error:  # a bad FASTMMD_CPU_CAPABILITY: operators raise it, a listing shows it
         return str(error)
-
-
-def _load(name: str, device_type: str) -> Backend:
-    module = ELSEWHERE.get((name, device_type), name)
-    return cast(Backend, importlib.import_module(f"fastmmd.backends.{module}"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backends.specs import KernelSpec
+from ..kernels import Kernel
 from ..ops.arguments import check_int, check_number, positive_floats
 from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..priors import Prior
@@ -125,7 +125,7 @@ class FourierAdversary(Regularizer):
             self.coefficients.copy_(torch.where(slot[:, None], new, self.coefficients))
         self.step += 1
 
-    def kernel_spec(self) -> KernelSpec | None:
+    def kernel_spec(self) -> Kernel | None:
         return kernel_of(self.features.bandwidths)
 
     def _sides(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class Model(Autoencoder):
     """An autoencoder of named parts. Its subclasses have keyword arguments of their own, all of them these:
 
     Args:
-        prior: "gaussian": N(0, prior_std^2 I). "uniform": a centered box whose coordinates have that standard deviation.
+        prior: "gaussian": N(0, prior_std^2 I). "uniform": a centered box whose coordinates have that deviation.
             "mixture": ten components on a ring, and "swiss_roll", both as in the AAE paper's figures, in the plane
             (code_size = 2), at a scale of their own: standard deviations 2.9 and 1.5, prior_std has no part in it.
         labels: what sees the labels of `training_step`: "none", "regularizer" (class i goes to the i-th part of the

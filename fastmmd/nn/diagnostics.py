@@ -66,7 +66,7 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
         return None
     codes, draws = codes[:1000].detach().float(), draws[:1000].float()
     r = torch.cdist(codes, draws).square()
-    values = [1 + kappa(r, kernel.name, s, kernel.alpha, slope=False, bandwidth=False).u for s in kernel.bandwidths]
+    values = [1 + kappa(r, kernel.family, s, kernel.alpha, slope=False, bandwidth=False).u for s in kernel.bandwidths]
     nearest = [k.amax(1).mean().item() for k in values]
     farthest = [k.amin(1).mean().item() for k in values]
     advice = f"the median heuristic gives {median_bandwidth(codes, draws).item():.3g} (model.bandwidths)"

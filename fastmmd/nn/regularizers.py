@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..backends.specs import KernelSpec
+from ..kernels import Kernel
 from ..ops.arguments import DEFAULT_BANDWIDTHS, Floats, check_int, check_number, compute_dtype, kernel_arguments
 from ..ops.closed_form import mmd2_to_prior
 from ..ops.labels import check_labels
@@ -47,7 +47,7 @@ class Regularizer(nn.Module):
     ) -> None:
         """The adversary's step on detached codes [B, D]; nothing to do without an adversary."""
 
-    def kernel_spec(self) -> KernelSpec | None:
+    def kernel_spec(self) -> Kernel | None:
         """The kernel that compares codes with the prior, None where there is none with a scale."""
         return None
 
@@ -147,7 +147,7 @@ class MMD(Regularizer):
             **classes,
         )
 
-    def kernel_spec(self) -> KernelSpec | None:
+    def kernel_spec(self) -> Kernel | None:
         return None if self.kernel == "energy" else kernel_of(self.bandwidths, self.kernel, self.alpha)
 
 
@@ -180,7 +180,7 @@ class ClosedFormMMD(Regularizer):
             codes, prior, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
         )
 
-    def kernel_spec(self) -> KernelSpec | None:
+    def kernel_spec(self) -> Kernel | None:
         return kernel_of(self.bandwidths)
 
 
@@ -226,7 +226,7 @@ def without_lone(labels: Tensor, num_classes: int) -> Tensor:
     return labels.masked_fill(lone[labels.clamp(0, num_classes - 1)], -1)
 
 
-def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> KernelSpec:
+def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> Kernel:
     """The kernel of a regularizer, for the checks of its scale."""
     scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
-    return KernelSpec(kernel, scales, (1.0,) * len(bandwidths), alpha)
+    return Kernel(kernel, scales, (1.0,) * len(bandwidths), alpha)

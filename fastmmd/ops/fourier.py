@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from ..backends import current, select
-from ..backends.specs import FeatureSpec
+from ..backends.calls import (
+    Features,
+    FourierAscent,
+    FourierDiscrepancy,
+    FourierDiscrepancyBackward,
+    FourierFrequencies,
+    FourierFunction,
+    FourierSum,
+)
 from .arguments import (
     batched,
     check_int,
@@ -246,60 +254,69 @@ def _check_features(x: Tensor, features: FourierFeatures, rank: int | None = Non
         raise ValueError(f"x: got dimension {x.shape[-1]}, expected {features.dim} as features.dim")
 
 
-def _run(name: str, x: Tensor, other: Tensor, description: Sequence[Any], *flags: bool) -> Any:
-    return _run_on(name, (x, other), description, *flags)
+def _features(key: Tensor, count: int, bandwidths: Sequence[float], weights: Sequence[float]) -> Features:
+    return Features(key.contiguous(), count, tuple(bandwidths), tuple(weights))
 
 
-def _run_on(name: str, tensors: Sequence[Tensor], description: Sequence[Any], *rest: Any) -> Any:
-    key, count, bandwidths, weights, backend = description
-    implementation = select(backend, "fourier", tensors[-1].dtype, tensors[-1].device.type)
-    spec = FeatureSpec(key.contiguous(), count, tuple(bandwidths), tuple(weights))
-    return getattr(implementation, name)(*(tensor.contiguous() for tensor in tensors), spec, *rest)
+def _sum(x: Tensor, weights: Tensor, *features: Any, backend: str) -> Tensor:
+    call = FourierSum(x.contiguous(), weights.contiguous(), _features(*features))
+    return select(backend, "fourier", x.device.type).fourier_sum(call)
+
+
+def _function(
+    x: Tensor, coefficients: Tensor, *features: Any, backend: str, value: bool = False, gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    call = FourierFunction(x.contiguous(), coefficients.contiguous(), _features(*features), value, gradient)
+    return select(backend, "fourier", x.device.type).fourier_function(call)
 
 
 def _fourier_sum(x: Tensor, weights: Tensor, *description: Any) -> Tensor:
-    return _run("fourier_sum", x, weights, description)  # type: ignore[no-any-return]
+    *features, backend = description
+    return _sum(x, weights, *features, backend=backend)
 
 
 def _fourier_sum_backward(grad: Tensor, x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *description, needs = rest
-    f, df = _run("fourier_function", x, grad, description, needs[1], needs[0])
+    *features, backend, needs = rest
+    f, df = _function(x, grad, *features, backend=backend, value=needs[1], gradient=needs[0])
     return (df.mul_(weights[..., None]) if needs[0] else df), f
 
 
 def _fourier_function(x: Tensor, coefficients: Tensor, *description: Any) -> Tensor:
-    value, _ = _run("fourier_function", x, coefficients, description, True, False)
-    return value  # type: ignore[no-any-return]
+    *features, backend = description
+    return _function(x, coefficients, *features, backend=backend, value=True)[0]
 
 
 def _fourier_function_backward(grad: Tensor, x: Tensor, coefficients: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *description, needs = rest
+    *features, backend, needs = rest
     gradients = [x.new_empty(0), x.new_empty(0)]
     if needs[0]:
-        gradients[0] = _run("fourier_function", x, coefficients, description, False, True)[1].mul_(grad[..., None])
+        gradients[0] = _function(x, coefficients, *features, backend=backend, gradient=True)[1].mul_(grad[..., None])
     if needs[1]:
-        gradients[1] = _run("fourier_sum", x, grad, description)
+        gradients[1] = _sum(x, grad, *features, backend=backend)
     return gradients[0], gradients[1]
 
 
 def _discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *description, needs_slopes = rest
-    return _run_on("fourier_discrepancy", (codes, draws, alpha), description, needs_slopes)  # type: ignore[no-any-return]
+    *features, backend, needs_slopes = rest
+    clouds = codes.contiguous(), draws.contiguous(), alpha.contiguous()
+    call = FourierDiscrepancy(*clouds, _features(*features), needs_slopes)
+    return select(backend, "fourier", codes.device.type).fourier_discrepancy(call)
 
 
 def _discrepancy_backward(
     grad: Tensor, codes: Tensor, draws: Tensor, slopes: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    *description, needs = rest
-    return _run_on(  # type: ignore[no-any-return]
-        "fourier_discrepancy_backward", (grad, codes, draws, slopes), description, needs
-    )
+    *features, backend, needs = rest
+    clouds = codes.contiguous(), draws.contiguous(), slopes.contiguous()
+    call = FourierDiscrepancyBackward(*clouds, _features(*features), grad.contiguous(), *needs)
+    return select(backend, "fourier", codes.device.type).fourier_discrepancy_backward(call)
 
 
 def _ascent(alpha: Tensor, codes: Tensor, draws: Tensor, *rest: Any) -> None:
-    *description, rate = rest
+    *features, backend, rate = rest
     torch.autograd.graph.increment_version(alpha)
-    _run_on("fourier_ascent", (alpha, codes, draws), description, rate)
+    call = FourierAscent(codes.contiguous(), draws.contiguous(), alpha, _features(*features), rate)
+    select(backend, "fourier", codes.device.type).fourier_ascent(call)
 
 
 def _frequencies(
@@ -311,8 +328,8 @@ def _frequencies(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    spec = FeatureSpec(key.contiguous(), count, tuple(bandwidths), tuple(weights))
-    return select(backend, "fourier", dtype, key.device.type).fourier_frequencies(spec, dim, dtype)
+    call = FourierFrequencies(_features(key, count, bandwidths, weights), dim, dtype)
+    return select(backend, "fourier", key.device.type).fourier_frequencies(call)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

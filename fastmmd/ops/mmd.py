@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..backends import current, select
-from ..backends.specs import KernelSpec
+from ..backends.calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
+from ..kernels import Kernel
 from .arguments import (
     DEFAULT_BANDWIDTHS,
     Floats,
@@ -187,20 +188,29 @@ def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:
     return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if found is None else normalized(found)
 
 
-def _kernel_spec(
+def _kernel(
     s: Tensor | None, w: Tensor | None, s_floats: Sequence[float], w_floats: Sequence[float], kernel: str, alpha: float
-) -> KernelSpec:
-    return KernelSpec(kernel, tuple(s_floats) if s is None else s, tuple(w_floats) if w is None else w, alpha)
+) -> Kernel:
+    return Kernel(kernel, tuple(s_floats) if s is None else s, tuple(w_floats) if w is None else w, alpha)
 
 
 def _mmd2(
     x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
 ) -> tuple[Tensor, ...]:
-    *spec, unbiased, needs, x_offsets, y_offsets, backend = description
-    implementation = select(backend, "mmd", x.dtype, x.device.type)
-    y, x_weights, y_weights = (None if t is None else t.contiguous() for t in (y, x_weights, y_weights))
-    offsets = () if x_offsets is None else (x_offsets, y_offsets)
-    return implementation.mmd2(x.contiguous(), y, x_weights, y_weights, _kernel_spec(*spec), unbiased, needs, *offsets)
+    *kernel, unbiased, needs, x_offsets, y_offsets, backend = description
+    call = Mmd2(
+        Sample(x.contiguous(), _contiguous(x_weights), x_offsets),
+        None if y is None else Sample(y.contiguous(), _contiguous(y_weights), y_offsets),
+        _kernel(*kernel),
+        unbiased,
+        Mmd2Inputs(*needs),
+    )
+    value, gradients = select(backend, "mmd", x.device.type).mmd2(call)
+    return value, *gradients
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _mmd2_fake(
@@ -253,18 +263,20 @@ define(
 )
 
 
+def _witness_call(points: Tensor, samples: Tensor, weights: Tensor, *kernel: Any) -> Witness:
+    return Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), _kernel(*kernel))
+
+
 def _witness(points: Tensor, samples: Tensor, weights: Tensor, *description: Any) -> Tensor:
-    *spec, backend = description
-    implementation = select(backend, "mmd", points.dtype, points.device.type)
-    tensors = (points.contiguous(), samples.contiguous(), weights.contiguous())
-    return implementation.witness(*tensors, _kernel_spec(*spec))
+    *kernel, backend = description
+    return select(backend, "mmd", points.device.type).witness(_witness_call(points, samples, weights, *kernel))
 
 
 def _witness_backward(grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *spec, needs, backend = rest
-    implementation = select(backend, "mmd", points.dtype, points.device.type)
-    tensors = (grad.contiguous(), points.contiguous(), samples.contiguous(), weights.contiguous())
-    return implementation.witness_backward(*tensors, _kernel_spec(*spec), needs)
+    *kernel, needs, backend = rest
+    forward = _witness_call(points, samples, weights, *kernel)
+    call = WitnessBackward(forward, grad.contiguous(), WitnessInputs(*needs))
+    return select(backend, "mmd", points.device.type).witness_backward(call)
 
 
 def _witness_backward_fake(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..backends import current, select
+from ..backends.calls import Parzen, ParzenBackward
 from .arguments import check_points, compute_dtype, positive_floats
 from .registration import define, operators
 
@@ -137,8 +138,8 @@ def _parzen_update(
 def _update(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
 ) -> None:
-    implementation = select(backend, "parzen", points.dtype, points.device.type)
-    implementation.parzen_update(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    call = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    select(backend, "parzen", points.device.type).parzen_update(call)
 
 
 def _parzen_log_likelihood(
@@ -160,10 +161,9 @@ def _parzen_backward(
     needs: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    implementation = select(backend, "parzen", points.dtype, points.device.type)
-    return implementation.parzen_backward(
-        grad.contiguous(), points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums, needs
-    )
+    forward = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    call = ParzenBackward(forward, grad.contiguous(), *needs)
+    return select(backend, "parzen", points.device.type).parzen_backward(call)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from fastmmd.training.errors import UserError, first_line, require, unknown
 
 SCHEDULES = ("constant", "cosine")
+FORMER_NAMES = {("training", "labelled"): "labeled"}  # in recipes and runs made before
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ def recipe_from_dict(
         for table, values in layer.items():
             if table in allowed and isinstance(values, Mapping):
                 for key, value in values.items():
+                    key = FORMER_NAMES.get((table, key), key)
                     if key not in allowed[table]:
                         raise unknown("key", f"{table}.{key}", (f"{table}.{name}" for name in allowed[table]))
                     merged[table][key] = value

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import fastmmd
-from fastmmd.backends import native
+from fastmmd.backends import cpu
 from fastmmd.nn.networks import resolve_precision
 from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
@@ -224,7 +224,7 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device, it is not there, or its kernels refuse their environment.
     """
     try:
-        native.capability()
+        cpu.capability()
     except ImportError:  # the reference kernels serve in their place
         pass
     except ValueError as error:
@@ -242,7 +242,7 @@ def choose_device(name: str) -> torch.device:
 def versions() -> dict[str, str]:
     """What the run's numbers depend on, down to the instruction set of the compiled kernels."""
     try:
-        compiled = {name: str(value) for name, value in native.capability().items()}
+        compiled = {name: str(value) for name, value in cpu.capability().items()}
     except (ImportError, ValueError):  # fastmmd.available_backends() says why
         compiled = {}
     return {

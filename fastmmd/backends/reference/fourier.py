@@ -8,16 +8,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import discrepancy
-from ..specs import FeatureSpec
+from ..calls import Features, FourierFrequencies, FourierFunction, FourierSum
+from ..common import fourier as common
 from .tiles import TILE_ELEMENTS, row_tiles
 
 F64 = torch.float64
 MASK = 0xFFFFFFFF
 
 
-def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
+def fourier_sum(call: FourierSum) -> Tensor:
     """sum_i w_i phi(x_i): [B, 2 * count], cosines first."""
+    x, weights, features = call.x, call.weights, call.features
     batch, n, dim = x.shape
     frequencies, scale = _scaled(features, dim)
     out = x.new_zeros((batch, 2, features.count), dtype=F64)
@@ -29,13 +30,12 @@ def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
     return (out * scale).flatten(1).to(x.dtype)
 
 
-def fourier_function(
-    x: Tensor, coefficients: Tensor, features: FeatureSpec, needs_value: bool, needs_grad: bool
-) -> tuple[Tensor, Tensor]:
+def fourier_function(call: FourierFunction) -> tuple[Tensor, Tensor]:
     """f(x_i) = phi(x_i) . c: value [B, N] and gradient in x [B, N, D]; empty where not needed."""
+    x, features, needs_value, needs_grad = call.x, call.features, call.needs_value, call.needs_gradient
     batch, n, dim = x.shape
     frequencies, scale = _scaled(features, dim)
-    cosine, sine = (coefficients.to(F64).unflatten(1, (2, -1)) * scale).unbind(1)
+    cosine, sine = (call.coefficients.to(F64).unflatten(1, (2, -1)) * scale).unbind(1)
     value = x.new_empty((batch, n) if needs_value else (0,))
     grad = x.new_empty((batch, n, dim) if needs_grad else (0,))
     for b, i in row_tiles(batch, n, features.count):
@@ -50,23 +50,24 @@ def fourier_function(
     return value, grad
 
 
-def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> Tensor:
+def fourier_frequencies(call: FourierFrequencies) -> Tensor:
     """W = G / bandwidth: [count, dim]."""
+    features, dim, dtype = call.features, call.dim, call.dtype
     return _frequencies(features, dim).to(dtype)
 
 
-fourier_discrepancy = partial(discrepancy.fourier_discrepancy, fourier_sum)
-fourier_discrepancy_backward = partial(discrepancy.fourier_discrepancy_backward, fourier_function)
-fourier_ascent = partial(discrepancy.fourier_ascent, fourier_sum)
+fourier_discrepancy = partial(common.fourier_discrepancy, fourier_sum)
+fourier_discrepancy_backward = partial(common.fourier_discrepancy_backward, fourier_function)
+fourier_ascent = partial(common.fourier_ascent, fourier_sum)
 
 
-def _scaled(features: FeatureSpec, dim: int) -> tuple[Tensor, Tensor]:
+def _scaled(features: Features, dim: int) -> tuple[Tensor, Tensor]:
     """Frequencies [count, dim] and the features' scale [count], in float64."""
     part = features.count // len(features.bandwidths)
-    return _frequencies(features, dim), _by_part(features, [math.sqrt(w / part) for w in features.weights])
+    return _frequencies(features, dim), _by_part(features, [math.sqrt(w / part) for w in features.kernel_weights])
 
 
-def _frequencies(features: FeatureSpec, dim: int) -> Tensor:
+def _frequencies(features: Features, dim: int) -> Tensor:
     normals = torch.empty((features.count, dim), dtype=F64, device=features.key.device)
     chunk = max(1, TILE_ELEMENTS // (dim + 4))
     for first in range(0, features.count, chunk):
@@ -75,7 +76,7 @@ def _frequencies(features: FeatureSpec, dim: int) -> Tensor:
     return normals * _by_part(features, [1 / s for s in features.bandwidths])[:, None]
 
 
-def _by_part(features: FeatureSpec, values: list[float]) -> Tensor:
+def _by_part(features: Features, values: list[float]) -> Tensor:
     """One value per bandwidth, repeated over its part of the features: [count]."""
     part = features.count // len(values)
     device = features.key.device

@@ -1,19 +1,19 @@
 """Kernel sums of MMD and witness in plain torch.
 
-`assembly` makes them of sums over columns, sum_j v_j u(p_i, q_j), and their gradients in p_i, with u = k - k(0).
+`common.mmd` makes them of sums over columns, sum_j v_j u(p_i, q_j), and their gradients in p_i, with u = k - k(0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import assembly
-from ..assembly import Rows, Sample
-from ..specs import KernelSpec
+from ...kernels import Kernel
+from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
+from ..common import mmd as common
+from ..common.mmd import Measure, Rows
 from .tiles import row_tiles
 
 F64 = torch.float64
@@ -55,52 +55,40 @@ def kappa(r: Tensor, name: str, s: float | Tensor, alpha: float, slope: bool, ba
     return Kappa(-distance, steep, torch.zeros_like(r) if bandwidth else None)
 
 
-def slope_at_origin(kernel: KernelSpec) -> float | Tensor:
+def slope_at_origin(kernel: Kernel) -> float | Tensor:
     """sum_s w_s kappa_s'(0): the part of the slope that `kappa` leaves out."""
-    if kernel.name in ("laplacian", "energy"):
+    if kernel.family in ("laplacian", "energy"):
         return 0.0
-    scale = -1.0 if kernel.name == "imq" else -0.5
+    scale = -1.0 if kernel.family == "imq" else -0.5
     return sum((scale * w / s**2 for s, w in _members(kernel)), start=0.0)
 
 
-def mmd2(
-    x: Tensor,
-    y: Tensor | None,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    kernel: KernelSpec,
-    unbiased: bool,
-    needs: Sequence[bool],
-    x_offsets: Tensor | None = None,
-    y_offsets: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
+def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
+    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
+    return common.mmd2(sum_rows, call)
 
 
-def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
+def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    return assembly.witness(sum_rows, points, samples, weights, kernel)
+    return common.witness(sum_rows, call)
 
 
-def witness_backward(
-    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec, needs: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """The five gradients of grad . witness; see `specs.Backend.witness_backward`."""
-    return assembly.witness_backward(sum_rows, grad, points, samples, weights, kernel, needs)
+def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
+    """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
+    return common.witness_backward(sum_rows, call)
 
 
 def sum_rows(
-    rows: Sample,
-    columns: Sample,
+    rows: Measure,
+    columns: Measure,
     factor: Tensor | float,
-    kernel: KernelSpec,
+    kernel: Kernel,
     gradient: bool,
     row_weights: Tensor | None,
     half: bool,
-    apart: tuple[Sample, Sample],
+    apart: tuple[Measure, Measure],
 ) -> Rows:
-    """See `assembly.SumRows`; everything in float64, every pair from both sides, and pairs of different members too."""
+    """See `common.mmd.SumRows`; in float64, every pair from both sides, and pairs of different members too."""
     p, q, mass = rows.points, columns.points, columns.mass
     v = p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64)
     v = v * (columns.spread(factor) if isinstance(factor, Tensor) else factor)
@@ -117,7 +105,7 @@ def sum_rows(
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
         for index, (s, w) in enumerate(members):
-            part = kappa(r, kernel.name, s, kernel.alpha, gradient, per_kernel)
+            part = kappa(r, kernel.family, s, kernel.alpha, gradient, per_kernel)
             total += w * part.u
             if part.slope is not None:
                 steep += w * part.slope
@@ -134,7 +122,7 @@ def sum_rows(
     return Rows(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
 
 
-def _members(kernel: KernelSpec) -> list[tuple[float | Tensor, float | Tensor]]:
+def _members(kernel: Kernel) -> list[tuple[float | Tensor, float | Tensor]]:
     return list(zip(kernel.bandwidths, kernel.weights, strict=True))
 
 

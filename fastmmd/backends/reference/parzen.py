@@ -3,18 +3,20 @@ of the squared distance per point rescales the sums of all sigmas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from ..calls import Parzen, ParzenBackward
 from .tiles import TILE_ELEMENTS
 
 F64 = torch.float64
 
 
-def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor) -> None:
+def parzen_update(call: Parzen) -> None:
     """Add the samples to minimum [M] and sums [S, M] in place."""
+    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
     for i, _, r in _distance_tiles(points.to(F64), samples.to(F64), minimum.dtype):
         nearest = torch.minimum(minimum[i], r.amin(1))
         # The first tile finds minimum = inf and sums = 0: there is nothing to rescale yet.
@@ -26,16 +28,11 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
             sums[s, i] = sums[s, i] * torch.exp(-t * shift) + tile.sum(1, dtype=F64)
 
 
-def parzen_backward(
-    grad: Tensor,
-    points: Tensor,
-    samples: Tensor,
-    sigmas: Sequence[float],
-    minimum: Tensor,
-    sums: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
+def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad * log-density in points [M, D] and samples [N, D]; empty where not needed."""
+    forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
+    points, samples, sigmas = forward.points, forward.samples, forward.sigmas
+    minimum, sums = forward.minimum, forward.sums
     dtype, points, samples = points.dtype, points.to(F64), samples.to(F64)
     g_points = torch.zeros_like(points) if needs[0] else points.new_empty(0)
     g_samples = torch.zeros_like(samples) if needs[1] else points.new_empty(0)

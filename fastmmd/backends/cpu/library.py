@@ -63,13 +63,6 @@ def unavailable(device_type: str) -> str | None:
     return None
 
 
-def unsupported(operation: str, dtype: torch.dtype, device_type: str) -> str | None:
-    """Why a call in this compute dtype cannot run; None where it can."""
-    if dtype not in (torch.float32, torch.float64):
-        return f"native {operation} computes in float32 or float64, not in {dtype}; convert the tensors"
-    return unavailable(device_type)
-
-
 def capability() -> dict[str, str | int]:
     """The instruction set that runs, the threads it gets and what was built."""
     library = load()

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..specs import KernelSpec
-from .library import address, is_double, load, numbers, threads
-from .products import even_tile_size, full_precision, multiply
+from ....kernels import Kernel
+from ...calls import Mmd2, Mmd2Inputs
+from ..library import address, is_double, load, numbers, threads
+from ..products import even_tile_size, full_precision, multiply
 
 F64 = torch.float64
 TILE = 256  # rows and columns: large enough for BLAS; sums of so many products in float32 are accurate enough
@@ -209,9 +210,9 @@ class _Term:
 class _Kernel:
     """The kernel for points no two of which are farther apart than the root of `farthest_r`, most of `typical_r`."""
 
-    def __init__(self, kernel: KernelSpec, farthest_r: float, typical_r: float, may_fold: bool) -> None:
+    def __init__(self, kernel: Kernel, farthest_r: float, typical_r: float, may_fold: bool) -> None:
         self.description = (
-            kernel.name, numbers(kernel.bandwidths), numbers(kernel.weights), kernel.alpha,
+            kernel.family, numbers(kernel.bandwidths), numbers(kernel.weights), kernel.alpha,
             farthest_r, typical_r, may_fold,
         )  # fmt: skip
 
@@ -245,16 +246,10 @@ class _Kernel:
         return shift
 
 
-def mmd2(
-    x: Tensor,
-    y: Tensor | None,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    kernel: KernelSpec,
-    unbiased: bool,
-    needs: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`. Points must be finite, and their norms."""
+def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
+    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`. Points must be finite, and their norms."""
+    x, x_weights, kernel, needs = call.x.points, call.x.weights, call.kernel, call.needs
+    y, y_weights = (None, None) if call.y is None else (call.y.points, call.y.weights)
     batch, count = len(x), len(kernel.bandwidths)
     value = x.new_empty(batch, dtype=F64)
     both = (x, y, x_weights, y_weights)
@@ -267,12 +262,12 @@ def mmd2(
         for b in range(batch):
             inputs = [None if tensor is None else tensor[b] for tensor in both]
             found = [grad[b] if grad.numel() else grad for grad in (*grads, *rungs)]
-            value[b] = _member(inputs, kernel, unbiased, needs, found)
-    return (value, *grads, *rungs)
+            value[b] = _member(inputs, kernel, call.unbiased, needs, found)
+    return value, Mmd2Inputs(*grads, *rungs)
 
 
 def _member(
-    inputs: Sequence[Tensor | None], kernel: KernelSpec, unbiased: bool, needs: Sequence[bool], grads: Sequence[Tensor]
+    inputs: Sequence[Tensor | None], kernel: Kernel, unbiased: bool, needs: Sequence[bool], grads: Sequence[Tensor]
 ) -> float:
     """One member of the batch; fills its gradients."""
     samples = [_Sample(p, w, unbiased) for p, w in zip(inputs[:2], inputs[2:], strict=True) if p is not None]

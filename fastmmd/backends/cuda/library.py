@@ -40,11 +40,6 @@ def unavailable(device_type: str) -> str | None:
     return f"its CUDA kernels do not run here: {why}" if why else None
 
 
-def unsupported(operation: str, dtype: torch.dtype, device_type: str) -> str | None:
-    """None: every operation runs in float32 and float64."""
-    return None
-
-
 def launch(function: Callable[..., Any], like: Tensor, *arguments: Any) -> None:
     """function(*arguments, stream) on the device of `like`."""
     if not like.is_cuda:  # kernels that tests run on the CPU

@@ -21,9 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import interpreted
+from ...calls import Parzen, ParzenBackward
+from .. import interpreted
+from ..tiles import FUSED, constant, coordinate, splits, squared_distances, squared_norms, stages, tuned
 from .halves import add_products, halves_of, padded, products, unit
-from .tiles import FUSED, constant, coordinate, splits, squared_distances, squared_norms, stages, tuned
 
 F64 = torch.float64
 LOG2_E = 1.4426950408889634
@@ -218,8 +219,9 @@ def gradient_kernel(
                     tl.store(at + d, sums, mask=i < n)
 
 
-def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor) -> None:
+def parzen_update(call: Parzen) -> None:
     """Add the samples to minimum [M] and sums [S, M] in place."""
+    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
     m, n, count = len(points), len(samples), len(sigmas)
     if m == 0 or n == 0:
         return
@@ -241,16 +243,11 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
     )  # fmt: skip
 
 
-def parzen_backward(
-    grad: Tensor,
-    points: Tensor,
-    samples: Tensor,
-    sigmas: Sequence[float],
-    minimum: Tensor,
-    sums: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
+def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad * log-density in points [M, D] and samples [N, D]; empty where not needed."""
+    forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
+    points, samples, sigmas = forward.points, forward.samples, forward.sigmas
+    minimum, sums = forward.minimum, forward.sums
     if not (len(points) and len(samples)):
         return torch.zeros_like(points), torch.zeros_like(samples)
     tile = _tile(len(points), len(samples), points, True)

@@ -12,7 +12,6 @@ offsets [B + 1], member b is the points offsets[b]:offsets[b + 1], and those beh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .specs import KernelSpec
+from ...kernels import Kernel
+from ..calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
 
 F64 = torch.float64
 
@@ -48,8 +48,11 @@ class Rows:
 
 
 @dataclass
-class Sample:
-    """One sample. Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations."""
+class Measure:
+    """A sample with its normalized weights.
+
+    Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations.
+    """
 
     points: Tensor  # [B, N, D]; with offsets [1, N, D]
     mass: Tensor | None  # [B, N], weights as given, signed; None: ones
@@ -57,7 +60,7 @@ class Sample:
     scale: Tensor | float = 1.0  # [B], 1 / the sum of masses
     factor: Tensor | float = 1.0  # [B], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
     offsets: Tensor | None = None  # [B + 1] int64, rising; None: all members have N points
-    found: dict[str, Any] = field(default_factory=dict)  # what a backend keeps from one sum to the next
+    kept: dict[str, Any] = field(default_factory=dict)  # what a backend keeps from one sum to the next
 
     @property
     def batch(self) -> int:
@@ -87,35 +90,36 @@ class SumRows(Protocol):
 
     def __call__(
         self,
-        rows: Sample,  # N points; their masses are not read
-        columns: Sample,  # M points
+        rows: Measure,  # N points; their masses are not read
+        columns: Measure,  # M points
         factor: Tensor | float,  # [B] float64
-        kernel: KernelSpec,
+        kernel: Kernel,
         gradient: bool,
         row_weights: Tensor | None,  # [B, N] float64; None: no sums per kernel
         half: bool,  # rows are columns, and only sum_i mass_i value_i matters: pairs may count on one side, twice
-        apart: tuple[Sample, Sample],  # pairs of these are typical of the call, whose sums shall round alike
+        apart: tuple[Measure, Measure],  # pairs of these are typical of the call, whose sums shall round alike
     ) -> Rows:
         """The sums; those that are not asked for are empty."""
         ...
 
 
-def measure(x: Tensor, weights: Tensor | None, unbiased: bool, offsets: Tensor | None = None) -> Sample:
+def measure(sample: Sample, unbiased: bool) -> Measure:
     """The sample with what its weights, normalized in float64, give."""
+    x, weights, offsets = sample.points, sample.weights, sample.offsets
     if weights is None and offsets is None:
         n = x.shape[1]
-        return Sample(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
-    sample = Sample(x, weights, offsets=offsets)
+        return Measure(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
+    measured = Measure(x, weights, offsets=offsets)
     w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
-    sample.scale = 1 / sample.total(w)
+    measured.scale = 1 / measured.total(w)
     if offsets is not None:
-        sample.scale = sample.scale.masked_fill(offsets.diff() == 0, 0.0)
-    sample.weights = w = w * sample.spread(sample.scale)
+        measured.scale = measured.scale.masked_fill(offsets.diff() == 0, 0.0)
+    measured.weights = w = w * measured.spread(measured.scale)
     if unbiased:
-        sample.factor = 1 / (1 - sample.total(w.square()))
+        measured.factor = 1 / (1 - measured.total(w.square()))
         if offsets is not None:  # an infinite one times 0 would be NaN in other members too
-            sample.factor = sample.factor.masked_fill(offsets.diff() == 1, 0.0)
-    return sample
+            measured.factor = measured.factor.masked_fill(offsets.diff() == 1, 0.0)
+    return measured
 
 
 def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
@@ -125,49 +129,40 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
     return torch.segment_reduce(values.contiguous(), "sum", offsets=offsets, axis=0)
 
 
-def mmd2(
-    sum_rows: SumRows,
-    x: Tensor,
-    y: Tensor | None,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    kernel: KernelSpec,
-    unbiased: bool,
-    needs: Sequence[bool],
-    x_offsets: Tensor | None = None,
-    y_offsets: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
+def mmd2(sum_rows: SumRows, call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
+    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
+    x, unbiased, needs = call.x.points, call.unbiased, call.needs
 
-    def sums(rows: Sample, columns: Sample, factor: Tensor | float, gradient: bool, half: bool = False) -> Rows:
+    def sums(rows: Measure, columns: Measure, factor: Tensor | float, gradient: bool, half: bool = False) -> Rows:
         row_weights = None
-        if needs[4] or needs[5]:
+        if needs.bandwidths or needs.kernel_weights:
             row_weights = _each(rows.weights, rows.points)
-        return sum_rows(rows, columns, factor * columns.scale, kernel, gradient, row_weights, half, (sx, sy or sx))
+        apart = (sx, sy or sx)
+        return sum_rows(rows, columns, factor * columns.scale, call.kernel, gradient, row_weights, half, apart)
 
-    sx = measure(x, x_weights, unbiased, x_offsets)
-    sy = None if y is None else measure(y, y_weights, unbiased, y_offsets)
-    if sy is not None and x_offsets is not None and y_offsets is not None:
-        impossible = _impossible(x_offsets.diff(), y_offsets.diff(), unbiased)
+    sx = measure(call.x, unbiased)
+    sy = None if call.y is None else measure(call.y, unbiased)
+    if sy is not None and sx.offsets is not None and sy.offsets is not None:
+        impossible = _impossible(sx.offsets.diff(), sy.offsets.diff(), unbiased)
         for sample in (sx, sy):
             sample.weights = sample.weights + sample.spread(impossible)
-    xx = sums(sx, sx, sx.factor, needs[0], half=not (needs[0] or needs[2]))
+    xx = sums(sx, sx, sx.factor, needs.x, half=not (needs.x or needs.x_weights))
     of_x, of_points, of_weights = xx, x.new_empty(0), x.new_empty(0)
     value: Tensor | float = 0.0
     per_kernel = [xx.bandwidths, xx.kernel_weights]
     if sy is not None:
-        of_y = yy = sums(sy, sy, sy.factor, needs[1], half=not (needs[1] or needs[3]))
+        of_y = yy = sums(sy, sy, sy.factor, needs.y, half=not (needs.y or needs.y_weights))
         from_both = any(needs[1:4])  # else x and y need meet from one side only
-        of_x = xx.plus(sums(sx, sy, -1.0, needs[0]), 1.0 if from_both else 2.0)
+        of_x = xx.plus(sums(sx, sy, -1.0, needs.x), 1.0 if from_both else 2.0)
         if from_both:
-            of_y = yy.plus(sums(sy, sx, -1.0, needs[1]))
-        of_points, of_weights = _gradients(sy, of_y, yy, unbiased, needs[1], needs[3])
+            of_y = yy.plus(sums(sy, sx, -1.0, needs.y))
+        of_points, of_weights = _gradients(sy, of_y, yy, unbiased, needs.y, needs.y_weights)
         value = sy.total(sy.weights * of_y.value)
         per_kernel = [of_x.bandwidths + of_y.bandwidths, of_x.kernel_weights + of_y.kernel_weights]
-    own = _gradients(sx, of_x, xx, unbiased, needs[0], needs[2])
+    own = _gradients(sx, of_x, xx, unbiased, needs.x, needs.x_weights)
     per_kernel = [found if need else x.new_empty(0) for found, need in zip(per_kernel, needs[4:], strict=True)]
     gradients = (own[0], of_points, own[1], of_weights, *per_kernel)
-    return (sx.total(sx.weights * of_x.value) + value, *[gradient.to(x.dtype) for gradient in gradients])
+    return sx.total(sx.weights * of_x.value) + value, Mmd2Inputs(*[gradient.to(x.dtype) for gradient in gradients])
 
 
 def _impossible(x_count: Tensor, y_count: Tensor, unbiased: bool) -> Tensor:
@@ -184,7 +179,7 @@ def _each(weights: Tensor | float, points: Tensor) -> Tensor:
 
 
 def _gradients(
-    sample: Sample, all_rows: Rows, self_rows: Rows, unbiased: bool, points: bool, weights: bool
+    sample: Measure, all_rows: Rows, self_rows: Rows, unbiased: bool, points: bool, weights: bool
 ) -> list[Tensor]:
     """The gradients of mmd2 in one sample's points [B, N, D] and weights [B, N]; empty where not needed."""
     w, a = sample.weights, sample.factor
@@ -200,34 +195,32 @@ def _gradients(
     return out
 
 
-def witness(sum_rows: SumRows, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
+def witness(sum_rows: SumRows, call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    rows, columns = Sample(points[None], None), Sample(samples[None], weights[None])
-    found = sum_rows(rows, columns, 1.0, kernel, False, None, False, (rows, columns))
-    return found.value[0].to(points.dtype)
+    rows, columns = Measure(call.points[None], None), Measure(call.samples[None], call.weights[None])
+    sums = sum_rows(rows, columns, 1.0, call.kernel, False, None, False, (rows, columns))
+    return sums.value[0].to(call.points.dtype)
 
 
-def witness_backward(
-    sum_rows: SumRows,
-    grad: Tensor,
-    points: Tensor,
-    samples: Tensor,
-    weights: Tensor,
-    kernel: KernelSpec,
-    needs: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    """Gradients of grad . witness in points [P, D], samples [N, D], weights [N], bandwidths [S], kernel weights [S]."""
-    g, v = grad[None], weights[None]
-    of_points, of_samples = Sample(points[None], g), Sample(samples[None], v)
-    out = [points.new_empty(0) for _ in range(5)]
-    if needs[0] or needs[3] or needs[4]:
-        row_weights = g.to(F64) if needs[3] or needs[4] else None
-        found = sum_rows(of_points, of_samples, 1.0, kernel, needs[0], row_weights, False, (of_points, of_samples))
-        out[0] = (2 * g[..., None] * found.gradient)[0] if needs[0] else out[0]
-        out[3] = found.bandwidths[0] if needs[3] else out[3]
-        out[4] = found.kernel_weights[0] if needs[4] else out[4]
-    if needs[1] or needs[2]:
-        found = sum_rows(of_samples, of_points, 1.0, kernel, needs[1], None, False, (of_points, of_samples))
-        out[1] = (2 * v[..., None] * found.gradient)[0] if needs[1] else out[1]
-        out[2] = found.value[0] if needs[2] else out[2]
-    return tuple(gradient.to(points.dtype) for gradient in out)
+def witness_backward(sum_rows: SumRows, call: WitnessBackward) -> WitnessInputs[Tensor]:
+    """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
+    forward, needs = call.forward, call.needs
+    g, v = call.grad[None], forward.weights[None]
+    of_points, of_samples = Measure(forward.points[None], g), Measure(forward.samples[None], v)
+    apart = (of_points, of_samples)
+    out = WitnessInputs(*[g.new_empty(0) for _ in needs])
+    if needs.points or needs.bandwidths or needs.kernel_weights:
+        row_weights = g.to(F64) if needs.bandwidths or needs.kernel_weights else None
+        sums = sum_rows(of_points, of_samples, 1.0, forward.kernel, needs.points, row_weights, False, apart)
+        out = out._replace(
+            points=(2 * g[..., None] * sums.gradient)[0] if needs.points else out.points,
+            bandwidths=sums.bandwidths[0] if needs.bandwidths else out.bandwidths,
+            kernel_weights=sums.kernel_weights[0] if needs.kernel_weights else out.kernel_weights,
+        )
+    if needs.samples or needs.weights:
+        sums = sum_rows(of_samples, of_points, 1.0, forward.kernel, needs.samples, None, False, apart)
+        out = out._replace(
+            samples=(2 * v[..., None] * sums.gradient)[0] if needs.samples else out.samples,
+            weights=sums.value[0] if needs.weights else out.weights,
+        )
+    return WitnessInputs(*[gradient.to(forward.points.dtype) for gradient in out])

@@ -20,11 +20,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import discrepancy
-from ..specs import FeatureSpec
-from . import interpreted
+from ...calls import Features, FourierFrequencies, FourierFunction, FourierSum
+from ...common import fourier as common
+from .. import interpreted
+from ..tiles import FUSED, MOST_SPLITS, constant, coordinate, signed, sincospi, tuned
 from .frequencies import frequencies, half_turns, handed_out, normals, plus_items, product
-from .tiles import FUSED, MOST_SPLITS, constant, coordinate, signed, sincospi, tuned
 
 F64 = torch.float64
 SMALL_DIMS = 16  # all coordinates in registers
@@ -257,8 +257,9 @@ def frequencies_kernel(
                 tl.store(out + k.to(tl.int64) * dim + d, g[offset] * scale, mask=k < count)
 
 
-def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
+def fourier_sum(call: FourierSum) -> Tensor:
     """sum_i w_i phi(x_i): [B, 2 * count], cosines first."""
+    x, weights, features = call.x, call.weights, call.features
     (batch, n, dim), count, few = x.shape, features.count, x.shape[2] <= SMALL_DIMS
     block_i, block_k, lanes = _sum_blocks(n, count, dim, x.dtype)
     blocks = triton.cdiv(count, block_k)
@@ -273,17 +274,16 @@ def fourier_sum(x: Tensor, weights: Tensor, features: FeatureSpec) -> Tensor:
     return _added(out).flatten(1).to(x.dtype)
 
 
-def fourier_function(
-    x: Tensor, coefficients: Tensor, features: FeatureSpec, needs_value: bool, needs_grad: bool
-) -> tuple[Tensor, Tensor]:
+def fourier_function(call: FourierFunction) -> tuple[Tensor, Tensor]:
     """f(x_i) = phi(x_i) . c: value [B, N] and gradient in x [B, N, D]; empty where not needed."""
+    x, features, needs_value, needs_grad = call.x, call.features, call.needs_value, call.needs_gradient
     (batch, n, dim), count = x.shape, features.count
     block_i, block_k = _function_blocks(n, count, dim, x.dtype, needs_grad)
     blocks = triton.cdiv(n, block_i)
     parts, per_split = _splits(blocks * batch, triton.cdiv(count, block_k * (FLUSH.value if _slots(dim) else 1)))
     value = x.new_empty((parts, batch, n) if needs_value else 0, dtype=F64)
     grad = x.new_empty((parts, batch, n, dim) if needs_grad else 0, dtype=F64)
-    by_part = coefficients.unflatten(1, (2, len(features.bandwidths), -1))
+    by_part = call.coefficients.unflatten(1, (2, len(features.bandwidths), -1))
     scaled = by_part * _scales(features, x.device, x.dtype)[:, None]
     kernel, choice = tuned(function_kernel, batch * n * count, *_choices("BLOCK_I", block_i, _slots(dim) > 0))
     kernel[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
@@ -296,8 +296,9 @@ def fourier_function(
     )
 
 
-def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> Tensor:
+def fourier_frequencies(call: FourierFrequencies) -> Tensor:
     """W = G / bandwidth: [count, dim]."""
+    features, dim, dtype = call.features, call.dim, call.dtype
     out = torch.empty((features.count, dim), dtype=dtype, device=features.key.device)
     block = 1024 if interpreted() else 128
     frequencies_kernel[(triton.cdiv(features.count, block),)](
@@ -313,24 +314,24 @@ def fourier_frequencies(features: FeatureSpec, dim: int, dtype: torch.dtype) -> 
     return out
 
 
-fourier_discrepancy = partial(discrepancy.fourier_discrepancy, fourier_sum)
-fourier_discrepancy_backward = partial(discrepancy.fourier_discrepancy_backward, fourier_function)
-fourier_ascent = partial(discrepancy.fourier_ascent, fourier_sum)
+fourier_discrepancy = partial(common.fourier_discrepancy, fourier_sum)
+fourier_discrepancy_backward = partial(common.fourier_discrepancy_backward, fourier_function)
+fourier_ascent = partial(common.fourier_ascent, fourier_sum)
 
 
-def _part(features: FeatureSpec) -> int:
+def _part(features: Features) -> int:
     return features.count // len(features.bandwidths)
 
 
-def _inverse(features: FeatureSpec, unit: float, like: Tensor) -> Tensor:
+def _inverse(features: Features, unit: float, like: Tensor) -> Tensor:
     """1 / (unit bandwidth): [parts]."""
     return constant(tuple(1 / (unit * s) for s in features.bandwidths), like.device, like.dtype)
 
 
-def _scales(features: FeatureSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _scales(features: Features, device: torch.device, dtype: torch.dtype) -> Tensor:
     """sqrt(weight / features of its part): [parts]."""
     part = _part(features)
-    return constant(tuple(math.sqrt(w / part) for w in features.weights), device, dtype)
+    return constant(tuple(math.sqrt(w / part) for w in features.kernel_weights), device, dtype)
 
 
 def _added(partial: Tensor) -> Tensor:

@@ -6,12 +6,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import F64, Rows, Sample
-from . import interpreted
+from ...common.mmd import F64, Measure, Rows
+from .. import interpreted
+from ..tiles import FUSED, checked, constant
 from .plan import TERMS, Plan
 from .segments import block_of_rows, offsets_of, row_blocks, segment
 from .statistics import statistics
-from .tiles import FUSED, checked, constant
 
 
 @triton.jit
@@ -66,7 +66,7 @@ def finish_kernel(
 
 
 def finish(
-    plan: Plan, rows: Sample, columns: Sample, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
+    plan: Plan, rows: Measure, columns: Measure, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
 ) -> Rows:
     """The rows' sums, without those per kernel."""
     p, parts = rows.points, value.shape[0]

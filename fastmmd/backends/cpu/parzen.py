@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..calls import Parzen, ParzenBackward
 from .library import address, is_double, load, threads
 from .products import blocks_of, full_precision, squared_norms, tile_size
 
@@ -15,14 +17,15 @@ PARZEN_ROWS, PARZEN_COLUMNS = 1024, 1024  # products large enough for BLAS, smal
 PARZEN_LARGEST_EXPONENT = 9000  # |x|^2 / (2 sigma^2); four roundings of 2^-24 of it are 0.002
 
 
-def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor) -> None:
+def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
+    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
     if points.shape[1] <= PARZEN_DIRECT_DIMS:
         _parzen_direct(points, samples, sigmas, minimum, sums, None, points.new_empty(0), points.new_empty(0))
         return
     if _cancels(points, samples, sigmas):
         wide = minimum.double()
-        parzen_update(points.double(), samples.double(), sigmas, wide, sums)
+        parzen_update(Parzen(points.double(), samples.double(), sigmas, wide, sums))
         minimum.copy_(wide)
         for s, sigma in enumerate(sigmas):  # the sums are relative to the minimum as it was rounded
             sums[s] *= torch.exp((minimum.double() - wide) * (0.5 / sigma**2))
@@ -31,19 +34,14 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
         pass
 
 
-def parzen_backward(
-    grad: Tensor,
-    points: Tensor,
-    samples: Tensor,
-    sigmas: Sequence[float],
-    minimum: Tensor,
-    sums: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
+def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad (log sums - minimum / (2 sigma^2)) in points [M, D] and samples [N, D]."""
+    forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
+    points, samples, sigmas = forward.points, forward.samples, forward.sigmas
+    minimum, sums = forward.minimum, forward.sums
     if _cancels(points, samples, sigmas):
-        wide = (grad.double(), points.double(), samples.double(), sigmas, minimum.double(), sums, needs)
-        g_points, g_samples = parzen_backward(*wide)
+        wide = Parzen(points.double(), samples.double(), sigmas, minimum.double(), sums)
+        g_points, g_samples = parzen_backward(replace(call, forward=wide, grad=grad.double()))
         return g_points.to(points.dtype), g_samples.to(points.dtype)
     direct = points.shape[1] <= PARZEN_DIRECT_DIMS
     new = torch.empty_like if direct else torch.zeros_like

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import FUSED, checked, coordinates
+from ..tiles import FUSED, checked, coordinates
 
 
 @triton.jit

@@ -8,9 +8,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import F64, Sample
+from ...common.mmd import F64, Measure
+from ..tiles import FUSED, coordinates, splits
 from .segments import offsets_of, segment
-from .tiles import FUSED, coordinates, splits
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
 LEADERS = 64  # points whose mean is the center: near enough to all points' for a tight bound
@@ -82,15 +82,15 @@ class Statistics(NamedTuple):
     masses: Tensor
 
 
-def statistics(sample: Sample) -> Statistics:
+def statistics(sample: Measure) -> Statistics:
     """Of a sample's points and masses, once for all sums over it."""
-    found = sample.found.get("statistics")
+    found = sample.kept.get("statistics")
     if found is None:
-        found = sample.found["statistics"] = _statistics(sample)
+        found = sample.kept["statistics"] = _statistics(sample)
     return found
 
 
-def _statistics(sample: Sample) -> Statistics:
+def _statistics(sample: Measure) -> Statistics:
     points, mass, batch = sample.points, sample.mass, sample.batch
     (n, dim), ragged = points.shape[1:], sample.offsets is not None
     block_d = min(MOST_DIMS, triton.next_power_of_2(dim))

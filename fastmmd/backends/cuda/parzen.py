@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..library import address, is_double
-from ..products import blocks_of, even_tile_size, full_precision
+from ..calls import Parzen, ParzenBackward
+from ..cpu.library import address, is_double
+from ..cpu.products import blocks_of, even_tile_size, full_precision
 from .library import launch, load, workspace
 
 F64 = torch.float64
@@ -17,8 +18,9 @@ TILE = 2048  # rows, and columns beside so many rows: 16 MB of float32, which st
 FAR = 1e6  # |x|^2 / (2 sigma^2), beyond which products in gradients would lose digits of distances of sigma
 
 
-def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor) -> None:
+def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
+    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
     if not (len(points) and len(samples)):
         return
     if points.shape[1] <= DIRECT_DIMS:
@@ -31,16 +33,11 @@ def parzen_update(points: Tensor, samples: Tensor, sigmas: Sequence[float], mini
             pass
 
 
-def parzen_backward(
-    grad: Tensor,
-    points: Tensor,
-    samples: Tensor,
-    sigmas: Sequence[float],
-    minimum: Tensor,
-    sums: Tensor,
-    needs: Sequence[bool],
-) -> tuple[Tensor, Tensor]:
+def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad (log sums - minimum / (2 sigma^2)) in points [M, D] and samples [N, D]."""
+    forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
+    points, samples, sigmas = forward.points, forward.samples, forward.sigmas
+    minimum, sums = forward.minimum, forward.sums
     if not (len(points) and len(samples)):
         return torch.zeros_like(points), torch.zeros_like(samples)
     if points.shape[1] <= DIRECT_DIMS:

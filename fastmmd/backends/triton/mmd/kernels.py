@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import exponentials, log1p, power_of_2, square_root
+from ..tiles import exponentials, log1p, power_of_2, square_root
 
 # Rows of the table [rows, S]. LOW: what rounding took off RATE, which would shift all pairs alike. LIMIT: an argument
 # beyond which exp(RATE argument) is nothing. STEEPNESS: slope at r = 0 (of laplacian and energy its factor). NEAR: 0 or

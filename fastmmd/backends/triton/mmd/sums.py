@@ -11,23 +11,15 @@ the gradient is kept in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import assembly
-from ..assembly import F64, Rows, Sample
-from ..specs import KernelSpec
-from . import interpreted
-from .finish import finish
-from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
-from .plan import SERIES_TERMS, TERMS, plan
-from .segments import block_of_rows, offsets_of, row_blocks, segment, sums_by_member
-from .statistics import statistics
-from .tiles import (
+from ....kernels import Kernel
+from ...common.mmd import F64, Measure, Rows
+from .. import interpreted
+from ..tiles import (
     constant,
     coordinate,
     coordinates,
@@ -37,6 +29,11 @@ from .tiles import (
     stages,
     tuned,
 )
+from .finish import finish
+from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
+from .plan import SERIES_TERMS, TERMS, plan
+from .segments import block_of_rows, offsets_of, row_blocks, segment, sums_by_member
+from .statistics import statistics
 
 SMALL_DIMS = 16  # all coordinates in registers
 DIRECT_DIMS = 48  # up to here distances by differences, beyond by products where the kernel is smooth
@@ -282,53 +279,26 @@ def _store_per_rung(rungs, by_slope, by_value, S: tl.constexpr, S_SLOTS: tl.cons
     tl.store(at + S, by_value, mask=slot < S)
 
 
-def mmd2(
-    x: Tensor,
-    y: Tensor | None,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    kernel: KernelSpec,
-    unbiased: bool,
-    needs: Sequence[bool],
-    x_offsets: Tensor | None = None,
-    y_offsets: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
-    return assembly.mmd2(sum_rows, x, y, x_weights, y_weights, kernel, unbiased, needs, x_offsets, y_offsets)
-
-
-def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
-    """sum_j weights_j u(points_i, samples_j): [P]."""
-    return assembly.witness(sum_rows, points, samples, weights, kernel)
-
-
-def witness_backward(
-    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec, needs: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """The five gradients of grad . witness; see `specs.Backend.witness_backward`."""
-    return assembly.witness_backward(sum_rows, grad, points, samples, weights, kernel, needs)
-
-
 def sum_rows(
-    rows: Sample,
-    columns: Sample,
+    rows: Measure,
+    columns: Measure,
     factor: Tensor | float,
-    kernel: KernelSpec,
+    kernel: Kernel,
     gradient: bool,
     row_weights: Tensor | None,
     half: bool,
-    apart: tuple[Sample, Sample],
+    apart: tuple[Measure, Measure],
 ) -> Rows:
-    """See `assembly.SumRows`."""
+    """See `common.mmd.SumRows`."""
     p, q, mass, per_rung = rows.points, columns.points, columns.mass, row_weights is not None
     (_, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
     small, ragged = dim <= SMALL_DIMS, rows.offsets is not None
     # Laplacian and energy show what products round; products take points centered for each member.
-    direct = dim <= DIRECT_DIMS or kernel.name in ("laplacian", "energy") or ragged
+    direct = dim <= DIRECT_DIMS or kernel.family in ("laplacian", "energy") or ragged
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     few_digits = p.dtype == torch.float32 and apart[0] is not apart[1]
-    fold = few_digits and kernel.name == "gaussian" and count > 1 and not per_rung
+    fold = few_digits and kernel.family == "gaussian" and count > 1 and not per_rung
     planned = plan(kernel, columns, apart, products=not direct, fold=fold)
     block_i, block_j, block_d, warps = _blocks(n, m, dim, p.dtype.itemsize // 4, gradient, per_rung)
     blocks, batch = row_blocks(rows, block_i)
@@ -343,8 +313,8 @@ def sum_rows(
     sums = planned.table, planned.series, planned.terms, *offsets, value, slopes, rungs, n, m, per_split, rows.batch
     pairs = n * m * batch // (rows.batch if ragged else 1)
     options = dict(
-        dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.name,
-        SQUARED=SQUARINGS.get(kernel.name, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
+        dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.family,
+        SQUARED=SQUARINGS.get(kernel.family, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
         SERIES=SERIES_TERMS if fold else 0, HALF=half, RAGGED=ragged, BLOCK_J=block_j,
     )  # fmt: skip
     if small:
@@ -376,11 +346,11 @@ def sum_rows(
     return found
 
 
-def _transposed(sample: Sample) -> Tensor:
+def _transposed(sample: Measure) -> Tensor:
     """[D, B, N], once for all sums over the sample."""
-    found: Tensor | None = sample.found.get("transposed")
+    found: Tensor | None = sample.kept.get("transposed")
     if found is None:
-        found = sample.found["transposed"] = sample.points.permute(2, 0, 1).contiguous()
+        found = sample.kept["transposed"] = sample.points.permute(2, 0, 1).contiguous()
     return found
 
 

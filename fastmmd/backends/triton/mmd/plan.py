@@ -17,8 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import F64, Sample
-from ..specs import KernelSpec
+from ....kernels import Kernel
+from ...common.mmd import F64, Measure
+from ..tiles import FUSED, LOG2_E, MOST_SPLITS, constant, coordinates, exponentials, log1p
 from .kernels import (
     ALPHA,
     FAR_LIMIT,
@@ -39,7 +40,6 @@ from .kernels import (
 )
 from .segments import offsets_of, segment
 from .statistics import statistics
-from .tiles import FUSED, LOG2_E, MOST_SPLITS, constant, coordinates, exponentials, log1p
 
 TERMS = tl.constexpr(7)  # of a plan
 SLOTS = tl.constexpr(MOST_SPLITS)
@@ -283,9 +283,11 @@ class Plan(NamedTuple):
     order: list[int]  # rung -> bandwidth
 
 
-def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], products: bool, fold: bool) -> Plan:
-    """The plan of sums over the columns; see `assembly.SumRows`. products: so distances are made; fold: wide bandwidths
-    may fold into a series."""
+def plan(kernel: Kernel, columns: Measure, apart: tuple[Measure, Measure], products: bool, fold: bool) -> Plan:
+    """The plan of sums over the columns; see `common.mmd.SumRows`.
+
+    products: so distances are made; fold: wide bandwidths may fold into a series.
+    """
     (x, y), q = apart, statistics(columns)
     batch, dim, count = columns.batch, columns.points.shape[2], len(kernel.bandwidths)
     order, follows = _ladder(kernel)
@@ -300,7 +302,7 @@ def plan(kernel: KernelSpec, columns: Sample, apart: tuple[Sample, Sample], prod
         x.points, y.points, *statistics(x)[:3], *statistics(y)[:3], *q[2:], s, w, *constants,
         table, series, terms, moment, per_rung, offsets_of(x), offsets_of(y),
         x.points.shape[1], y.points.shape[1], *(statistics(sample).reach.shape[1] for sample in (x, y, columns)), dim,
-        S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.name, PRODUCTS=products, SERIES=size,
+        S=count, S_SLOTS=triton.next_power_of_2(count), KERNEL=kernel.family, PRODUCTS=products, SERIES=size,
         RAGGED=columns.offsets is not None, CHUNKS=q.reach.shape[2],
         BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,
     )  # fmt: skip
@@ -320,9 +322,9 @@ def _interpolation(size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(np.cos(angles).tolist()), tuple((padded.T @ series).ravel().tolist())
 
 
-def _ladder(kernel: KernelSpec) -> tuple[list[int], int]:
+def _ladder(kernel: Kernel) -> tuple[list[int], int]:
     """The rungs' bandwidths, and bit s where rung s halves the bandwidth of rung s - 1."""
-    if isinstance(kernel.bandwidths, Tensor) or isinstance(kernel.weights, Tensor) or kernel.name not in SQUARINGS:
+    if isinstance(kernel.bandwidths, Tensor) or isinstance(kernel.weights, Tensor) or kernel.family not in SQUARINGS:
         return list(range(len(kernel.bandwidths))), 0
     rest = sorted(range(len(kernel.bandwidths)), key=lambda index: -kernel.bandwidths[index])
     order: list[int] = []

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...specs import KernelSpec
-from ..library import address, is_double
-from ..products import blocks_of, full_precision, squared_norms, tile_size
+from ...kernels import Kernel
+from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
+from ..cpu.library import address, is_double
+from ..cpu.products import blocks_of, full_precision, squared_norms, tile_size
 from .library import launch, load, workspace
 
 F64 = torch.float64
@@ -21,18 +22,10 @@ LEADERS = 64  # points whose mean is near enough to all points' to center them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
 
 
-def mmd2(
-    x: Tensor,
-    y: Tensor | None,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    kernel: KernelSpec,
-    unbiased: bool,
-    needs: Sequence[bool],
-    x_offsets: Tensor | None = None,
-    y_offsets: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Value [B] in float64 and six gradients; see `specs.Backend.mmd2`."""
+def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
+    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
+    x, x_weights, x_offsets, kernel, needs = call.x.points, call.x.weights, call.x.offsets, call.kernel, call.needs
+    y, y_weights, y_offsets = (None,) * 3 if call.y is None else (call.y.points, call.y.weights, call.y.offsets)
     batch, count = len(x) if x_offsets is None else len(x_offsets) - 1, len(kernel.bandwidths)
     value = x.new_empty(batch, dtype=F64)
     given = (x, y, x_weights, y_weights)
@@ -50,35 +43,37 @@ def mmd2(
     ]
     work = x.shape[2] * max(x.shape[1], 0 if y is None else y.shape[1]) ** 2
     # Laplacian and energy show what products round; the tiles of products are of one size for all members.
-    products = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK and kernel.name not in ("laplacian", "energy")
+    products = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK and kernel.family not in ("laplacian", "energy")
     products = products and x_offsets is None
-    _run(x, y, batch, samples, kernel, True, unbiased, products, value, rungs)
-    return (value, *grads, *rungs)
+    _run(x, y, batch, samples, kernel, True, call.unbiased, products, value, rungs)
+    return value, Mmd2Inputs(*grads, *rungs)
 
 
-def witness(points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec) -> Tensor:
+def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
+    points, samples, weights = call.points, call.samples, call.weights
     value = points.new_empty(len(points))
     sides = [
         (len(points), 0, address(points), 0, address(value), 0, 0),
         (len(samples), 0, *map(address, (samples, weights)), 0, 0, 0),
     ]
-    _run(points[None], samples[None], 1, sides, kernel, False, False, False, None, ())
+    _run(points[None], samples[None], 1, sides, call.kernel, False, False, False, None, ())
     return value
 
 
-def witness_backward(
-    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, kernel: KernelSpec, needs: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """The five gradients of grad . witness; see `specs.Backend.witness_backward`."""
-    count = len(kernel.bandwidths)
+def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
+    """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
+    forward, count = call.forward, len(call.forward.kernel.bandwidths)
+    points, samples, weights = forward.points, forward.samples, forward.weights
     shapes = (points.shape, samples.shape, weights.shape, (count,), (count,))
-    grads = tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+    grads = WitnessInputs(
+        *[points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, call.needs, strict=True)]
+    )
     sides = [
-        (len(points), 0, *map(address, (points, grad)), 0, address(grads[0]), 0),
-        (len(samples), 0, *map(address, (samples, weights)), *map(address, (grads[2], grads[1])), 0),
+        (len(points), 0, *map(address, (points, call.grad)), 0, address(grads.points), 0),
+        (len(samples), 0, *map(address, (samples, weights, grads.weights, grads.samples)), 0),
     ]
-    _run(points[None], samples[None], 1, sides, kernel, False, False, False, None, grads[3:])
+    _run(points[None], samples[None], 1, sides, forward.kernel, False, False, False, None, grads[3:])
     return grads
 
 
@@ -87,7 +82,7 @@ def _run(
     y: Tensor | None,
     batch: int,  # B
     samples: list[tuple[int, ...]],
-    kernel: KernelSpec,
+    kernel: Kernel,
     normalized: bool,
     unbiased: bool,
     products: bool,
@@ -108,8 +103,8 @@ def _run(
     tensors = [address(values) if isinstance(values, Tensor) else 0 for values in numbers]
     outputs = [address(gradient) for gradient in rungs] or [0, 0]
     call = load().Mmd(
-        is_double(x), batch, x.shape[2], *samples, kernel.name, kernel.alpha, len(kernel.bandwidths), *lists, *tensors,
-        normalized, unbiased, products, address(value), *outputs,
+        is_double(x), batch, x.shape[2], *samples, kernel.family, kernel.alpha, len(kernel.bandwidths), *lists,
+        *tensors, normalized, unbiased, products, address(value), *outputs,
     )  # fmt: skip
     memory = workspace(x, call.workspace)
     if products:

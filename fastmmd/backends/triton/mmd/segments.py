@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..assembly import Sample, segment_sums
+from ...common.mmd import Measure, segment_sums
 
 
 @triton.jit
@@ -42,18 +42,18 @@ def block_of_rows(offsets, members, BLOCK_I: tl.constexpr, RAGGED: tl.constexpr)
         return tl.program_id(0), tl.program_id(2).to(tl.int64)
 
 
-def row_blocks(rows: Sample, size: int) -> tuple[int, int]:
+def row_blocks(rows: Measure, size: int) -> tuple[int, int]:
     """Blocks of `size` rows on the first axis of a grid, members on the last: see `block_of_rows`."""
     n = rows.points.shape[1]
     return (triton.cdiv(n, size), rows.batch) if rows.offsets is None else (n // size + rows.batch, 1)
 
 
-def offsets_of(sample: Sample) -> Tensor:
+def offsets_of(sample: Measure) -> Tensor:
     """The offsets of a sample; without, something to pass that nothing reads."""
     return sample.points if sample.offsets is None else sample.offsets
 
 
-def sums_by_member(rungs: Tensor, rows: Sample, parts: int, block_i: int) -> Tensor:
+def sums_by_member(rungs: Tensor, rows: Measure, parts: int, block_i: int) -> Tensor:
     """Sums over the programs of each member: [B, programs, 2, S] -> [B, 2, S]."""
     if rows.offsets is None:
         return rungs.sum(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import box_muller, coordinate, philox
+from ..tiles import box_muller, coordinate, philox
 
 
 @triton.jit
