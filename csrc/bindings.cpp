@@ -7,7 +7,6 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
-#include <map>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -19,6 +18,7 @@
 
 namespace py = pybind11;
 using namespace fastmmd;
+using namespace fastmmd::host;
 
 namespace {
 
@@ -52,16 +52,15 @@ template <class Task> void call(bool (*operation)(const Task&), const Task& task
     if (!done) throw std::bad_alloc();
 }
 
+Family family_of(const std::string& name) {
+    for (int i = 0; i < family_count; ++i)
+        if (with_family((Family)i, [](auto family) { return family.name; }) == name) return (Family)i;
+    throw std::invalid_argument("kernel: got \"" + name + "\"");
+}
+
 Kernel kernel_of(const std::string& name, const Numbers& bandwidths, const Numbers& weights, double alpha) {
-    static const std::map<std::string, KernelName> names = {
-        {"gaussian", KernelName::gaussian}, {"laplacian", KernelName::laplacian},
-        {"imq", KernelName::imq},           {"rational_quadratic", KernelName::rational_quadratic},
-        {"energy", KernelName::energy},
-    };
-    const auto found = names.find(name);
-    if (found == names.end()) throw std::invalid_argument("kernel: got \"" + name + "\"");
     check(bandwidths.size() == weights.size(), "kernel: bandwidths and weights differ in length");
-    return {found->second, (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
+    return {family_of(name), (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
 }
 
 Features features_of(Address key, int64_t count, const Numbers& bandwidths, const Numbers& weights) {

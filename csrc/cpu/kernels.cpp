@@ -7,114 +7,78 @@
 namespace fastmmd::FASTMMD_ISA {
 namespace {
 
-// Every kernel, on N vectors at once, whose chains of dependent operations overlap: begin(r) with the squared
-// distances, next(rung) for each rung in order, then u[v], value(v), slope(v), shifted(v).
-template <class T, int N> struct Gaussian {  // exp(rate r), rate = -1 / (2 s^2)
+// What the families' formulas need, on vectors.
+template <class Element> struct VectorMath {
+    typedef Element T;
     typedef Vector<T> V;
-    V r[N], u[N] = {}, k[N] = {};
-    FASTMMD_INLINE void begin(const V* distances) {
-        for (int v = 0; v < N; ++v) r[v] = distances[v];
+    static FASTMMD_INLINE V reciprocal(V x) { return T(1) / x; }
+    static FASTMMD_INLINE V log1p(V x) { return log1p_of<T>(x); }
+    static FASTMMD_INLINE Exponential<T> exponentials(V x) { return exponential<T>(x); }
+    static FASTMMD_INLINE V at_most(V x, T limit) { return FASTMMD_ISA::at_most<T>(x, limit); }
+};
+
+// The arguments of a family at squared distances and, where they are roots, the reciprocals, 0 at 0.
+template <class T, int N, class F>
+FASTMMD_INLINE void arguments_of(const Vector<T>* distances, Vector<T>* argument, Vector<T>* inverse) {
+    for (int v = 0; v < N; ++v) {
+        if constexpr (F::takes_root) {
+            argument[v] = square_roots<T>(distances[v]);
+            inverse[v] = argument[v] > Vector<T>{} ? T(1) / argument[v] : Vector<T>{};
+        } else {
+            argument[v] = is_capped<F> ? at_most<T>(distances[v], (T)Limits<T>::argument) : distances[v];
+        }
     }
+}
+
+// A family F on N vectors at once, whose chains of dependent operations overlap: begin(r) with the squared
+// distances, next(rung) for each rung in order, then u(v), value(v), slope(v), shifted(v).
+template <class T, int N, class F, bool = is_exponential<F>> struct Kappa {
+    typedef Vector<T> V;
+    V argument[N], inverse[N] = {};
+    typename F::template At<VectorMath<T>> at[N];
+    FASTMMD_INLINE void begin(const V* distances) { arguments_of<T, N, F>(distances, argument, inverse); }
+    FASTMMD_INLINE void next(const Rung<T>& rung) {
+        FASTMMD_UNROLL for (int v = 0; v < N; ++v) at[v] = {argument[v], inverse[v], rung.rate, rung.alpha};
+    }
+    FASTMMD_INLINE V u(int v) const { return at[v].u; }
+    FASTMMD_INLINE V value(int v) const { return at[v].k; }
+    FASTMMD_INLINE V slope(int v) const { return at[v].slope(); }
+    FASTMMD_INLINE V shifted(int v) const { return at[v].shifted(); }
+};
+
+// An exponential climbs the ladder. Of k and 1 + u the one that has its digits is taken: a squaring doubles
+// the relative error of k and about that of u, so k loses it near 1, where u is small, and 1 + u near 0.
+template <class T, int N, class F> struct Kappa<T, N, F, true> {
+    typedef Vector<T> V;
+    V argument[N], inverse[N] = {}, expm1[N] = {}, k[N] = {};
+    FASTMMD_INLINE void begin(const V* distances) { arguments_of<T, N, F>(distances, argument, inverse); }
     FASTMMD_INLINE void next(const Rung<T>& rung) {
         if (rung.alone) {
-            FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = near_exp2<T>(r[v], rung.rate);
+            FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = near_exp2<T>(argument[v], rung.rate);
             return;
         }
         if (rung.squarings == 0 && rung.near) {
-            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, near_exponential<T>(r[v] * rung.rate));
+            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, near_exponential<T>(argument[v] * rung.rate));
         } else if (rung.squarings == 0) {
-            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, exponential<T>(r[v] * rung.rate));
+            FASTMMD_UNROLL for (int v = 0; v < N; ++v) set(v, exponential<T>(argument[v] * rung.rate));
         }
         if (rung.squarings == 0) return;
         for (int i = 0; i < rung.squarings; ++i) FASTMMD_UNROLL for (int v = 0; v < N; ++v) {
-                u[v] = u[v] * u[v] + (u[v] + u[v]);
-                k[v] = k[v] * k[v];  // loses relative accuracy near 1, as 1 + u does near 0
+                expm1[v] = expm1[v] * expm1[v] + (expm1[v] + expm1[v]);
+                k[v] = k[v] * k[v];
             }
-        FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] = u[v] > broadcast<T>(T(-0.5)) ? u[v] + T(1) : k[v];
+        FASTMMD_UNROLL for (int v = 0; v < N; ++v) k[v] =
+            expm1[v] > broadcast<T>(T(-0.5)) ? expm1[v] + T(1) : k[v];
     }
-    FASTMMD_INLINE void set(int v, const Exponential<T>& e) { u[v] = e.expm1, k[v] = e.exp; }
+    FASTMMD_INLINE void set(int v, const Exponential<T>& e) { expm1[v] = e.expm1, k[v] = e.exp; }
+    FASTMMD_INLINE V u(int v) const { return expm1[v]; }
     FASTMMD_INLINE V value(int v) const { return k[v]; }
-    FASTMMD_INLINE V slope(int v) const { return k[v]; }
-    FASTMMD_INLINE V shifted(int v) const { return u[v]; }
-};
-
-template <class T, int N>
-struct Laplacian {  // exp(rate sqrt(r)), rate = -1 / s; slope in units of -1 / (2 s)
-    typedef Vector<T> V;
-    Gaussian<T, N> exponentials;
-    V inverse[N], *u = exponentials.u;
-    FASTMMD_INLINE void begin(const V* distances) {
-        V root[N];
-        for (int v = 0; v < N; ++v) {
-            root[v] = square_roots<T>(distances[v]);
-            inverse[v] = root[v] > V{} ? T(1) / root[v] : V{};
-        }
-        exponentials.begin(root);
-    }
-    FASTMMD_INLINE void next(const Rung<T>& rung) { exponentials.next(rung); }
-    FASTMMD_INLINE V value(int v) const { return exponentials.k[v]; }
-    FASTMMD_INLINE V slope(int v) const { return exponentials.k[v] * inverse[v]; }
-    FASTMMD_INLINE V shifted(int v) const { return slope(v); }
-};
-
-template <class T>
-constexpr T far_away = sizeof(T) == 4 ? T(1e30) : T(1e300);  // its square overflows, r / r does not
-
-template <class T, int N> struct InverseMultiquadric {  // c / (c + r), rate = c = s^2
-    typedef Vector<T> V;
-    V r[N], u[N], k[N];
-    FASTMMD_INLINE void begin(const V* distances) {
-        for (int v = 0; v < N; ++v) r[v] = at_most<T>(distances[v], far_away<T>);
-    }
-    FASTMMD_INLINE void next(const Rung<T>& rung) {
-        FASTMMD_UNROLL for (int v = 0; v < N; ++v) {
-            const V inverse = T(1) / (r[v] + rung.rate);
-            u[v] = -r[v] * inverse;
-            k[v] = inverse * rung.rate;
-        }
-    }
-    FASTMMD_INLINE V value(int v) const { return k[v]; }
-    FASTMMD_INLINE V slope(int v) const { return k[v] * k[v]; }
-    FASTMMD_INLINE V shifted(int v) const { return u[v] * (k[v] + T(1)); }
-};
-
-template <class T, int N> struct RationalQuadratic {  // (1 + q)^-alpha, q = rate r, rate = 1 / (2 alpha s^2)
-    typedef Vector<T> V;
-    V r[N], q[N], u[N], k[N], inverse[N];
-    FASTMMD_INLINE void begin(const V* distances) {
-        for (int v = 0; v < N; ++v) r[v] = at_most<T>(distances[v], far_away<T>);
-    }
-    FASTMMD_INLINE void next(const Rung<T>& rung) {
-        FASTMMD_UNROLL for (int v = 0; v < N; ++v) {
-            q[v] = at_most<T>(r[v] * rung.rate, far_away<T>);
-            const Exponential<T> e = exponential<T>(log1p_of<T>(q[v]) * -rung.alpha);
-            u[v] = e.expm1, k[v] = e.exp;
-            inverse[v] = T(1) / (q[v] + T(1));
-        }
-    }
-    FASTMMD_INLINE V value(int v) const { return k[v]; }
-    FASTMMD_INLINE V slope(int v) const { return k[v] * inverse[v]; }
-    FASTMMD_INLINE V shifted(int v) const { return (u[v] - q[v]) * inverse[v]; }
-};
-
-template <class T, int N> struct Energy {  // -sqrt(r); slope in units of -1/2
-    typedef Vector<T> V;
-    V u[N], inverse[N];
-    FASTMMD_INLINE void begin(const V* distances) {
-        for (int v = 0; v < N; ++v) {
-            const V root = square_roots<T>(distances[v]);
-            u[v] = -root;
-            inverse[v] = root > V{} ? T(1) / root : V{};
-        }
-    }
-    FASTMMD_INLINE void next(const Rung<T>&) {}
-    FASTMMD_INLINE V value(int v) const { return u[v]; }
-    FASTMMD_INLINE V slope(int v) const { return inverse[v]; }
-    FASTMMD_INLINE V shifted(int v) const { return inverse[v]; }
+    FASTMMD_INLINE V slope(int v) const { return F::takes_root ? k[v] * inverse[v] : k[v]; }
+    FASTMMD_INLINE V shifted(int v) const { return F::smooth ? expm1[v] : slope(v); }
 };
 
 // sum_j mass_j u_j over a few vectors of squared distances r, which are replaced by the slopes.
-template <class T, template <class, int> class Kappa, bool Slopes, int Vectors>
+template <class T, class F, bool Slopes, int Vectors>
 FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T* r) {
     Vector<T> distances[Vectors], u[Vectors] = {}, slope[Vectors] = {};
     for (int v = 0; v < Vectors; ++v) distances[v] = load(r + v * lanes<T>);
@@ -135,7 +99,7 @@ FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T*
             slope[v] = slope[v] * distances[v] + plan.series.constant;
         }
     }
-    Kappa<T, Vectors> kappa;
+    Kappa<T, Vectors, F> kappa;
     kappa.begin(distances);
     for (int s = 0; s < plan.used; ++s) {
         const Rung<T>& rung = plan.rungs[s];
@@ -143,7 +107,7 @@ FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T*
         if (rung.far) {
             FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.value(v) * rung.weight;
         } else {
-            FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.u[v] * rung.weight;
+            FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) u[v] += kappa.u(v) * rung.weight;
         }
         if constexpr (!Slopes) continue;
         if (rung.shifted) {
@@ -160,7 +124,7 @@ FASTMMD_INLINE Vector<T> evaluate_vectors(const Plan<T>& plan, const T* mass, T*
     return sum;
 }
 
-template <class T, template <class, int> class Kappa, bool Slopes>
+template <class T, class F, bool Slopes>
 double evaluate(const Plan<T>& plan,
                 const T* mass,  // [used]
                 int used,
@@ -168,13 +132,13 @@ double evaluate(const Plan<T>& plan,
     Wide<T> total = {};  // in double early: what is left of mmd2 is a small difference of these sums
     int j = 0;
     for (; j + 4 * lanes<T> <= used; j += 4 * lanes<T>)
-        total += widen<T>(evaluate_vectors<T, Kappa, Slopes, 4>(plan, mass + j, r + j));
+        total += widen<T>(evaluate_vectors<T, F, Slopes, 4>(plan, mass + j, r + j));
     for (; j < used; j += lanes<T>)
-        total += widen<T>(evaluate_vectors<T, Kappa, Slopes, 1>(plan, mass + j, r + j));
+        total += widen<T>(evaluate_vectors<T, F, Slopes, 1>(plan, mass + j, r + j));
     return sum_halves<lanes<T>>(total);
 }
 
-template <class T, template <class, int> class Kappa>
+template <class T, class F>
 double evaluate_per_rung(const Plan<T>& plan,
                          const T* mass,  // [used]
                          int used,
@@ -191,19 +155,19 @@ double evaluate_per_rung(const Plan<T>& plan,
         memset(chunk, 0, 2 * count * sizeof(Vector<T>));
         for (int j = first; j < smaller(first + step, used); j += lanes<T>) {
             const Vector<T> distances = load(r + j), weight = load(mass + j);
-            const Vector<T> finite = at_most<T>(distances, far_away<T>);
-            Kappa<T, 1> kappa;
+            const Vector<T> finite = at_most<T>(distances, (T)Limits<T>::argument);
+            Kappa<T, 1, F> kappa;
             kappa.begin(&distances);
             Vector<T> u = {}, slope = {};
             for (int s = 0; s < count; ++s) {
                 const Rung<T>& rung = plan.rungs[s];
                 kappa.next(rung);
-                u += kappa.u[0] * rung.weight;
+                u += kappa.u(0) * rung.weight;
                 slope += (rung.shifted ? kappa.shifted(0) : kappa.slope(0)) * rung.steepness;
                 T* by_slope = chunk + s * lanes<T>;
                 T* by_u = chunk + (count + s) * lanes<T>;
                 store(by_slope, load(by_slope) + weight * (finite * kappa.slope(0)));
-                store(by_u, load(by_u) + weight * kappa.u[0]);
+                store(by_u, load(by_u) + weight * kappa.u(0));
             }
             total += widen<T>(weight * u);
             store(r + j, slope);
@@ -214,48 +178,9 @@ double evaluate_per_rung(const Plan<T>& plan,
     return sum_halves<lanes<T>>(total);
 }
 
-template <class T, template <class, int> class Kappa> void set_kernel(Plan<T>& plan) {
-    plan.evaluate = evaluate<T, Kappa, true>;
-    plan.evaluate_value = evaluate<T, Kappa, false>;
-    plan.evaluate_per_rung = evaluate_per_rung<T, Kappa>;
-}
-
-// kappa'(r) / kappa'(0) of a smooth kernel; 0 for the others, whose slopes are never shifted.
-inline double relative_slope(const Kernel& kernel, double s, double r) {
-    const double q = r / (s * s);
-    switch (kernel.name) {
-        case KernelName::gaussian: return exp(-0.5 * q);
-        case KernelName::imq: return 1 / ((1 + q) * (1 + q));
-        case KernelName::rational_quadratic: return pow(1 + 0.5 * q / kernel.alpha, -kernel.alpha - 1);
-        default: return 0;
-    }
-}
-
-// kappa(r) of a bounded kernel; 1 for the other one.
-inline double value_at(const Kernel& kernel, double s, double r) {
-    const double q = r / (s * s);
-    switch (kernel.name) {
-        case KernelName::gaussian: return exp(-0.5 * q);
-        case KernelName::laplacian: return exp(-sqrt(q));
-        case KernelName::imq: return 1 / (1 + q);
-        case KernelName::rational_quadratic: return pow(1 + 0.5 * q / kernel.alpha, -kernel.alpha);
-        default: return 1;
-    }
-}
-
-// |value| at most limit; NaN stays NaN.
-inline double bounded(double value, double limit) {
-    return value > limit ? limit : value < -limit ? -limit : value;
-}
-
-// Bandwidths that are tiny in T get the largest numbers that still give 0 at r = 0: inf would give NaN. The
-// slopes leave room for masses.
-template <class T> constexpr double steepest = (double)Format<T>::largest * 0x1p-20;
-template <class T> constexpr double narrowest = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
-
-// Folds the bandwidths of a Gaussian that are wide for squared distances up to `reach` into `plan.series`;
+// Folds the bandwidths that are wide for squared distances up to `reach` into `plan.series`;
 // returns the narrowest one that is, or infinity.
-template <class T>
+template <class T, class F>
 double fold_wide(const Kernel& kernel, double reach, const PlanScratch& scratch, Plan<T>& plan) {
     const double narrowest_wide = sqrt(0.5 * reach / widest_reach);
     int count = 0;
@@ -265,7 +190,7 @@ double fold_wide(const Kernel& kernel, double reach, const PlanScratch& scratch,
         scratch.bandwidths[count] = s;
         scratch.weights[count] = kernel.weights[i];
         scratch.steepness[count] = -0.5 * kernel.weights[i] / (s * s);
-        scratch.shifted[count] = relative_slope(kernel, s, reach) > 0.5;
+        scratch.shifted[count] = F::template relative_slope<LibraryMath>(reach / (s * s), kernel.alpha) > 0.5;
         if (scratch.shifted[count]) plan.shift += scratch.steepness[count];
         ++count;
     }
@@ -286,6 +211,55 @@ template <class T> void find_alone(Plan<T>& plan) {
     }
 }
 
+// Rung of bandwidth `index` where nothing climbs to it.
+template <class T, class F>
+Rung<T> rung_of(const Kernel& kernel, int index, const Distances& distances, double reach, bool per_rung) {
+    const double s = kernel.bandwidths[index] > 0 ? kernel.bandwidths[index] : NAN, w = kernel.weights[index],
+                 alpha = kernel.alpha;
+    const double rate = F::template rate<T>(s, alpha),
+                 steepness = bounded_by(Limits<T>::steepness, w * F::steepness(s));
+    const double farthest = distances.farthest / (s * s), typical = distances.typical / (s * s);
+    Rung<T> rung = {};
+    rung.rate = (T)rate;
+    rung.weight = (T)w;
+    rung.steepness = (T)steepness;
+    rung.alpha = (T)alpha;
+    rung.near = rate * (F::takes_root ? sqrt(reach) : reach) > (double)Format<T>::exp_smallest;
+    rung.shifted = F::smooth && F::template relative_slope<LibraryMath>(farthest, alpha) > 0.5;
+    rung.far = !per_rung && F::template value<LibraryMath>(typical, alpha) < 0.5;
+    rung.index = index;
+    rung.shift = rung.shifted ? steepness : 0;
+    rung.by_bandwidth = F::has_bandwidths ? bounded_by(Limits<double>::steepness, -2 / s * steepness) : 0;
+    return rung;
+}
+
+template <class T, class F>
+void make_plan_of(const Kernel& kernel, const Distances& distances, bool per_rung, bool may_fold,
+                  const PlanScratch& scratch, Plan<T>& plan) {
+    plan.evaluate = evaluate<T, F, true>;
+    plan.evaluate_value = evaluate<T, F, false>;
+    plan.evaluate_per_rung = evaluate_per_rung<T, F>;
+    const double reach = distances.farthest * (1 + 1e-5);  // distances as they are rounded
+    double folded_from = INFINITY;
+    if (is_foldable<F> && may_fold && !per_rung && reach > 1e-30 && reach < 1e30)
+        folded_from = fold_wide<T, F>(kernel, reach, scratch, plan);
+    plan_ladder(kernel.bandwidths, kernel.count, scratch.order, scratch.follows);
+    bool after_folded = false;
+    for (int i = 0; i < kernel.count; ++i) {
+        const int index = scratch.order[i];
+        if (kernel.bandwidths[index] >= folded_from) {
+            after_folded = true;
+            continue;
+        }
+        Rung<T>& rung = plan.rungs[plan.used++] = rung_of<T, F>(kernel, index, distances, reach, per_rung);
+        rung.squarings = scratch.follows[i] && !after_folded ? F::squarings : 0;
+        if (rung.far) plan.offset += rung.weight;
+        plan.shift += rung.shift;
+        after_folded = false;
+    }
+    if (is_foldable<F> && may_fold) find_alone(plan);
+}
+
 }  // namespace
 
 template <class T>
@@ -295,60 +269,9 @@ void make_plan(const Kernel& kernel, int dim, const Distances& distances, bool p
     plan.count = kernel.count;
     plan.rungs = rungs;
     plan.loops = pair_loops<T>(dim);
-    int squarings = 0;
-    switch (kernel.name) {
-        case KernelName::gaussian: set_kernel<T, Gaussian>(plan), squarings = 2; break;
-        case KernelName::laplacian: set_kernel<T, Laplacian>(plan), squarings = 1; break;
-        case KernelName::imq: set_kernel<T, InverseMultiquadric>(plan); break;
-        case KernelName::rational_quadratic: set_kernel<T, RationalQuadratic>(plan); break;
-        case KernelName::energy: set_kernel<T, Energy>(plan); break;
-    }
-    const double reach = distances.farthest * (1 + 1e-5);  // distances as they are rounded
-    double folded_from = INFINITY;
-    if (may_fold && !per_rung && kernel.name == KernelName::gaussian && reach > 1e-30 && reach < 1e30)
-        folded_from = fold_wide(kernel, reach, scratch, plan);
-    plan_ladder(kernel.bandwidths, kernel.count, scratch.order, scratch.follows);
-    bool after_folded = false;
-    for (int i = 0; i < kernel.count; ++i) {
-        const int index = scratch.order[i];
-        const double s = kernel.bandwidths[index] > 0 ? kernel.bandwidths[index] : NAN,
-                     w = kernel.weights[index];
-        if (s >= folded_from) {
-            after_folded = true;
-            continue;
-        }
-        double rate = 0, steepness = 0, argument = reach;
-        switch (kernel.name) {
-            case KernelName::gaussian: rate = steepness = -0.5 / (s * s); break;
-            case KernelName::laplacian: rate = -1 / s, steepness = -0.5 / s, argument = sqrt(reach); break;
-            case KernelName::imq:
-                rate = s * s < narrowest<T> ? narrowest<T> : s * s, steepness = -1 / (s * s);
-                break;
-            case KernelName::rational_quadratic:
-                rate = 0.5 / (kernel.alpha * s * s), steepness = -0.5 / (s * s);
-                break;
-            case KernelName::energy: steepness = -0.5; break;
-        }
-        rate = bounded(rate, (double)Format<T>::largest);
-        steepness = bounded(w * steepness, steepest<T>);
-        Rung<T>& rung = rungs[plan.used++];
-        rung = Rung<T>();
-        rung.rate = (T)rate;
-        rung.weight = (T)w;
-        rung.steepness = (T)steepness;
-        rung.alpha = (T)kernel.alpha;
-        rung.squarings = scratch.follows[i] && !after_folded ? squarings : 0;
-        rung.near = rate * argument > (double)Format<T>::exp_smallest;
-        rung.shifted = relative_slope(kernel, s, distances.farthest) > 0.5;
-        rung.far = !per_rung && value_at(kernel, s, distances.typical) < 0.5;
-        if (rung.far) plan.offset += rung.weight;
-        rung.index = index;
-        rung.by_bandwidth =
-            kernel.name == KernelName::energy ? 0 : bounded(-2 / s * steepness, steepest<double>);
-        if (rung.shifted) plan.shift += steepness;
-        after_folded = false;
-    }
-    if (may_fold && kernel.name == KernelName::gaussian) find_alone(plan);
+    with_family(kernel.family, [&](auto family) {
+        make_plan_of<T, decltype(family)>(kernel, distances, per_rung, may_fold, scratch, plan);
+    });
 }
 
 template void make_plan(const Kernel&, int, const Distances&, bool, bool, Rung<float>*, const PlanScratch&,

@@ -28,6 +28,7 @@ template <class T> struct Rung {
     bool far;       // adds the kernel instead of u
     bool alone;     // a Gaussian of which that is all: near, not shifted, and no rung climbs from or to it
     int index;      // of its bandwidth in the caller's list
+    double shift;   // what the slope leaves out
     double by_bandwidth;  // d kappa / d bandwidth = by_bandwidth * r * slope, weight included
 };
 

@@ -5,12 +5,12 @@
 #pragma once
 #include <stdint.h>
 
+#include "../common/families.hpp"
+
 namespace fastmmd {
 
-enum class KernelName { gaussian, laplacian, imq, rational_quadratic, energy };
-
 struct Kernel {
-    KernelName name;
+    Family family;
     int count;                 // S
     const double* bandwidths;  // [S]
     const double* weights;     // [S]

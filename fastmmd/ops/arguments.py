@@ -9,9 +9,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from ..kernels import FAMILIES
 from .registration import reject_forward_mode
 
-KERNELS = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")
+KERNELS = tuple(FAMILIES)
 DEFAULT_BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -107,11 +108,13 @@ def kernel_arguments(
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
     check_number("alpha", alpha)
-    if alpha != 1 and kernel != "rational_quadratic":
-        raise ValueError(f'alpha: got {alpha!r} for kernel={kernel!r}; only "rational_quadratic" has it')
-    if kernel == "energy":
+    family = FAMILIES[kernel]
+    if alpha != 1 and not family.has_alpha:
+        having = " and ".join(f'"{name}"' for name in KERNELS if FAMILIES[name].has_alpha)
+        raise ValueError(f"alpha: got {alpha!r} for kernel={kernel!r}; only {having} has it")
+    if not family.has_bandwidths:
         if not isinstance(bandwidths, tuple) or bandwidths != DEFAULT_BANDWIDTHS:
-            raise ValueError('bandwidths: the "energy" kernel has none; leave the argument out')
+            raise ValueError(f'bandwidths: the "{kernel}" kernel has none; leave the argument out')
         bandwidths = (1.0,)
     s_tensor, s_floats = _floats("bandwidths", bandwidths, points)
     count = len(s_floats) if s_tensor is None else s_tensor.shape[0]

@@ -34,22 +34,22 @@ typedef std::vector<Number> Numbers;
 typedef std::vector<Sum> Sums;
 
 struct KernelCase {
-    KernelName name;
+    Family family;
     std::vector<double> bandwidths, weights;
     double alpha = 1;
 
     Kernel kernel(const Array<double>& bandwidth_array, const Array<double>& weight_array) const {
-        return {name, (int)bandwidths.size(), bandwidth_array.data(), weight_array.data(), alpha};
+        return {family, (int)bandwidths.size(), bandwidth_array.data(), weight_array.data(), alpha};
     }
 };
 
-inline const char* name_of(KernelName name) {
-    switch (name) {
-        case KernelName::gaussian: return "gaussian";
-        case KernelName::laplacian: return "laplacian";
-        case KernelName::imq: return "imq";
-        case KernelName::rational_quadratic: return "rational_quadratic";
-        case KernelName::energy: return "energy";
+inline const char* name_of(Family family) {
+    switch (family) {
+        case Family::gaussian: return "gaussian";
+        case Family::laplacian: return "laplacian";
+        case Family::imq: return "imq";
+        case Family::rational_quadratic: return "rational_quadratic";
+        case Family::energy: return "energy";
     }
     return "?";
 }
@@ -57,13 +57,13 @@ inline const char* name_of(KernelName name) {
 // For every kernel: ladders, lists without one, unsorted, duplicates, a single bandwidth.
 inline std::vector<KernelCase> kernel_cases() {
     std::vector<KernelCase> cases;
-    for (const KernelName name :
-         {KernelName::gaussian, KernelName::laplacian, KernelName::imq, KernelName::rational_quadratic}) {
-        cases.push_back({name, {2, 5, 10, 20, 40, 80}, {1, 1, 1, 1, 1, 1}});
-        cases.push_back({name, {1.5, 4, 3, 1.5, 6}, {0.5, 2, 1, 0.25, 1.5}, 0.5});
-        cases.push_back({name, {2.5}, {1}, 2.5});
+    for (const Family family :
+         {Family::gaussian, Family::laplacian, Family::imq, Family::rational_quadratic}) {
+        cases.push_back({family, {2, 5, 10, 20, 40, 80}, {1, 1, 1, 1, 1, 1}});
+        cases.push_back({family, {1.5, 4, 3, 1.5, 6}, {0.5, 2, 1, 0.25, 1.5}, 0.5});
+        cases.push_back({family, {2.5}, {1}, 2.5});
     }
-    cases.push_back({KernelName::energy, {1}, {1}});
+    cases.push_back({Family::energy, {1}, {1}});
     return cases;
 }
 
@@ -76,25 +76,25 @@ struct Rung {
 
 inline Rung rung_at(const KernelCase& kernel, int index, Number r) {
     const Number s = kernel.bandwidths[index], alpha = kernel.alpha, root = std::sqrt(r);
-    switch (kernel.name) {
-        case KernelName::gaussian: {
+    switch (kernel.family) {
+        case Family::gaussian: {
             const Number k = std::exp(-r / (2 * s * s));
             return {std::expm1(-r / (2 * s * s)), -k / (2 * s * s), k * r / (s * s * s), r / (2 * s * s)};
         }
-        case KernelName::laplacian: {
+        case Family::laplacian: {
             const Number k = std::exp(-root / s);
             return {std::expm1(-root / s), r > 0 ? -k / (2 * s * root) : 0, k * root / (s * s), root / s};
         }
-        case KernelName::imq: {
+        case Family::imq: {
             const Number c = s * s, sum = c + r;
             return {-r / sum, -c / (sum * sum), 2 * s * r / (sum * sum), 0};
         }
-        case KernelName::rational_quadratic: {
+        case Family::rational_quadratic: {
             const Number logarithm = std::log1p(r / (2 * alpha * s * s)),
                          k = std::exp(-(alpha + 1) * logarithm);
             return {std::expm1(-alpha * logarithm), -k / (2 * s * s), k * r / (s * s * s), 0};
         }
-        case KernelName::energy: return {-root, r > 0 ? -1 / (2 * root) : 0, 0, 0};
+        case Family::energy: return {-root, r > 0 ? -1 / (2 * root) : 0, 0, 0};
     }
     return {};
 }

@@ -9,7 +9,7 @@ TEST(memory_that_runs_out) {
     constexpr int64_t n = int64_t(1) << 46;  // points that no address space holds
     const double one[] = {1};
     const int64_t key[] = {0, 0};
-    const Kernel kernel = {KernelName::gaussian, 1, one, one, 1};
+    const Kernel kernel = {Family::gaussian, 1, one, one, 1};
     const Features features = {key, 4, 1, one, one};
     // Never read: the kernels ask for their memory first.
     char nothing;

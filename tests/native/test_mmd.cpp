@@ -327,7 +327,7 @@ TEST(mmd2_of_members_that_have_no_value) {
 TEST(mmd2_of_several_tiles) {
     Random random(10);
     for (const KernelCase& kernel : kernel_cases())
-        if (kernel.bandwidths.size() == (kernel.name == KernelName::gaussian ? 6u : 1u))
+        if (kernel.bandwidths.size() == (kernel.family == Family::gaussian ? 6u : 1u))
             check_case(make_case(random, kernel, 515, 261, 6));
 }
 
