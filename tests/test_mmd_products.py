@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterator
 from unittest.mock import Mock
 
@@ -17,12 +18,12 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd import _native
-from fastmmd.backends.cpu import mmd, products
+from fastmmd.backends.cpu import mmd, onednn, products
 from fastmmd.backends.cpu.mmd import products as mmd_products
-from fastmmd.kernels import Kernel
-from fastmmd.ops import arguments
+from fastmmd.backends.cpu.mmd import samples
+from fastmmd.kernels import FAMILIES, Kernel
 
-KERNELS = tuple(name for name in arguments.KERNELS if name != "energy")  # which takes differences
+KERNELS = tuple(name for name, family in FAMILIES.items() if family.bounded)  # others take differences
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def by_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mock]:
     """Products for every size, in tiles so small that few points take many of them."""
     monkeypatch.setattr(mmd, "DIRECT_DIMS", 0)
     monkeypatch.setattr(mmd, "DIRECT_COORDINATES", 0)
-    monkeypatch.setattr(mmd_products, "TILE", 16)
+    monkeypatch.setattr(samples, "TILE", 16)
     called = Mock(wraps=mmd_products.mmd2)
     monkeypatch.setattr(mmd_products, "mmd2", called)
     with fastmmd.backend("native"):
@@ -182,7 +183,7 @@ def test_several_bandwidths_of_which_some_are_folded() -> None:
         check(placed("clusters", 420, 96, 1), placed("clusters", 380, 96, 2), [2.0, 5.0, 10.0, 20.0, 40.0, 80.0])
 
 
-@pytest.mark.parametrize("kernel", arguments.KERNELS)
+@pytest.mark.parametrize("kernel", FAMILIES)
 def test_identical_samples_give_zero(kernel: str) -> None:
     x = points(400, 100).requires_grad_()
     bandwidths = () if kernel == "energy" else ((10.0, 20.0),)
@@ -251,15 +252,50 @@ def test_same_bits_every_time_and_whatever_the_precision_asked_for() -> None:
         assert torch.equal(a, b)
 
 
-def test_products_of_torch_where_onednn_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def checked_anew() -> Iterator[None]:
+    onednn.product.cache_clear()
+    yield
+    onednn.product.cache_clear()
+
+
+def refuses(*arguments: object) -> Tensor:
+    raise RuntimeError("another version of torch")
+
+
+def errs(a: Tensor, b: Tensor, *others: object) -> Tensor:
+    return a @ b.T + 1
+
+
+@pytest.mark.parametrize("operator", [None, refuses, errs])
+def test_products_of_torch_where_onednn_is_missing(
+    checked_anew: None, monkeypatch: pytest.MonkeyPatch, operator: object
+) -> None:
+    """Missing, refusing or giving another result, the private operator is not used at all."""
     a, b = points(48, 100, seed=1), points(80, 100, seed=2)
-    with products.full_precision():
-        assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
-        assert_close(products.multiply(a.T, b[:48].T), a.to(F64).T @ b[:48].to(F64))
-        monkeypatch.setattr(products, "_onednn", lambda: None)
-        assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
-    with fastmmd.backend("native"):
-        check(*sample(400, 380, 100), scales(100))
+
+    def check_products() -> None:
+        with products.full_precision():
+            assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
+            assert_close(products.multiply(a.T, b[:48].T), a.to(F64).T @ b[:48].to(F64))
+        with fastmmd.backend("native"):
+            check(*sample(400, 380, 100), scales(100))
+
+    check_products()
+    onednn.product.cache_clear()
+    others = Mock(spec=[] if operator is None else ["_linear_pointwise"])
+    if operator is not None:
+        others._linear_pointwise = operator
+    monkeypatch.setattr(torch.ops, "mkldnn", others)
+    assert onednn.product() is None
+    check_products()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere torch's own product serves")
+def test_onednn_is_used_where_it_is(checked_anew: None) -> None:
+    product, (a, b) = onednn.product(), (points(48, 100, seed=1), points(80, 100, seed=2))
+    assert product is not None
+    assert torch.equal(products.multiply(a, b), product(a, b))
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 255, 256, 257, 1000, 1040])
@@ -276,9 +312,9 @@ import torch
 import fastmmd
 import test_mmd
 from fastmmd.backends.cpu import mmd
-from fastmmd.backends.cpu.mmd import products as mmd_products
+from fastmmd.backends.cpu.mmd import samples
 mmd.DIRECT_DIMS = mmd.DIRECT_COORDINATES = 0
-mmd_products.TILE = 32
+samples.TILE = 32
 with fastmmd.backend("native"):
     for kernel in test_mmd.KERNELS:
         for dtype in (torch.float32, torch.float64):
@@ -291,8 +327,8 @@ with fastmmd.backend("native"):
 
 @pytest.mark.parametrize("capability", _native.capabilities())
 def test_every_instruction_set(capability: str) -> None:
-    found = run_python(CHECKS, FASTMMD_CPU_CAPABILITY=capability)
-    assert found.returncode == 0, found.stderr[-3000:]
+    done = run_python(CHECKS, FASTMMD_CPU_CAPABILITY=capability)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 PEAK = """
@@ -317,9 +353,9 @@ with fastmmd.backend("native"):
 
 def test_linear_memory() -> None:
     """A dense matrix of 8192 x 8192 float32 takes 256 MB; inputs and gradients of this size take 2 each."""
-    found = run_python(PEAK)
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert float(found.stdout) < 40
+    done = run_python(PEAK)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout) < 40
 
 
 FORK = """
@@ -338,5 +374,5 @@ with fastmmd.backend("native"):
 
 
 def test_use_fork_use() -> None:
-    found = run_python(FORK, OMP_NUM_THREADS="2")
-    assert found.returncode == 0, found.stderr[-3000:]
+    done = run_python(FORK, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -187,7 +187,7 @@ struct Energy : FamilyDefaults {
 template <class F> constexpr bool is_exponential = F::squarings > 0;
 // Arguments are at most Limits<T>::argument.
 template <class F> constexpr bool is_capped = F::bounded && !is_exponential<F>;
-// Wide bandwidths fold into polynomials in r (common/series.hpp).
+// Wide bandwidths fold into polynomials in r (cpu/mmd/series.hpp).
 template <class F> constexpr bool is_foldable = is_exponential<F> && !F::takes_root;
 
 // body(F()) with the family's struct.

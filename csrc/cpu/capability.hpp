@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "operations.hpp"
+#include "calls.hpp"
 
 namespace fastmmd {
 

@@ -1,6 +1,6 @@
 // The elementary functions on arrays: what the tests measure.
 #include "math.hpp"
-#include "operations.hpp"
+#include "calls.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {

@@ -44,14 +44,7 @@ struct KernelCase {
 };
 
 inline const char* name_of(Family family) {
-    switch (family) {
-        case Family::gaussian: return "gaussian";
-        case Family::laplacian: return "laplacian";
-        case Family::imq: return "imq";
-        case Family::rational_quadratic: return "rational_quadratic";
-        case Family::energy: return "energy";
-    }
-    return "?";
+    return host::with_family(family, [](auto family) { return family.name; });
 }
 
 // For every kernel: ladders, lists without one, unsorted, duplicates, a single bandwidth.

@@ -152,27 +152,18 @@ template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, c
     const Array<int64_t> x_offsets(c.x_offsets), y_offsets(c.y_offsets);
     const Array<double> bandwidths(c.kernel.bandwidths), weights(c.kernel.weights);
     auto out = std::make_unique<Outputs<T>>(c);
-    const bool done = set.operations->mmd2({is_double<T>,
-                                            threads,
-                                            c.batch,
-                                            c.n,
-                                            c.m,
-                                            c.dim,
-                                            x.data(),
-                                            or_null(y),
-                                            or_null(x_weights),
-                                            or_null(y_weights),
-                                            or_null(x_offsets),
-                                            or_null(y_offsets),
-                                            c.kernel.kernel(bandwidths, weights),
-                                            c.unbiased,
-                                            out->value.data(),
-                                            or_null(out->grad_x),
-                                            or_null(out->grad_y),
-                                            or_null(out->grad_x_weights),
-                                            or_null(out->grad_y_weights),
-                                            or_null(out->grad_bandwidths),
-                                            or_null(out->grad_kernel_weights)});
+    Mmd2 task = {};
+    task.is_double = is_double<T>, task.threads = threads;
+    task.batch = c.batch, task.dim = c.dim;
+    task.x = {c.n, x.data(), or_null(x_weights), or_null(x_offsets)};
+    task.y = {c.m, or_null(y), or_null(y_weights), or_null(y_offsets)};
+    task.kernel = c.kernel.kernel(bandwidths, weights);
+    task.unbiased = c.unbiased;
+    task.value = out->value.data();
+    task.gradients = {or_null(out->grad_x),          or_null(out->grad_y),
+                      or_null(out->grad_x_weights),  or_null(out->grad_y_weights),
+                      or_null(out->grad_bandwidths), or_null(out->grad_kernel_weights)};
+    const bool done = set.operations->mmd2(task);
     CHECK(done, "%s %s: no memory", set.name(), c.describe().c_str());
     return out;
 }

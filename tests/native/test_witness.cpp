@@ -70,10 +70,10 @@ template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, c
     task.value = out->value.data();
     CHECK(set.operations->witness(task), "%s %s: no memory", set.name(), c.describe().c_str());
     task.value = nullptr, task.grad = grad.data();
-    task.grad_points = or_null(out->grad_points), task.grad_samples = or_null(out->grad_samples);
-    task.grad_weights = or_null(out->grad_weights);
-    task.grad_bandwidths = or_null(out->grad_bandwidths);
-    task.grad_kernel_weights = or_null(out->grad_kernel_weights);
+    task.gradients.points = or_null(out->grad_points), task.gradients.samples = or_null(out->grad_samples);
+    task.gradients.weights = or_null(out->grad_weights);
+    task.gradients.bandwidths = or_null(out->grad_bandwidths);
+    task.gradients.kernel_weights = or_null(out->grad_kernel_weights);
     CHECK(set.operations->witness(task), "%s %s: no memory", set.name(), c.describe().c_str());
     return out;
 }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,37 +15,54 @@ from .library import address, is_double, load, threads
 
 def fourier_sum(call: FourierSum) -> Tensor:
     """sum_i w_i phi(x_i): [B, 2 * count]."""
-    x, weights, features = call.x, call.weights, call.features
-    out = x.new_empty((len(x), 2 * features.count))
+    x = call.x
+    batch, n, dim = x.shape
+    out = x.new_empty((batch, 2 * call.features.count))
     load().fourier_sum(
-        is_double(x),
-        threads(),
-        *x.shape,
-        x.data_ptr(),
-        weights.data_ptr(),
-        *_features(features),
-        out.data_ptr(),
+        is_double=is_double(x),
+        threads=threads(),
+        batch=batch,
+        n=n,
+        dim=dim,
+        x=x.data_ptr(),
+        weights=call.weights.data_ptr(),
+        features=_fields(call.features),
+        out=out.data_ptr(),
     )
     return out
 
 
 def fourier_function(call: FourierFunction) -> tuple[Tensor, Tensor]:
     """phi(x_i) . c: value [B, N] and gradient in x [B, N, D]."""
-    x, features, needs_value, needs_grad = call.x, call.features, call.needs_value, call.needs_gradient
-    value = x.new_empty(x.shape[:2] if needs_value else (0,))
-    grad = x.new_empty(x.shape if needs_grad else (0,))
+    x = call.x
+    batch, n, dim = x.shape
+    value = x.new_empty((batch, n) if call.needs_value else 0)
+    grad = x.new_empty((batch, n, dim) if call.needs_gradient else 0)
     load().fourier_function(
-        is_double(x), threads(), *x.shape, x.data_ptr(), call.coefficients.data_ptr(), *_features(features),
-        address(value), address(grad),
-    )  # fmt: skip
+        is_double=is_double(x),
+        threads=threads(),
+        batch=batch,
+        n=n,
+        dim=dim,
+        x=x.data_ptr(),
+        coefficients=call.coefficients.data_ptr(),
+        features=_fields(call.features),
+        value=address(value),
+        grad=address(grad),
+    )
     return value, grad
 
 
 def fourier_frequencies(call: FourierFrequencies) -> Tensor:
     """W = G / bandwidth: [count, dim]."""
-    features, dim, dtype = call.features, call.dim, call.dtype
-    out = torch.empty((features.count, dim), dtype=dtype)
-    load().fourier_frequencies(is_double(out), threads(), dim, *_features(features), out.data_ptr())
+    out = torch.empty((call.features.count, call.dim), dtype=call.dtype)
+    load().fourier_frequencies(
+        is_double=is_double(out),
+        threads=threads(),
+        dim=call.dim,
+        features=_fields(call.features),
+        out=out.data_ptr(),
+    )
     return out
 
 
@@ -54,5 +71,10 @@ fourier_discrepancy_backward = partial(common.fourier_discrepancy_backward, four
 fourier_ascent = partial(common.fourier_ascent, fourier_sum)
 
 
-def _features(features: Features) -> tuple[int, int, Sequence[float], Sequence[float]]:
-    return features.key.data_ptr(), features.count, features.bandwidths, features.kernel_weights
+def _fields(features: Features) -> dict[str, Any]:
+    return {
+        "key": features.key.data_ptr(),
+        "count": features.count,
+        "bandwidths": features.bandwidths,
+        "kernel_weights": features.kernel_weights,
+    }

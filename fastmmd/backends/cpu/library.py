@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels import Kernel
+
 REINSTALL = (
     "install a C++17 compiler with OpenMP and Python's headers (Debian, Ubuntu: apt install g++ python3-dev) and "
     "reinstall: pip install --force-reinstall --no-deps . in a checkout, else "
@@ -85,3 +87,13 @@ def address(tensor: Tensor | None) -> int:
 def numbers(values: tuple[float, ...] | Tensor) -> Sequence[float]:
     """As floats: on the CPU reading a tensor waits for nothing."""
     return values.tolist() if isinstance(values, Tensor) else values
+
+
+def kernel_fields(kernel: Kernel) -> dict[str, Any]:
+    """The fields of the compiled module's Kernel."""
+    return {
+        "family": kernel.family,
+        "bandwidths": numbers(kernel.bandwidths),
+        "weights": numbers(kernel.weights),
+        "alpha": kernel.alpha,
+    }

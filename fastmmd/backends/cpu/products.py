@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import onednn
 
 
 def tile_size(count: int, most: int) -> int:
@@ -40,20 +40,8 @@ def squared_norms(points: Tensor) -> Tensor:
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a @ b.T, within full_precision(): [n, k], [m, k] -> [n, m], a new tensor."""
-    product = _onednn() if a.dtype == torch.float32 else None
-    return a @ b.T if product is None else product(a, b, None, "none", [], "")
-
-
-@cache
-def _onednn() -> Any:
-    """oneDNN's product, or None without it: MKL's, torch's choice, keeps to AVX2 on processors of other makers."""
-    try:
-        product: Any = torch.ops.mkldnn._linear_pointwise
-        a, b = torch.arange(48.0).reshape(3, 16), torch.arange(80.0).reshape(5, 16)
-        works = platform.machine() in ("x86_64", "AMD64") and torch.equal(product(a, b, None, "none", [], ""), a @ b.T)
-    except (AttributeError, RuntimeError):
-        return None
-    return product if works else None
+    product = onednn.product() if a.dtype == torch.float32 else None
+    return a @ b.T if product is None else product(a, b)
 
 
 # torch 2.9 and later have settings of their own for products on the CPU and on CUDA devices; earlier ones have one for

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ....kernels import Kernel
-from ...calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
-from ..library import address, is_double, load, numbers, threads
+from ....kernels import FAMILIES
+from ...calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
+from ..library import address, is_double, kernel_fields, load, threads
 from . import products
 
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
@@ -21,7 +19,7 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     # The rounding of a product shows most where the kernel is unbounded and not smooth. Members by offsets are usually
     # too small for products, and take differences in many dimensions as well.
     y = None if call.y is None else call.y.points
-    if call.kernel.family != "energy" and call.x.offsets is None and _products_pay(call.x.points, y):
+    if FAMILIES[call.kernel.family].bounded and call.x.offsets is None and _products_pay(call.x.points, y):
         return products.mmd2(call)
     return _by_differences(call)
 
@@ -37,53 +35,95 @@ def _products_pay(x: Tensor, y: Tensor | None) -> bool:
 
 
 def _by_differences(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
-    x, x_weights, x_offsets, kernel, needs = call.x.points, call.x.weights, call.x.offsets, call.kernel, call.needs
-    y, y_weights, y_offsets = (None,) * 3 if call.y is None else (call.y.points, call.y.weights, call.y.offsets)
-    batch, n, dim = x.shape
-    members = batch if x_offsets is None else len(x_offsets) - 1
-    m = 0 if y is None else y.shape[1]
-    count = len(kernel.bandwidths)
-    has_y = y is not None
-    value = x.new_empty(members, dtype=torch.float64)
-    grads = (
-        x.new_empty((batch, n, dim) if needs[0] else 0),
-        x.new_empty((batch, m, dim) if needs[1] and has_y else 0),
-        x.new_empty((batch, n) if needs[2] else 0),
-        x.new_empty((batch, m) if needs[3] and has_y else 0),
-        x.new_empty((members, count) if needs[4] else 0),
-        x.new_empty((members, count) if needs[5] else 0),
+    x, y, needs, count = call.x, call.y, call.needs, len(call.kernel.bandwidths)
+    batch, n, dim = x.points.shape
+    members = batch if x.offsets is None else len(x.offsets) - 1
+    m = 0 if y is None else y.points.shape[1]
+    new = x.points.new_empty
+    value = new(members, dtype=torch.float64)
+    gradients = Mmd2Inputs(
+        x=new((batch, n, dim) if needs.x else 0),
+        y=new((batch, m, dim) if needs.y and y is not None else 0),
+        x_weights=new((batch, n) if needs.x_weights else 0),
+        y_weights=new((batch, m) if needs.y_weights and y is not None else 0),
+        bandwidths=new((members, count) if needs.bandwidths else 0),
+        kernel_weights=new((members, count) if needs.kernel_weights else 0),
     )
     load().mmd2(
-        is_double(x), threads(), members, n, m, dim, x.data_ptr(), address(y), address(x_weights),
-        address(y_weights), address(x_offsets), address(y_offsets), *_kernel(kernel), call.unbiased, value.data_ptr(),
-        *map(address, grads),
-    )  # fmt: skip
-    return value, Mmd2Inputs(*grads)
+        is_double=is_double(x.points),
+        threads=threads(),
+        batch=members,
+        dim=dim,
+        x=_sample(x),
+        y=None if y is None else _sample(y),
+        kernel=kernel_fields(call.kernel),
+        unbiased=call.unbiased,
+        value=value.data_ptr(),
+        gradients={
+            "x": address(gradients.x),
+            "y": address(gradients.y),
+            "x_weights": address(gradients.x_weights),
+            "y_weights": address(gradients.y_weights),
+            "bandwidths": address(gradients.bandwidths),
+            "kernel_weights": address(gradients.kernel_weights),
+        },
+    )
+    return value, gradients
+
+
+def _sample(sample: Sample) -> dict[str, int]:
+    points = sample.points
+    return {
+        "count": points.shape[1],
+        "points": address(points),
+        "weights": address(sample.weights),
+        "offsets": address(sample.offsets),
+    }
 
 
 def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
     value = call.points.new_empty(len(call.points))
-    _witness(call, value.data_ptr(), 0, (0, 0, 0, 0, 0))
+    _witness(call, value, None, None)
     return value
 
 
 def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
     """Gradients of grad . witness in points, samples, weights, bandwidths and kernel weights."""
-    forward, count = call.forward, len(call.forward.kernel.bandwidths)
-    shapes = (forward.points.shape, forward.samples.shape, forward.weights.shape, (count,), (count,))
-    grads = [forward.points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, call.needs, strict=True)]
-    _witness(forward, 0, call.grad.data_ptr(), tuple(map(address, grads)))
-    return WitnessInputs(*grads)
+    forward, needs, count = call.forward, call.needs, len(call.forward.kernel.bandwidths)
+    new = forward.points.new_empty
+    gradients = WitnessInputs(
+        points=new(forward.points.shape if needs.points else 0),
+        samples=new(forward.samples.shape if needs.samples else 0),
+        weights=new(forward.weights.shape if needs.weights else 0),
+        bandwidths=new(count if needs.bandwidths else 0),
+        kernel_weights=new(count if needs.kernel_weights else 0),
+    )
+    _witness(forward, None, call.grad, gradients)
+    return gradients
 
 
-def _witness(call: Witness, value: int, grad: int, grads: tuple[int, ...]) -> None:
+def _witness(call: Witness, value: Tensor | None, grad: Tensor | None, gradients: WitnessInputs[Tensor] | None) -> None:
     points, samples = call.points, call.samples
     load().witness(
-        is_double(points), threads(), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(),
-        call.weights.data_ptr(), *_kernel(call.kernel), value, grad, *grads,
-    )  # fmt: skip
-
-
-def _kernel(kernel: Kernel) -> tuple[str, Sequence[float], Sequence[float], float]:
-    return kernel.family, numbers(kernel.bandwidths), numbers(kernel.weights), kernel.alpha
+        is_double=is_double(points),
+        threads=threads(),
+        p=len(points),
+        n=len(samples),
+        dim=samples.shape[1],
+        points=points.data_ptr(),
+        samples=samples.data_ptr(),
+        weights=call.weights.data_ptr(),
+        kernel=kernel_fields(call.kernel),
+        value=address(value),
+        grad=address(grad),
+        gradients=None
+        if gradients is None
+        else {
+            "points": address(gradients.points),
+            "samples": address(gradients.samples),
+            "weights": address(gradients.weights),
+            "bandwidths": address(gradients.bandwidths),
+            "kernel_weights": address(gradients.kernel_weights),
+        },
+    )

@@ -9,10 +9,10 @@
 // polynomials. Where |t| may pass Format<T>::turns_limit, whole turns are taken off first (`far`). While some
 // projections become sines and cosines the next ones are under way: independent work for both multipliers.
 #pragma once
-#include "../common/philox.hpp"
-#include "math.hpp"
-#include "operations.hpp"
-#include "tiles.hpp"
+#include "../../common/philox.hpp"
+#include "../math.hpp"
+#include "../calls.hpp"
+#include "../pairs.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
@@ -84,7 +84,7 @@ void make_frequencies(const Features& features, int64_t first, int width, int di
 // sqrt(weight / features of its part): what makes phi(a) . phi(b) approximate k(a, b).
 template <class T> FASTMMD_INLINE Vector<T> feature_scales(const Features& features, int64_t first) {
     const double size = (double)(features.count / features.parts);
-    return by_part<T>(features, first, [&](int64_t s) { return sqrt(features.weights[s] / size); });
+    return by_part<T>(features, first, [&](int64_t s) { return sqrt(features.kernel_weights[s] / size); });
 }
 
 // The largest |value|; passes over NaN, which reaches every result that it concerns anyway.

@@ -6,7 +6,7 @@
 // Both cancel where a pair is much nearer to each other than to the origin. Those pairs ("near") are done by
 // differences, distance and gradient alike, and leave 0 in the tile, so that every other pair keeps its
 // distance to a few roundings and its two gradient terms are of the size of their difference.
-#include "pairs.hpp"
+#include "blocks.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {

@@ -1,5 +1,5 @@
 // The loops over pairs, for every number of dimensions: unrolled up to 16 (Dim > 0), looped beyond (Dim = 0).
-#include "tiles.hpp"
+#include "pairs.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {

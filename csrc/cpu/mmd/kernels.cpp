@@ -1,8 +1,8 @@
 // The kernels, the plan of a sum of them, and its evaluation on squared distances.
 #include "kernels.hpp"
 
-#include "../common/ladder.hpp"
-#include "math.hpp"
+#include "../../common/ladder.hpp"
+#include "../math.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {

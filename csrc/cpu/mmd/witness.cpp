@@ -1,5 +1,5 @@
 // The witness sum_j w_j u(p_i, s_j) and its gradients: rows of points against samples, and the mirror image.
-#include "pairs.hpp"
+#include "blocks.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
@@ -12,7 +12,7 @@ template <class T> class WitnessRun {
           count_(task.kernel.count),
           sizes_{task.p, task.n},
           blocks_{blocks_of(task.p, block_rows), blocks_of(task.n, block_rows)},
-          per_rung_(task.grad_bandwidths || task.grad_kernel_weights),
+          per_rung_(task.gradients.bandwidths || task.gradients.kernel_weights),
           strips_(per_rung_ ? smaller<int64_t>(blocks_[0], most_strips) : blocks_[0]),
           threads_(choose_threads()),
           memory_(threads_, dim_, count_),
@@ -27,14 +27,14 @@ template <class T> class WitnessRun {
         prepare();
         if (task_.value || grad_points(0) || per_rung_)
             parallel_for(strips_, threads_, [&](int64_t strip, int thread) { run_strip(strip, thread); });
-        if (task_.grad_samples || task_.grad_weights)  // the mirror image
+        if (task_.gradients.samples || task_.gradients.weights)  // the mirror image
             parallel_for(blocks_[1], threads_,
                          [&](int64_t block, int thread) { run_block(1, block, nullptr, thread); });
         if (!per_rung_) return true;
         double* sums = rung_sums_.get();
         for (int64_t strip = 1; strip < strips_; ++strip)
             for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
-        rung_gradients(plan_[0], sums, (T*)task_.grad_bandwidths, (T*)task_.grad_kernel_weights);
+        rung_gradients(plan_[0], sums, (T*)task_.gradients.bandwidths, (T*)task_.gradients.kernel_weights);
         return true;
     }
 
@@ -42,7 +42,7 @@ template <class T> class WitnessRun {
     // Side 0: rows are points, with grad as their weight; side 1: rows are samples, with their weights.
     const T* points(int side) const { return (const T*)(side ? task_.samples : task_.points); }
     const T* weights(int side) const { return (const T*)(side ? task_.weights : task_.grad); }
-    T* grad_points(int side) const { return (T*)(side ? task_.grad_samples : task_.grad_points); }
+    T* grad_points(int side) const { return (T*)(side ? task_.gradients.samples : task_.gradients.points); }
     int64_t staged(int side) const { return staged_size<T>(sizes_[side], 1); }
 
     int choose_threads() const {
@@ -72,7 +72,7 @@ template <class T> class WitnessRun {
     void run_block(int side, int64_t block, double* rung_sums, int thread) {
         const int64_t first = block * block_rows;
         const Columns<T>& columns = columns_[1 - side];
-        T *grad = grad_points(side), *value = (T*)(side ? task_.grad_weights : task_.value);
+        T *grad = grad_points(side), *value = (T*)(side ? task_.gradients.weights : task_.value);
         Block<T> rows = memory_.of(thread);
         rows.begin(points(side) + first * dim_, weights(side) ? weights(side) + first : nullptr,
                    (int)smaller<int64_t>(block_rows, sizes_[side] - first), dim_);

@@ -8,12 +8,12 @@
 // outlier nothing but rounding, however close the other pairs are. For the value it is a typical pair: where
 // the kernel is small, u = kappa - 1 would round it away, alike for all pairs, and kappa itself is added.
 //
-// The wide bandwidths of a Gaussian are folded into two polynomials (common/series.hpp), the others climb the
+// The wide bandwidths of a Gaussian are folded into two polynomials (series.hpp), the others climb the
 // ladder (common/ladder.hpp); sums per bandwidth take the ladder for all.
 #pragma once
-#include "../common/series.hpp"
-#include "operations.hpp"
-#include "tiles.hpp"
+#include "../calls.hpp"
+#include "../pairs.hpp"
+#include "series.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 

@@ -1,7 +1,7 @@
-// What the bindings hand to the kernels: plain pointers and sizes. Arrays are contiguous and of one type,
-// float or double (`is_double`), unless said otherwise; null means "absent" for an input and "not needed" for
-// an output. Every function is compiled once per instruction set and returns false when memory ran out
-// (elementwise: when it knows no such name).
+// The calls that the bindings hand to the kernels: plain pointers and sizes, named as in
+// fastmmd/backends/calls.py. Arrays are contiguous and of one type, float or double (`is_double`), unless
+// said otherwise; null means "absent" for an input and "not needed" for an output. Every function is compiled
+// once per instruction set and returns false when memory ran out (elementwise: when it knows no such name).
 #pragma once
 #include <stdint.h>
 
@@ -17,29 +17,35 @@ struct Kernel {
     double alpha;              // rational_quadratic only
 };
 
+// Weighted points: members of `count` points each or, with offsets, of unequal sizes in rows that they share:
+// member b is the rows from offsets[b] up to offsets[b + 1], rows from offsets[batch] on are of none.
+struct Sample {
+    int64_t count;           // of a member; with offsets the rows of all. 0 without the sample
+    const void* points;      // [batch, count, dim]; with offsets [count, dim]. Null: no sample
+    const void* weights;     // [batch, count], [count], normalized here in double; null: 1 / count
+    const int64_t* offsets;  // [batch + 1], ascending from 0, or null
+};
+
+// An array for each differentiable input.
+struct Mmd2Inputs {
+    void* x;               // as x.points
+    void* y;               // as y.points
+    void* x_weights;       // as x.weights
+    void* y_weights;       // as y.weights
+    void* bandwidths;      // [batch, S]
+    void* kernel_weights;  // [batch, S]
+};
+
 struct Mmd2 {
     bool is_double;
     int threads;
-    int64_t batch, n, m;  // m = 0 without y
+    int64_t batch;
     int dim;
-    const void* x;          // [batch, n, dim]
-    const void* y;          // [batch, m, dim] or null: the self-term of x alone
-    const void* x_weights;  // [batch, n] or null: 1 / n
-    const void* y_weights;  // [batch, m] or null: 1 / m
-    // Null, or where members of unequal sizes begin in arrays of n and m rows that they share: member b is
-    // the rows from offsets[b] up to offsets[b + 1], rows from offsets[batch] on are of none. Given for both
-    // or none.
-    const int64_t* x_offsets;  // [batch + 1], ascending from 0
-    const int64_t* y_offsets;  // [batch + 1]
+    Sample x, y;  // without y: the self-term of x alone; offsets for both or none
     Kernel kernel;
     bool unbiased;
-    double* value;              // [batch]
-    void* grad_x;               // [batch, n, dim]
-    void* grad_y;               // [batch, m, dim]
-    void* grad_x_weights;       // [batch, n]
-    void* grad_y_weights;       // [batch, m]
-    void* grad_bandwidths;      // [batch, S]
-    void* grad_kernel_weights;  // [batch, S]
+    double* value;  // [batch]
+    Mmd2Inputs gradients;
 };
 
 // The points on one side of a tile of mmd2.
@@ -65,14 +71,22 @@ struct MmdTile {
     Kernel kernel;
     double farthest_r;       // no squared distance is larger
     double typical_r;        // most are about as large
-    bool may_fold;           // not where the value meets that of another kernel evaluation, see cpu/mmd.cpp
+    bool may_fold;           // not where the value meets that of another kernel evaluation, see mmd/mmd.cpp
     double offset;           // subtracted from the slopes
     double times;            // how often the values count
     double* value;           // [rows], added to: times * sum_j mass_j u
     double rung_factor;      // of what is added to the next two, with `times` and the rows' mass
     double* bandwidths;      // [S], added to: gradients; null: not needed
     double* kernel_weights;  // [S], alike
-    double* shift;           // [1]: what the slopes leave out, see cpu/kernels.hpp
+    double* shift;           // [1]: what the slopes leave out, see mmd/kernels.hpp
+};
+
+struct WitnessInputs {
+    void* points;          // [p, dim]
+    void* samples;         // [n, dim]
+    void* weights;         // [n]
+    void* bandwidths;      // [S]
+    void* kernel_weights;  // [S]
 };
 
 // sum_j weights_j u(points_i, samples_j), or, with `grad` given, the gradients of its product with grad.
@@ -85,22 +99,18 @@ struct Witness {
     const void* samples;  // [n, dim]
     const void* weights;  // [n], signed
     Kernel kernel;
-    void* value;                // [p]
-    const void* grad;           // [p] or null: value only
-    void* grad_points;          // [p, dim]
-    void* grad_samples;         // [n, dim]
-    void* grad_weights;         // [n]
-    void* grad_bandwidths;      // [S]
-    void* grad_kernel_weights;  // [S]
+    void* value;       // [p]
+    const void* grad;  // [p] or null: value only
+    WitnessInputs gradients;
 };
 
 // Random Fourier features; S bandwidths share `count` in equal consecutive parts.
 struct Features {
     const int64_t* key;  // [2]: seed, first feature index
     int64_t count;
-    int parts;                 // S
-    const double* bandwidths;  // [S]
-    const double* weights;     // [S]
+    int parts;                     // S
+    const double* bandwidths;      // [S]
+    const double* kernel_weights;  // [S]
 };
 
 struct FourierSum {
@@ -168,7 +178,7 @@ struct ParzenDirect {
     void* grad_samples;  // [n, dim]
 };
 
-// An elementary function of cpu/math.hpp on an array, for tests.
+// An elementary function of math.hpp on an array, for tests.
 struct Elementwise {
     bool is_double;
     const char* name;  // "exp", "expm1", "log", "log1p", "sin", "cos"

@@ -1,0 +1,122 @@
+// What calls nest, as Python fills it: dicts with the names of fastmmd/backends/calls.py.
+#pragma once
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "../common/fields.hpp"
+#include "calls.hpp"
+
+namespace fastmmd {
+
+typedef std::vector<double> Numbers;
+
+inline void check(bool valid, const char* message) {
+    if (!valid) throw std::invalid_argument(message);
+}
+
+inline Family family_of(const std::string& name) {
+    for (int i = 0; i < family_count; ++i)
+        if (host::with_family((Family)i, [](auto family) { return family.name; }) == name) return (Family)i;
+    throw std::invalid_argument("kernel: got \"" + name + "\"");
+}
+
+struct KernelFields {
+    std::string family;
+    Numbers bandwidths, weights;
+    double alpha;
+
+    Kernel view() const {
+        check(bandwidths.size() == weights.size(), "kernel: bandwidths and weights differ in length");
+        return {family_of(family), (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
+    }
+};
+
+struct FeaturesFields {
+    const int64_t* key;
+    int64_t count;
+    Numbers bandwidths, kernel_weights;
+
+    Features view() const {
+        check(!bandwidths.empty() && bandwidths.size() == kernel_weights.size(),
+              "features: bandwidths and kernel_weights differ in length or are empty");
+        check(count > 0 && count % (int64_t)bandwidths.size() == 0,
+              "count: expected a positive multiple of the number of bandwidths");
+        return {key, count, (int)bandwidths.size(), bandwidths.data(), kernel_weights.data()};
+    }
+};
+
+// A call with what it points to.
+template <class Call> struct KernelCall : Call {
+    KernelFields kernel_fields;
+};
+template <class Call> struct FeaturesCall : Call {
+    FeaturesFields features_fields;
+};
+template <class Call> struct SigmasCall : Call {
+    Numbers sigma_numbers;
+};
+
+#define FIELD(type, name) field<&type::name>(#name)
+
+inline void read_field(pybind11::handle value, KernelFields& kernel) {
+    static const auto table = Fields<KernelFields>("Kernel")
+                                  .FIELD(KernelFields, family)
+                                  .FIELD(KernelFields, bandwidths)
+                                  .FIELD(KernelFields, weights)
+                                  .FIELD(KernelFields, alpha);
+    kernel = table.filled(value);
+}
+
+inline void read_field(pybind11::handle value, FeaturesFields& features) {
+    static const auto table = Fields<FeaturesFields>("Features")
+                                  .FIELD(FeaturesFields, key)
+                                  .FIELD(FeaturesFields, count)
+                                  .FIELD(FeaturesFields, bandwidths)
+                                  .FIELD(FeaturesFields, kernel_weights);
+    features = table.filled(value);
+}
+
+inline void read_field(pybind11::handle value, Sample& sample) {
+    static const auto table = Fields<Sample>("Sample")
+                                  .FIELD(Sample, count)
+                                  .FIELD(Sample, points)
+                                  .FIELD(Sample, weights)
+                                  .FIELD(Sample, offsets);
+    sample = table.filled(value);
+}
+
+inline void read_field(pybind11::handle value, Mmd2Inputs& gradients) {
+    static const auto table = Fields<Mmd2Inputs>("Mmd2Inputs")
+                                  .FIELD(Mmd2Inputs, x)
+                                  .FIELD(Mmd2Inputs, y)
+                                  .FIELD(Mmd2Inputs, x_weights)
+                                  .FIELD(Mmd2Inputs, y_weights)
+                                  .FIELD(Mmd2Inputs, bandwidths)
+                                  .FIELD(Mmd2Inputs, kernel_weights);
+    gradients = table.filled(value);
+}
+
+inline void read_field(pybind11::handle value, WitnessInputs& gradients) {
+    static const auto table = Fields<WitnessInputs>("WitnessInputs")
+                                  .FIELD(WitnessInputs, points)
+                                  .FIELD(WitnessInputs, samples)
+                                  .FIELD(WitnessInputs, weights)
+                                  .FIELD(WitnessInputs, bandwidths)
+                                  .FIELD(WitnessInputs, kernel_weights);
+    gradients = table.filled(value);
+}
+
+inline void read_field(pybind11::handle value, TileSide& side) {
+    static const auto table = Fields<TileSide>("TileSide")
+                                  .FIELD(TileSide, count)
+                                  .FIELD(TileSide, points)
+                                  .FIELD(TileSide, norms)
+                                  .FIELD(TileSide, mass)
+                                  .FIELD(TileSide, slopes)
+                                  .FIELD(TileSide, grad)
+                                  .FIELD(TileSide, scale);
+    side = table.filled(value);
+}
+
+}  // namespace fastmmd

@@ -1,0 +1,165 @@
+// How mmd2 divides its work: the members of a batch, the double sums of each, the strips of these that run in
+// parallel, and where in memory what they add up is. All of it follows from sizes alone, so the order of the
+// sums, and their bits, do not depend on the number of threads.
+#pragma once
+#include "blocks.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+// One of the two samples in one member of the batch.
+template <class T> struct Side {
+    int64_t base, count;  // its rows in the arrays over all members
+    int64_t staged;       // the same in coordinates and mass: the columns before its own
+    const T* points;      // [count, dim]
+    const T* weights;     // [count] or null: ones; as given, normalized here in double
+    Columns<T> columns;
+    Moments moments;
+    double scale;  // 1 / sum of the weights
+    double a;      // 1 / (1 - sum w^2) if unbiased, else 1
+
+    double weight(int64_t i) const { return weights ? (double)weights[i] * scale : scale; }
+    double total(const double* sums) const {
+        double sum = 0;
+        for (int64_t i = 0; i < count; ++i) sum += weight(i) * sums[i];
+        return sum;
+    }
+    int64_t tiles() const { return blocks_of(count, tile_width<T>(count)); }
+};
+
+// One of the double sums: rows of one sample against columns of another or of the same one. Its blocks of
+// rows are dealt out to strips, whose sums over rows are added up in order.
+struct Term {
+    int rows, columns;  // sides
+    bool half;          // of one sample with itself: each pair once
+    bool grad_rows;
+    bool grad_columns;  // by sums over the rows of a strip
+    int64_t blocks, strips;
+    double* value;     // [count of rows]: sum_j w_j u
+    double* gradient;  // [count of rows][dim]: sum_j mass_j slope_j (row - column)
+    double* sums;      // [strips][tiles][dim][width]: the same of the columns
+};
+
+// One member of the batch. Members may differ in size, and then in the number of their tasks.
+template <class T> struct Member {
+    Side<T> sides[2];
+    Term terms[4];  // x with itself; y with itself, x with y, y with x
+    int term_count;
+    int64_t strips;                   // of all terms
+    int64_t first_strip, first_tile;  // tasks of the members before
+};
+
+template <class T> class Layout {
+  public:
+    explicit Layout(const Mmd2& task) : task_(task), members_(task.batch) {
+        if (!members_) return;
+        for (int64_t b = 0; b < task.batch; ++b)
+            for (int side = 0; side < sides(); ++side) measure(b, side);
+        for (int64_t b = 0; b < task.batch; ++b) list_terms(b);
+    }
+    explicit operator bool() const { return (bool)members_; }
+
+    int sides() const { return task_.y.points ? 2 : 1; }
+    Member<T>& member(int64_t b) const { return members_.get()[b]; }
+    Side<T>& side(int64_t b, int side) const { return member(b).sides[side]; }
+    bool is_empty(int64_t b) const { return !side(b, 0).count || !side(b, sides() - 1).count; }
+
+    // Of all members: columns as they are staged, sums of all terms, tasks, and steps of elementary work.
+    int64_t staged(int side) const { return staged_[side]; }
+    int64_t doubles() const { return doubles_; }
+    int64_t strips() const { return strips_; }
+    int64_t tiles() const { return tiles_; }
+    double steps() const { return steps_; }
+
+    // Gives every term its place in the sums [doubles()].
+    void place(double* at) const {
+        for (int64_t b = 0; b < task_.batch; ++b)
+            for (int i = 0; i < member(b).term_count; ++i) {
+                Term& term = member(b).terms[i];
+                const int64_t rows = side(b, term.rows).count;
+                term.value = at;
+                term.gradient = at + rows;
+                term.sums = term.gradient + (term.grad_rows ? rows * task_.dim : 0);
+                at += doubles(member(b), term);
+            }
+    }
+
+    // Of the columns' sums of one strip.
+    int64_t column_sums(const Member<T>& own, const Term& term) const {
+        return staged_size<T>(own.sides[term.columns].count, task_.dim);
+    }
+
+    // The member of a task, the last one before which there are at most `at` of its kind.
+    int64_t member_of(int64_t at, int64_t Member<T>::* first) const {
+        int64_t b = 0;
+        for (int64_t end = task_.batch; end - b > 1;) {
+            const int64_t middle = b + (end - b) / 2;
+            (member(middle).*first <= at ? b : end) = middle;
+        }
+        return b;
+    }
+
+  private:
+    void measure(int64_t b, int side) {
+        const Sample& sample = side ? task_.y : task_.x;
+        Side<T>& own = this->side(b, side);
+        own.base = sample.offsets ? sample.offsets[b] : b * sample.count;
+        own.count = sample.offsets ? sample.offsets[b + 1] - own.base : sample.count;
+        own.staged = staged_[side];
+        staged_[side] += staged_size<T>(own.count, 1);
+    }
+
+    void list_terms(int64_t b) {
+        Member<T>& own = member(b);
+        own.first_strip = strips_, own.first_tile = tiles_;
+        own.term_count = 0;
+        own.strips = 0;
+        if (is_empty(b)) return;
+        const bool grad_x = task_.gradients.x, grad_y = task_.gradients.y;
+        add_term(own, 0, 0, grad_x, grad_x);
+        if (sides() == 2) {
+            add_term(own, 1, 1, grad_y, grad_y);
+            add_term(own, 0, 1, grad_x, grad_y);
+            if (task_.gradients.y_weights) add_term(own, 1, 0, false, false);  // the cross term by rows of y
+        }
+        double points = 0;
+        for (int side = 0; side < sides(); ++side) {
+            tiles_ += own.sides[side].tiles();
+            points += (double)own.sides[side].count;
+        }
+        strips_ += own.strips;
+        steps_ += points * points * (task_.dim + 2 * task_.kernel.count) / 2 / lanes<T>;
+    }
+
+    void add_term(Member<T>& own, int rows, int columns, bool grad_rows, bool grad_columns) {
+        Term& term = own.terms[own.term_count++];
+        const bool grad_weights = rows ? task_.gradients.y_weights : task_.gradients.x_weights;
+        term.rows = rows;
+        term.columns = columns;
+        term.half = rows == columns && !grad_weights;  // which needs the value of every row
+        term.grad_rows = grad_rows;
+        term.grad_columns = grad_columns && (term.half || rows != columns);
+        term.blocks = blocks_of(own.sides[rows].count, block_rows);
+        term.strips = smaller<int64_t>(term.blocks, most_strips);
+        if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them
+            const int64_t fit = ((int64_t)1 << 21) / (staged_[columns] * task_.dim);
+            term.strips =
+                larger<int64_t>(1, smaller(term.blocks / 4, smaller(term.strips, larger<int64_t>(4, fit))));
+        }
+        own.strips += term.strips;
+        doubles_ += doubles(own, term);
+    }
+
+    int64_t doubles(const Member<T>& own, const Term& term) const {
+        return own.sides[term.rows].count * (1 + (term.grad_rows ? task_.dim : 0)) +
+               (term.grad_columns ? term.strips * column_sums(own, term) : 0);
+    }
+
+    const Mmd2& task_;
+    const Buffer<Member<T>> members_;
+    int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0;
+    double steps_ = 0;
+};
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA

@@ -1,0 +1,255 @@
+// mmd2: every pair of points once, value and gradients in one pass.
+#include "layout.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+template <class T> class Mmd2Run {
+  public:
+    explicit Mmd2Run(const Mmd2& task)
+        : task_(task),
+          dim_(task.dim),
+          count_(task.kernel.count),
+          per_rung_(task.gradients.bandwidths || task.gradients.kernel_weights),
+          layout_(task),
+          threads_(useful_threads(task.threads, layout_.steps())),
+          blocks_(threads_, dim_, count_),
+          coordinates_((layout_.staged(0) + layout_.staged(1)) * dim_),
+          mass_(layout_.staged(0) + layout_.staged(1)),
+          sums_(layout_.doubles()),
+          moments_(task.batch * 4 * dim_),
+          rung_sums_(per_rung_ ? layout_.strips() * 2 * count_ : 0),
+          plans_(task.batch, count_) {}
+
+    bool run() {
+        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !plans_)
+            return false;
+        const int sides = layout_.sides();
+        layout_.place(sums_.get());
+        parallel_for(task_.batch * sides, threads_,
+                     [&](int64_t i, int) { prepare(i / sides, (int)(i % sides)); });
+        parallel_for(task_.batch, threads_, [&](int64_t b, int) { plan(b); });
+        parallel_for(layout_.strips(), threads_, [&](int64_t at, int thread) { run_strip(at, thread); });
+        parallel_for(layout_.tiles(), threads_, [&](int64_t at, int) {
+            const int64_t b = layout_.member_of(at, &Member<T>::first_tile);
+            const int64_t t = at - layout_.member(b).first_tile, of_x = layout_.side(b, 0).tiles();
+            const int side = t >= of_x;
+            if (grad_points(side)) point_gradients(b, side, side ? t - of_x : t);
+        });
+        parallel_for(task_.batch, threads_, [&](int64_t b, int) { finish(b); });
+        for (int side = 0; side < sides; ++side) clear_behind(side);
+        return true;
+    }
+
+  private:
+    const Sample& sample(int side) const { return side ? task_.y : task_.x; }
+    T* grad_points(int side) const { return (T*)(side ? task_.gradients.y : task_.gradients.x); }
+    T* grad_weights(int side) const {
+        return (T*)(side ? task_.gradients.y_weights : task_.gradients.x_weights);
+    }
+
+    // Stages one sample of member b and finds its moments.
+    void prepare(int64_t b, int side) {
+        if (layout_.is_empty(b)) return;
+        Side<T>& own = layout_.side(b, side);
+        const int64_t size = own.count, at = own.staged + (side ? layout_.staged(0) : 0);
+        const T* weights = (const T*)sample(side).weights;
+        own.points = (const T*)sample(side).points + own.base * dim_;
+        own.weights = weights ? weights + own.base : nullptr;
+        own.columns =
+            stage<T>(own.points, own.weights, size, dim_, coordinates_.get() + at * dim_, mass_.get() + at);
+        own.moments.mean = moments_.get() + (4 * b + 2 * side) * dim_;
+        own.moments.moment = own.moments.mean + dim_;
+        double total = own.weights ? 0 : (double)size;
+        if (own.weights)
+            for (int64_t i = 0; i < size; ++i) total += (double)own.weights[i];
+        own.scale = 1 / total;
+        double squares = 0;
+        for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
+        own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
+        find_moments(own.columns, own.scale, own.moments);
+    }
+
+    void plan(int64_t b) {
+        if (layout_.is_empty(b)) return;
+        const Moments &x = layout_.side(b, 0).moments, &y = layout_.side(b, layout_.sides() - 1).moments;
+        Distances distances = distances_between(x, y, dim_);
+        const Moments* samples[2] = {&x, &y};
+        for (const Moments* own : samples)
+            distances.farthest = larger(distances.farthest, distances_between(*own, *own, dim_).farthest);
+        // The rounded coefficients of the folded kernel are a kernel that is off by 2^-25, for all pairs
+        // alike. That cancels between the terms; the self-term of x alone meets a closed form outside.
+        plans_.make(b, task_.kernel, dim_, distances, per_rung_, task_.y.points);
+    }
+
+    void run_strip(int64_t at, int thread) {
+        const int64_t b = layout_.member_of(at, &Member<T>::first_strip);
+        const Member<T>& own = layout_.member(b);
+        double* rung_sums = per_rung_ ? rung_sums_.get() + at * 2 * count_ : nullptr;
+        if (rung_sums) memset(rung_sums, 0, 2 * count_ * sizeof(double));
+        int64_t strip = at - own.first_strip;
+        const Term* term = own.terms;
+        for (; strip >= term->strips; ++term) strip -= term->strips;
+        if (term - own.terms == 3) rung_sums = nullptr;  // counted by the rows of x
+        const int64_t size = layout_.column_sums(own, *term);
+        double* sums = term->grad_columns ? term->sums + strip * size : nullptr;
+        if (sums) memset(sums, 0, size * sizeof(double));
+        for (int64_t block = strip; block < term->blocks; block += term->strips)
+            run_block(b, *term, block * block_rows, sums, rung_sums, blocks_.of(thread));
+    }
+
+    void run_block(int64_t b, const Term& term, int64_t first, double* sums, double* rung_sums,
+                   Block<T> block) {
+        const Side<T>&own = layout_.side(b, term.rows), &other = layout_.side(b, term.columns);
+        const Columns<T>& columns = other.columns;
+        const Plan<T>& plan = plans_[b];
+        block.begin(own.points + first * dim_, own.weights ? own.weights + first : nullptr,
+                    (int)smaller<int64_t>(block_rows, own.count - first), dim_);
+        for (int i = 0; i < block.rows; ++i)
+            block.factors[i] = (term.rows == term.columns ? own.a : -2) * own.weight(first + i) * other.scale;
+
+        // With half the pairs: first the block with itself, both ways, then all columns behind it, which
+        // count twice.
+        const int start = term.half ? (int)(first % columns.width) : 0;
+        const int64_t first_tile = term.half ? first / columns.width : 0;
+        int from = 0;
+        if (term.half) {
+            from = smaller(start + block_rows, columns.used(first_tile));
+            sum_part(plan, block, Part<T>(columns, first_tile, start, from), dim_, columns.width,
+                     {1, term.grad_rows, nullptr, rung_sums});
+        }
+        for (int64_t t = first_tile; t < columns.tiles(); ++t, from = 0) {
+            const Part<T> part(columns, t, from, columns.used(t));
+            double* of_part = sums ? sums + t * dim_ * columns.width + from : nullptr;
+            if (part.used)
+                sum_part(plan, block, part, dim_, columns.width,
+                         {term.half ? 2.0 : 1.0, term.grad_rows, of_part, rung_sums});
+        }
+        for (int i = 0; i < block.rows; ++i) {
+            term.value[first + i] = other.scale * block.value[i] - plan.offset * other.moments.mass;
+            if (term.grad_rows)
+                for (int d = 0; d < dim_; ++d)
+                    term.gradient[(first + i) * dim_ + d] = block.row_gradient(i, d, dim_);
+        }
+    }
+
+    // Adds up the strips' sums over the columns of tile t: [dim][width].
+    const double* add_strips(const Member<T>& own, const Term& term, int64_t t, int width) const {
+        const int64_t size = layout_.column_sums(own, term);
+        double* total = term.sums + t * dim_ * width;
+        for (int64_t strip = 1; strip < term.strips; ++strip)
+            for (int k = 0; k < dim_ * width; ++k) total[k] += total[strip * size + k];
+        return total;
+    }
+
+    // 4 w_i [a sum_j w_j k' (x_i - x_j) - sum_j v_j k' (x_i - y_j)] for one tile of points, the slopes k'
+    // completed by what was shifted away.
+    void point_gradients(int64_t b, int side, int64_t t) const {
+        const int sides = layout_.sides();
+        const Member<T>& member = layout_.member(b);
+        const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
+        const Term &self = member.terms[side], *cross = sides == 2 ? &member.terms[2] : nullptr;
+        const int width = own.columns.width;
+        const double* self_sums = self.grad_columns ? add_strips(member, self, t, width) : nullptr;
+        const double* cross_sums = cross && side == 1 ? add_strips(member, *cross, t, width) : nullptr;
+        const double shift = plans_[b].shift;
+        const double self_shift = shift * own.a, cross_shift = cross ? shift : 0;
+        T* grad = grad_points(side) + own.base * dim_;
+        for (int64_t i = t * width; i < smaller<int64_t>((t + 1) * width, own.count); ++i)
+            for (int d = 0; d < dim_; ++d) {
+                const int64_t at = i * dim_ + d, in_tile = d * width + i - t * width;
+                const double x = (double)own.points[i * dim_ + d];
+                double sum = self.gradient[at] + (self_sums ? self_sums[in_tile] : 0);
+                sum *= own.a * own.scale;
+                if (cross) sum -= other.scale * (cross_sums ? cross_sums[in_tile] : cross->gradient[at]);
+                if (self_shift != 0) sum += self_shift * own.moments.linear(x, d);
+                if (cross_shift != 0) sum -= cross_shift * other.moments.linear(x, d);
+                grad[at] = (T)(4 * own.weight(i) * sum);
+            }
+    }
+
+    // Everything that sums over the rows of member b, in their order.
+    void finish(int64_t b) {
+        const Member<T>& member = layout_.member(b);
+        if (layout_.is_empty(b)) return finish_empty(b);
+        double value = 0;
+        for (int side = 0; side < layout_.sides(); ++side) {
+            const Side<T>& own = member.sides[side];
+            double* of_self = member.terms[side].value;
+            const double* of_other = cross_value(member, side);
+            const double self = own.total(of_self);
+            value += own.a * self;
+            if (of_other && side == 0) value -= 2 * own.total(of_other);
+            if (!grad_weights(side)) continue;
+            // In the normalized weights first, then through their normalization.
+            for (int64_t i = 0; i < own.count; ++i) {
+                double& g = of_self[i] *= 2 * own.a;
+                if (of_other) g -= 2 * of_other[i];
+                if (task_.unbiased) g += 2 * own.a * own.a * own.weight(i) * self;
+            }
+            const double mean = own.total(of_self);
+            T* grad = grad_weights(side) + own.base;
+            for (int64_t i = 0; i < own.count; ++i) grad[i] = (T)((of_self[i] - mean) * own.scale);
+        }
+        task_.value[b] = value;
+        if (!per_rung_) return;
+        double* sums = rung_sums_.get() + member.first_strip * 2 * count_;
+        for (int64_t strip = 1; strip < member.strips; ++strip)
+            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
+        T *bandwidths = (T*)task_.gradients.bandwidths, *weights = (T*)task_.gradients.kernel_weights;
+        rung_gradients(plans_[b], sums, bandwidths ? bandwidths + b * count_ : nullptr,
+                       weights ? weights + b * count_ : nullptr);
+    }
+
+    // The rows' values against the other sample, where there is a term with these rows.
+    static const double* cross_value(const Member<T>& own, int rows) {
+        for (int i = 0; i < own.term_count; ++i)
+            if (own.terms[i].rows == rows && own.terms[i].columns != rows) return own.terms[i].value;
+        return nullptr;
+    }
+
+    // A member without points on one side is NaN, without any 0, and so are its gradients.
+    void finish_empty(int64_t b) const {
+        const int sides = layout_.sides();
+        const double value = layout_.side(b, 0).count == layout_.side(b, sides - 1).count ? 0 : NAN;
+        task_.value[b] = value;
+        for (int side = 0; side < sides; ++side) {
+            const Side<T>& own = layout_.side(b, side);
+            fill(grad_points(side), own.base * dim_, own.count * dim_, value);
+            fill(grad_weights(side), own.base, own.count, value);
+        }
+        fill((T*)task_.gradients.bandwidths, b * count_, count_, value);
+        fill((T*)task_.gradients.kernel_weights, b * count_, count_, value);
+    }
+
+    // Rows of no member have no gradient.
+    void clear_behind(int side) const {
+        const int64_t* offsets = sample(side).offsets;
+        if (!offsets) return;
+        const int64_t first = offsets[task_.batch], count = sample(side).count - first;
+        fill(grad_points(side), first * dim_, count * dim_, 0);
+        fill(grad_weights(side), first, count, 0);
+    }
+
+    static void fill(T* array, int64_t first, int64_t count, double value) {
+        for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
+    }
+
+    const Mmd2& task_;
+    const int dim_, count_;
+    const bool per_rung_;
+    const Layout<T> layout_;
+    const int threads_;
+    const BlockMemory<T> blocks_;
+    const Buffer<T> coordinates_, mass_;
+    const Buffer<double> sums_, moments_, rung_sums_;
+    const PlanMemory<T> plans_;
+};
+
+}  // namespace
+
+bool mmd2(const Mmd2& task) {
+    return task.is_double ? Mmd2Run<double>(task).run() : Mmd2Run<float>(task).run();
+}
+
+}  // namespace fastmmd::FASTMMD_ISA
