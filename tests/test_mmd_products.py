@@ -116,7 +116,7 @@ def test_every_combination_of_gradients(by_products: Mock, needs: int) -> None:
 def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
     x, w = points(40, 12), positive(40)
     spec = Kernel(kernel, (3.0, 6.0), (1.0, 0.5))
-    found = native.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
+    results = native.mmd2(x[None], None, w[None], None, spec, False, [True, False, True, False, False, False])
 
     def dense(x: Tensor, w: Tensor) -> Tensor:
         w = w / w.sum()
@@ -125,9 +125,9 @@ def test_the_self_term_alone(by_products: Mock, kernel: str) -> None:
 
     value, gradients = value_and_gradients(dense, (x, w), F64)
     cotangent = positive(seed=99).item()
-    assert_close(found[0][0], value, rtol=1e-6)
-    assert_close(found[1][0] * cotangent, gradients[0], rows=True)
-    assert_close(found[3][0] * cotangent, gradients[1])
+    assert_close(results[0][0], value, rtol=1e-6)
+    assert_close(results[1][0] * cotangent, gradients[0], rows=True)
+    assert_close(results[3][0] * cotangent, gradients[1])
 
 
 # --- where products cancel

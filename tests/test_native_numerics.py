@@ -172,10 +172,10 @@ def test_kernel_weight_gradients_are_summed_in_double() -> None:
     spec, grad = Kernel("energy", (1.0,), (1.0,)), torch.ones(100)
     for distance in points(20, seed=3).abs():
         y = torch.full((256, 1), float(distance))
-        found = native.witness_backward(
+        gradient = native.witness_backward(
             grad, torch.zeros(100, 1), y, torch.ones(256), spec, [False, False, False, False, True]
         )[4]
-        assert_close(found, -25_600 * distance.to(F64)[None], rtol=1.5e-7)
+        assert_close(gradient, -25_600 * distance.to(F64)[None], rtol=1.5e-7)
 
 
 # --- Philox

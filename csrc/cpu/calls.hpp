@@ -181,7 +181,7 @@ struct ParzenDirect {
 // An elementary function of math.hpp on an array, for tests.
 struct Elementwise {
     bool is_double;
-    const char* name;  // "exp", "expm1", "log", "log1p", "sin", "cos"
+    const char* name;  // "exp", "exp2", "expm1", "log", "log1p", "sinpi", "cospi", "phase"
     int64_t count;
     const void* in;  // [count]
     void* out;       // [count]

@@ -1,6 +1,6 @@
 // The elementary functions on arrays: what the tests measure.
-#include "math.hpp"
 #include "calls.hpp"
+#include "math.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {

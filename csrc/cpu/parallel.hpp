@@ -62,8 +62,8 @@ template <class T> class Buffer {
     explicit Buffer(int64_t count) {
         void* memory =
             nullptr;  // of exactly so many bytes, which aligned_alloc rounds up: sanitizers see its end
-        const bool found = !posix_memalign(&memory, 64, larger<int64_t>(count, 1) * sizeof(T));
-        data_ = found ? (T*)memory : nullptr;
+        const bool allocated = !posix_memalign(&memory, 64, larger<int64_t>(count, 1) * sizeof(T));
+        data_ = allocated ? (T*)memory : nullptr;
     }
     ~Buffer() { free(data_); }
     Buffer(const Buffer&) = delete;

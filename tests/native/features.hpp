@@ -1,4 +1,4 @@
-// Random Fourier features by the plain formula (DESIGN: "Random features"), one number at a time.
+// Random Fourier features by the plain formula (docs/design.md, "Random features"), one number at a time.
 #pragma once
 #include "arrays.hpp"
 #include "instruction_sets.hpp"

@@ -1,5 +1,5 @@
-// The kernels by their formulas (DESIGN: "Mathematics and numerics"), one pair at a time in long double, and
-// what the tests of mmd2 and witness share.
+// The kernels by their formulas (docs/design.md, "Mathematics and numerics"), one pair at a time in long
+// double, and what the tests of mmd2 and witness share.
 #pragma once
 #include <algorithm>
 #include <string>

@@ -10,8 +10,8 @@
 // projections become sines and cosines the next ones are under way: independent work for both multipliers.
 #pragma once
 #include "../../common/philox.hpp"
-#include "../math.hpp"
 #include "../calls.hpp"
+#include "../math.hpp"
 #include "../pairs.hpp"
 
 namespace fastmmd::FASTMMD_ISA {

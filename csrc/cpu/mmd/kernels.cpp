@@ -46,8 +46,11 @@ template <class T, int N, class F, bool = is_exponential<F>> struct Kappa {
     FASTMMD_INLINE V shifted(int v) const { return at[v].shifted(); }
 };
 
-// An exponential climbs the ladder. Of k and 1 + u the one that has its digits is taken: a squaring doubles
-// the relative error of k and about that of u, so k loses it near 1, where u is small, and 1 + u near 0.
+// An exponential climbs the ladder with u and k side by side. Squaring k doubles its relative error; u -> u
+// (u + 2) multiplies that of u by 2 (1 + u) / (2 + u), at most 1 for -1 <= u <= 0, so u keeps its digits on
+// every rung. 1 + u has the absolute error of a rounding: as good as k while k > 1/2, and better after some
+// squarings, but worse the smaller k is. So k is 1 + u down to u = -1/2 and the square below, whose relative
+// error stays within 23 (1 + r / (2 s^2)) roundings on every rung (docs/design.md, "The bandwidth ladder").
 template <class T, int N, class F> struct Kappa<T, N, F, true> {
     typedef Vector<T> V;
     V argument[N], inverse[N] = {}, expm1[N] = {}, k[N] = {};

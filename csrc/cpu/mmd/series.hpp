@@ -23,8 +23,10 @@ template <class T> struct Series {
 
 namespace {
 
-constexpr double widest_reach = 3.5;  // beyond, the slopes at the far end would lose digits
-constexpr int series_terms = 32;      // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
+// A polynomial rounds as its largest values do: at the far end, where the kernel is exp(-3.5) = 0.03, slopes
+// and their sums of masses have lost five bits. Beyond they would lose more.
+constexpr double widest_reach = 3.5;
+constexpr int series_terms = 32;  // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
 
 // a[k] += weight times the Chebyshev coefficients of exp(-z (1 + t)) - 1.
 inline void add_exponential(double weight, double z, double* a) {  // [series_terms]
@@ -38,7 +40,9 @@ inline void add_exponential(double weight, double z, double* a) {  // [series_te
     a[0] -= weight;
 }
 
-// Chebyshev coefficients of a function with a zero at t = -1 -> those of it over 1 + t.
+// Chebyshev coefficients of a function with a zero at t = -1 -> those of it over 1 + t, from the highest
+// down: as t T_k = (T_{k+1} + T_{k-1}) / 2, the product of 1 + t and sum_k b_k T_k has a_k = b_k + (b_{k-1} +
+// b_{k+1}) / 2 (b_0 counts twice in a_1).
 inline void divide_by_one_plus_t(double* a) {  // [series_terms]
     double above = 0, here = 0;
     for (int k = series_terms - 1; k >= 2; --k) {

@@ -4,8 +4,8 @@
 // The nearest sample is the same for every sigma, so a point's state is one minimum and, per sigma, the sum
 // of exp((minimum - r) rate) with rate = 1 / (2 sigma^2). Padding has r = inf and so adds nothing.
 #include "../../common/ladder.hpp"
-#include "../math.hpp"
 #include "../calls.hpp"
+#include "../math.hpp"
 #include "../pairs.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
