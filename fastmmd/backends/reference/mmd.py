@@ -5,94 +5,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ...kernels import Kernel
+from ...kernels import FAMILIES, Kernel, slope_at_origin
 from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
 from ..common import mmd as common
-from ..common.mmd import Measure, Rows
+from ..common.mmd import Measure, RowSums, Sums
 from .tiles import row_tiles
 
 F64 = torch.float64
 
 
-class Kappa(NamedTuple):
-    """One kernel on a tile of squared distances; None where not asked for."""
-
-    u: Tensor  # kappa(r) - kappa(0)
-    slope: Tensor | None  # kappa'(r) - kappa'(0); kappa'(r) for the kernels that are not smooth at r = 0
-    bandwidth: Tensor | None  # d kappa / d bandwidth
-
-
-def kappa(r: Tensor, name: str, s: float | Tensor, alpha: float, slope: bool, bandwidth: bool) -> Kappa:
-    """kappa(r; s) - kappa(0; s) and its derivatives at the squared distances r (DESIGN: the kernels of mmd2)."""
-    if name == "gaussian":
-        t = 0.5 / s**2
-        u = torch.expm1(-t * r)
-        ds = _vanishing(r, torch.exp(-t * r)) / s**3 if bandwidth else None
-        return Kappa(u, -t * u if slope else None, ds)
-    if name == "imq":
-        c = s**2
-        k = c / (c + r)
-        u = -(r / (c + r))
-        return Kappa(u, -u * (1 + k) / c if slope else None, -2 * u * k / s if bandwidth else None)
-    if name == "rational_quadratic":
-        t = 0.5 / (alpha * s**2)
-        log = torch.log1p(t * r)
-        u = torch.expm1(-alpha * log)
-        steep = -alpha * t * torch.expm1(-(alpha + 1) * log) if slope else None
-        ds = (2 * alpha / s) * _vanishing(t * r, torch.exp(-(alpha + 1) * log)) if bandwidth else None
-        return Kappa(u, steep, ds)
-    distance = r.sqrt()
-    if name == "laplacian":
-        k = torch.exp(-distance / s)
-        steep = _zero_at_origin(-k / (2 * s * distance), r) if slope else None
-        return Kappa(torch.expm1(-distance / s), steep, _vanishing(distance, k) / s**2 if bandwidth else None)
-    steep = _zero_at_origin(-0.5 / distance, r) if slope else None  # energy
-    return Kappa(-distance, steep, torch.zeros_like(r) if bandwidth else None)
-
-
-def slope_at_origin(kernel: Kernel) -> float | Tensor:
-    """sum_s w_s kappa_s'(0): the part of the slope that `kappa` leaves out."""
-    if kernel.family in ("laplacian", "energy"):
-        return 0.0
-    scale = -1.0 if kernel.family == "imq" else -0.5
-    return sum((scale * w / s**2 for s, w in _members(kernel)), start=0.0)
-
-
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
-    return common.mmd2(sum_rows, call)
+    return common.mmd2(sum_rows, Measure, call)
 
 
 def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    return common.witness(sum_rows, call)
+    return common.witness(sum_rows, Measure, call)
 
 
 def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
     """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
-    return common.witness_backward(sum_rows, call)
+    return common.witness_backward(sum_rows, Measure, call)
 
 
-def sum_rows(
-    rows: Measure,
-    columns: Measure,
-    factor: Tensor | float,
-    kernel: Kernel,
-    gradient: bool,
-    row_weights: Tensor | None,
-    half: bool,
-    apart: tuple[Measure, Measure],
-) -> Rows:
-    """See `common.mmd.SumRows`; in float64, every pair from both sides, and pairs of different members too."""
+def sum_rows(call: RowSums[Measure]) -> Sums:
+    """See `common.mmd.RowSums`; in float64, every pair from both sides, and pairs of different members too."""
+    rows, columns, kernel, row_weights = call.rows, call.columns, call.kernel, call.row_weights
+    factor, gradient = call.factor, call.needs_gradient
     p, q, mass = rows.points, columns.points, columns.mass
     v = p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64)
     v = v * (columns.spread(factor) if isinstance(factor, Tensor) else factor)
-    per_kernel = row_weights is not None
+    family, per_kernel = FAMILIES[kernel.family], row_weights is not None
     (batch, n, dim), members = p.shape, _members(kernel)
     p, q = p.to(F64), q.to(F64)
     value = p.new_zeros((batch, n))
@@ -105,7 +52,7 @@ def sum_rows(
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
         for index, (s, w) in enumerate(members):
-            part = kappa(r, kernel.family, s, kernel.alpha, gradient, per_kernel)
+            part = family.kappa(r, s, kernel.alpha, slope=gradient, bandwidth=per_kernel)
             total += w * part.u
             if part.slope is not None:
                 steep += w * part.slope
@@ -119,7 +66,7 @@ def sum_rows(
     if gradient:
         masses, moments = rows.spread(columns.total(v)), rows.spread(columns.total(v[..., None] * q))
         gradients += slope_at_origin(kernel) * (masses[..., None] * p - moments)
-    return Rows(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
+    return Sums(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
 
 
 def _members(kernel: Kernel) -> list[tuple[float | Tensor, float | Tensor]]:
@@ -133,12 +80,3 @@ def _squared_distances(p: Tensor, q: Tensor) -> Tensor:
 
 def _over_columns(tile: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("bij,bj->bi", tile, v)
-
-
-def _vanishing(growing: Tensor, decaying: Tensor) -> Tensor:
-    # inf * 0 at far pairs is 0 here; NaN stays NaN.
-    return torch.where(decaying == 0, 0.0, growing * decaying)
-
-
-def _zero_at_origin(slope: Tensor, r: Tensor) -> Tensor:
-    return torch.where(r == 0, 0.0, slope)
