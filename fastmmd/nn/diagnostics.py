@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..backends.reference.mmd import kappa
+from ..kernels import FAMILIES
 from ..ops.arguments import check_points
 from ..ops.median import median_bandwidth
 from .regularizers import Regularizer
@@ -66,7 +66,8 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
         return None
     codes, draws = codes[:1000].detach().float(), draws[:1000].float()
     r = torch.cdist(codes, draws).square()
-    values = [1 + kappa(r, kernel.family, s, kernel.alpha, slope=False, bandwidth=False).u for s in kernel.bandwidths]
+    family = FAMILIES[kernel.family]
+    values = [1 + family.kappa(r, s, kernel.alpha).u for s in kernel.bandwidths]
     nearest = [k.amax(1).mean().item() for k in values]
     farthest = [k.amin(1).mean().item() for k in values]
     advice = f"the median heuristic gives {median_bandwidth(codes, draws).item():.3g} (model.bandwidths)"
