@@ -18,7 +18,7 @@ from torch import Tensor
 from ....kernels import FAMILIES
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..launch import constant, splits, stages, tuned
+from ..launch import constant, splits, stages, takes_products, tuned
 from ..points import squared_norms
 from .finish import finish
 from .plan import SERIES_TERMS, Plan, plan
@@ -50,15 +50,15 @@ class Partial(NamedTuple):
 def sum_rows(call: RowSums[Cloud]) -> Sums:
     """See `common.mmd.RowSums`."""
     rows, kernel, dim = call.rows, call.kernel, call.rows.points.shape[2]
-    family, few_digits = FAMILIES[kernel.family], rows.points.dtype == torch.float32
+    family, dtype = FAMILIES[kernel.family], rows.points.dtype
     # Products cancel for near pairs, which kernels that are not smooth show; and they take points centered for each
     # member.
-    direct = dim <= DIRECT_DIMS or not family.smooth or rows.offsets is not None
+    products = dim > DIRECT_DIMS and family.smooth and rows.offsets is None and takes_products(dtype)
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     foldable = family.squarings > 0 and not family.takes_root and len(kernel.bandwidths) > 1
-    fold = foldable and few_digits and call.typical[0] is not call.typical[1] and call.row_weights is None
-    planned = plan(kernel, call.columns, call.typical, products=not direct, fold=fold)
+    fold = foldable and dtype == torch.float32 and call.typical[0] is not call.typical[1] and call.row_weights is None
+    planned = plan(kernel, call.columns, call.typical, products=products, fold=fold)
     tile = _tile(call)
     blocks, batch = row_blocks(rows, tile.rows)
     parts, per_split = splits(blocks * batch, triton.cdiv(call.columns.points.shape[1], tile.columns))
@@ -72,7 +72,7 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     if dim <= SMALL_DIMS:
         _sum_small(call, planned, partial, tile, per_split, options)
     else:
-        _sum_large(call, planned, partial, tile, per_split, options | dict(DIRECT=direct))
+        _sum_large(call, planned, partial, tile, per_split, options | dict(DIRECT=not products))
     sums = finish(planned, call, partial.value, partial.slopes)
     return sums if call.row_weights is None else _with_rungs(sums, call, call.row_weights, planned, partial, tile)
 

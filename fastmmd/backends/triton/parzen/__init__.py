@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ...calls import Parzen, ParzenBackward
 from .. import interpreted
-from ..launch import FUSED, constant, splits, stages, tuned
+from ..launch import FUSED, constant, splits, stages, takes_products, tuned
 from ..math import LOG2_E
 from ..points import squared_norms
 from .halves import halves_of, padded
-from .kernels import DIRECT_DIMS, gradient_kernel, merge_kernel, update_kernel
+from .kernels import gradient_kernel, merge_kernel, update_kernel
 
 F64 = torch.float64
+DIRECT_DIMS = 16  # up to here by differences
 CANCELING = 8000.0  # |x|^2 / (2 sigma^2), beyond which the rounding of products may cost 0.005 nats
 
 
@@ -88,13 +89,17 @@ def _rates(sigmas: Sequence[float], like: Tensor) -> tuple[Tensor, float]:
     return constant(rates, like.device, like.dtype), min(limit, 1e38)
 
 
+def _by_products(points: Tensor) -> bool:
+    return points.shape[1] > DIRECT_DIMS and takes_products(points.dtype)
+
+
 def _tile(n: int, m: int, points: Tensor, gradient: bool) -> dict[str, int]:
     """Sizes of a tile, warps of a program. The interpreter's time is its number of operations."""
     size, dims, warps = 64, 32, 8
     if interpreted():
         size = max(16, min(256, triton.next_power_of_2(max(n, m))))
         dims = max(16, min(128, triton.next_power_of_2(points.shape[1])))
-    elif points.shape[1] > DIRECT_DIMS.value and points.dtype == torch.float32:
+    elif _by_products(points) and points.dtype == torch.float32:
         size, warps = (64, 4) if gradient else (128, 8)  # for each warp 16 rows, as tensor cores take them
     return dict(BLOCK_I=size, BLOCK_J=size, BLOCK_D=dims, num_warps=warps)
 
@@ -103,18 +108,19 @@ def _launches(
     n: int, m: int, points: Tensor, tile: dict[str, int]
 ) -> tuple[int, int, list[tuple[int, dict[str, Any]]]]:
     """Splits of m columns, the tiles of one, and for each launch the blocks of n rows and the options."""
-    dim, wide = points.shape[1], points.shape[1] > DIRECT_DIMS.value
+    dim, products = points.shape[1], _by_products(points)
     parts, per_split = splits(triton.cdiv(n, tile["BLOCK_I"]), triton.cdiv(m, tile["BLOCK_J"]))
-    options = dict(dim=dim, DIMS=padded(dim, tile["BLOCK_D"]), HALVES=wide and points.dtype == torch.float32, **tile)
+    halves = products and points.dtype == torch.float32
+    options = dict(dim=dim, DIMS=padded(dim, tile["BLOCK_D"]), PRODUCTS=products, HALVES=halves, **tile)
     launches = [options | dict(CANCELING=False)]
-    if wide:
+    if products:
         launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32)))
     return parts, per_split, [(triton.cdiv(n, launch["BLOCK_I"]), launch) for launch in launches]
 
 
 def _prepared(points: Tensor, limit: float, tile: dict[str, int]) -> tuple[Tensor, Tensor]:
     """Halves and squared norms; the points where nothing reads these."""
-    if points.shape[1] <= DIRECT_DIMS.value:
+    if not _by_products(points):
         return points, points
     if points.dtype == F64:
         return points, squared_norms(points)

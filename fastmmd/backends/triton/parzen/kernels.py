@@ -17,8 +17,6 @@ import triton.language as tl
 from ..points import coordinate, squared_distances
 from .halves import add_products, products, unit
 
-DIRECT_DIMS = tl.constexpr(16)  # up to here by differences
-
 
 class Side(NamedTuple):
     """Rows or columns of a tile."""
@@ -32,8 +30,8 @@ class Side(NamedTuple):
 
 @triton.jit
 def distances(
-    p, q, limit, dim: tl.constexpr, DIMS: tl.constexpr, HALVES: tl.constexpr, CANCELING: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    p, q, limit, dim: tl.constexpr, DIMS: tl.constexpr, PRODUCTS: tl.constexpr, HALVES: tl.constexpr,
+    CANCELING: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """r of the points of two sides, p and q; inf in the padding of q, and for the pairs of the launch with the other
     CANCELING: those with a squared norm beyond the limit, and all others."""
@@ -46,10 +44,10 @@ def distances(
         r = (p_norm[:, None] + q_norm[None, :]) - r * (2 * unit(q.norms, q.i, q.n, limit))
         r = tl.maximum(r, 0.0, propagate_nan=tl.PropagateNan.ALL)
     else:
-        direct: tl.constexpr = CANCELING or dim <= DIRECT_DIMS
+        direct: tl.constexpr = CANCELING or not PRODUCTS
         r = squared_distances(p.points, q.points, p.norms, q.norms, p.i, q.i, p.n, q.n, dim, direct, BLOCK_D)
         there = (q.i < q.n)[None, :]
-        if dim > DIRECT_DIMS:
+        if PRODUCTS:
             p_beyond = tl.load(p.norms + p.i, mask=p.i < p.n, other=0.0) > limit
             q_beyond = tl.load(q.norms + q.i, mask=q.i < q.n, other=0.0) > limit
             there = there & ((p_beyond[:, None] | q_beyond[None, :]) == CANCELING)
@@ -82,6 +80,7 @@ def update_kernel(
     dim: tl.constexpr,
     DIMS: tl.constexpr,
     S: tl.constexpr,
+    PRODUCTS: tl.constexpr,  # whether distances are made of products, where these do not cancel
     HALVES: tl.constexpr,  # whether products are those of halves: halves.py
     CANCELING: tl.constexpr,  # whether for pairs whose products cancel, or all others
     BLOCK_I: tl.constexpr,
@@ -100,7 +99,7 @@ def update_kernel(
         if not CANCELING or canceling(point_norms, sample_norms, i, j, m, n, limit):
             right_halves = sample_halves + tile * tl.full([], 2 * DIMS * BLOCK_J, tl.int64)
             left, right = Side(points, left_halves, point_norms, i, m), Side(samples, right_halves, sample_norms, j, n)
-            r = distances(left, right, limit, dim, DIMS, HALVES, CANCELING, BLOCK_D)
+            r = distances(left, right, limit, dim, DIMS, PRODUCTS, HALVES, CANCELING, BLOCK_D)
             before, nearest = nearest, tl.minimum(nearest, tl.min(r, axis=1))
             lowest = tl.where(nearest == float("inf"), 0.0, nearest)  # inf - inf is no number
             tl.debug_barrier()  # another thread may have stored the sums
@@ -183,6 +182,7 @@ def gradient_kernel(
     DIMS: tl.constexpr,
     S: tl.constexpr,
     ROWS_ARE_POINTS: tl.constexpr,
+    PRODUCTS: tl.constexpr,  # whether distances are made of products, where these do not cancel
     HALVES: tl.constexpr,  # whether products are those of halves: halves.py
     CANCELING: tl.constexpr,  # whether for pairs whose products cancel, or all others
     BLOCK_I: tl.constexpr,
@@ -199,7 +199,7 @@ def gradient_kernel(
         if not CANCELING or canceling(row_norms, column_norms, i, j, n, m, limit):
             right_halves = column_halves + tile * tl.full([], 2 * DIMS * BLOCK_J, tl.int64)
             left, right = Side(rows, left_halves, row_norms, i, n), Side(columns, right_halves, column_norms, j, m)
-            r = distances(left, right, limit, dim, DIMS, HALVES, CANCELING, BLOCK_D)
+            r = distances(left, right, limit, dim, DIMS, PRODUCTS, HALVES, CANCELING, BLOCK_D)
             c = coefficients(r, nearest, shares, rates, i, j, n, m, S, ROWS_ARE_POINTS)
             before = i < (n if CANCELING or tile > first_tile else 0)  # where there are sums of other tiles
             tl.debug_barrier()  # another thread may have stored the sums
