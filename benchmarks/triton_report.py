@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import Any
 from unittest.mock import patch
 
@@ -203,15 +203,17 @@ class _NoDevice:
     def get_current_stream(self, device: int) -> int:
         return 0
 
+    def get_benchmarker(self) -> Callable[..., Any]:
+        """Of autotuners, which Triton before 3.4 asks for as it makes them."""
+        return lambda *arguments, **options: []
+
 
 def _kernels() -> list[Any]:
     from fastmmd.backends import triton as package
 
-    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
-    found = list({id(value): value for module in modules for value in vars(module).values()}.values())
-    while any(hasattr(value, "fn") and isinstance(value, Autotuner) for value in found):
-        found = [value.fn if isinstance(value, Autotuner) else value for value in found]
-    return [value for value in found if isinstance(value, JITFunction)]
+    modules = [import_module(module.name) for module in walk_packages(package.__path__, f"{package.__name__}.")]
+    values = {id(value): value for module in modules for value in vars(module).values()}.values()
+    return [value for value in values if isinstance(value, JITFunction)]
 
 
 def markdown(found: dict[str, list[Code]], titles: dict[str, str]) -> str:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastmmd
 from fastmmd.backends import current, select
 from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
-from fastmmd.backends.triton.tiles import FUSED, TUNED_PAIRS, tuned
+from fastmmd.backends.triton.launch import FUSED, TUNED_PAIRS, tuned
 from fastmmd.kernels import Kernel
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 from fastmmd.ops.registration import operators

@@ -212,7 +212,7 @@ def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     changes['"enable_fp_fusion": True'] = '"enable_fp_fusion": False'
     for right, planted in changes.items():
         changed = 0
-        for path in (wrong / "fastmmd" / "backends" / "triton").glob("*.py"):
+        for path in (wrong / "fastmmd" / "backends" / "triton").rglob("*.py"):
             text = path.read_text()
             changed += text.count(right)
             path.write_text(text.replace(right, planted))

@@ -12,9 +12,10 @@ offsets [B + 1], member b is the points offsets[b]:offsets[b + 1], and those beh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,32 +27,11 @@ F64 = torch.float64
 
 
 @dataclass
-class Rows:
-    """Sums over columns, float64. value [B, N]; gradient [B, N, D]; per kernel [B, S]: sum_i,j row_i v_j (...).
-
-    With offsets value is [1, N], gradient [1, N, D], and both are 0 for the points of no member.
-    """
-
-    value: Tensor
-    gradient: Tensor
-    bandwidths: Tensor
-    kernel_weights: Tensor
-
-    def plus(self, other: Rows, times: float = 1.0) -> Rows:
-        """The sums with those over other columns; times: how often their values and sums per kernel count."""
-        return Rows(
-            self.value + times * other.value,
-            self.gradient + other.gradient,
-            self.bandwidths + times * other.bandwidths,
-            self.kernel_weights + times * other.kernel_weights,
-        )
-
-
-@dataclass
 class Measure:
     """A sample with its normalized weights.
 
-    Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations.
+    Floats stand for all points alike, and for a batch of them: unweighted samples cost no operations. A backend may
+    keep what it computes of a sample in a subclass, from one sum over it to the next.
     """
 
     points: Tensor  # [B, N, D]; with offsets [1, N, D]
@@ -60,7 +40,6 @@ class Measure:
     scale: Tensor | float = 1.0  # [B], 1 / the sum of masses
     factor: Tensor | float = 1.0  # [B], of the self-term: 1, or 1 / (1 - sum w^2) if unbiased
     offsets: Tensor | None = None  # [B + 1] int64, rising; None: all members have N points
-    kept: dict[str, Any] = field(default_factory=dict)  # what a backend keeps from one sum to the next
 
     @property
     def batch(self) -> int:
@@ -85,31 +64,56 @@ class Measure:
         return torch.cat([numbers, torch.zeros_like(numbers[:1])])[self.member][None]
 
 
-class SumRows(Protocol):
-    """What a backend provides."""
-
-    def __call__(
-        self,
-        rows: Measure,  # N points; their masses are not read
-        columns: Measure,  # M points
-        factor: Tensor | float,  # [B] float64
-        kernel: Kernel,
-        gradient: bool,
-        row_weights: Tensor | None,  # [B, N] float64; None: no sums per kernel
-        half: bool,  # rows are columns, and only sum_i mass_i value_i matters: pairs may count on one side, twice
-        apart: tuple[Measure, Measure],  # pairs of these are typical of the call, whose sums shall round alike
-    ) -> Rows:
-        """The sums; those that are not asked for are empty."""
-        ...
+M = TypeVar("M", bound=Measure)
 
 
-def measure(sample: Sample, unbiased: bool) -> Measure:
+@dataclass(frozen=True)
+class RowSums(Generic[M]):
+    """A call of a backend: for each row its sums over the columns."""
+
+    rows: M  # N points; their masses are not read
+    columns: M  # M points
+    factor: Tensor | float  # [B] float64
+    kernel: Kernel
+    needs_gradient: bool
+    row_weights: Tensor | None  # [B, N] float64: row_i of the sums per kernel; None: these are not needed
+    half: bool  # rows are columns, and only sum_i mass_i value_i matters: pairs may count on one side, twice
+    typical: tuple[M, M]  # pairs of these decide how all sums of the call round, so that they round alike
+
+
+@dataclass
+class Sums:
+    """The sums, float64; empty where not needed.
+
+    value [B, N]; gradient [B, N, D]; per kernel [B, S]: sum_i,j row_i v_j (...). With offsets value is [1, N], gradient
+    [1, N, D], and both are 0 for the points of no member.
+    """
+
+    value: Tensor
+    gradient: Tensor
+    bandwidths: Tensor
+    kernel_weights: Tensor
+
+    def plus(self, other: Sums, times: float = 1.0) -> Sums:
+        """The sums with those over other columns; times: how often their values and sums per kernel count."""
+        return Sums(
+            self.value + times * other.value,
+            self.gradient + other.gradient,
+            self.bandwidths + times * other.bandwidths,
+            self.kernel_weights + times * other.kernel_weights,
+        )
+
+
+SumRows = Callable[[RowSums[M]], Sums]
+
+
+def measure(kind: type[M], sample: Sample, unbiased: bool) -> M:
     """The sample with what its weights, normalized in float64, give."""
     x, weights, offsets = sample.points, sample.weights, sample.offsets
     if weights is None and offsets is None:
         n = x.shape[1]
-        return Measure(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
-    measured = Measure(x, weights, offsets=offsets)
+        return kind(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
+    measured = kind(x, weights, offsets=offsets)
     w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
     measured.scale = 1 / measured.total(w)
     if offsets is not None:
@@ -129,19 +133,20 @@ def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
     return torch.segment_reduce(values.contiguous(), "sum", offsets=offsets, axis=0)
 
 
-def mmd2(sum_rows: SumRows, call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
-    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
+def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
+    """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`. kind: of the samples in `RowSums`."""
     x, unbiased, needs = call.x.points, call.unbiased, call.needs
 
-    def sums(rows: Measure, columns: Measure, factor: Tensor | float, gradient: bool, half: bool = False) -> Rows:
+    sx = measure(kind, call.x, unbiased)
+    sy = None if call.y is None else measure(kind, call.y, unbiased)
+
+    def sums(rows: M, columns: M, factor: Tensor | float, gradient: bool, half: bool = False) -> Sums:
         row_weights = None
         if needs.bandwidths or needs.kernel_weights:
             row_weights = _each(rows.weights, rows.points)
-        apart = (sx, sy or sx)
-        return sum_rows(rows, columns, factor * columns.scale, call.kernel, gradient, row_weights, half, apart)
+        factor = factor * columns.scale
+        return sum_rows(RowSums(rows, columns, factor, call.kernel, gradient, row_weights, half, (sx, sy or sx)))
 
-    sx = measure(call.x, unbiased)
-    sy = None if call.y is None else measure(call.y, unbiased)
     if sy is not None and sx.offsets is not None and sy.offsets is not None:
         impossible = _impossible(sx.offsets.diff(), sy.offsets.diff(), unbiased)
         for sample in (sx, sy):
@@ -160,7 +165,7 @@ def mmd2(sum_rows: SumRows, call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
         value = sy.total(sy.weights * of_y.value)
         per_kernel = [of_x.bandwidths + of_y.bandwidths, of_x.kernel_weights + of_y.kernel_weights]
     own = _gradients(sx, of_x, xx, unbiased, needs.x, needs.x_weights)
-    per_kernel = [found if need else x.new_empty(0) for found, need in zip(per_kernel, needs[4:], strict=True)]
+    per_kernel = [gradient if need else x.new_empty(0) for gradient, need in zip(per_kernel, needs[4:], strict=True)]
     gradients = (own[0], of_points, own[1], of_weights, *per_kernel)
     return sx.total(sx.weights * of_x.value) + value, Mmd2Inputs(*[gradient.to(x.dtype) for gradient in gradients])
 
@@ -179,7 +184,7 @@ def _each(weights: Tensor | float, points: Tensor) -> Tensor:
 
 
 def _gradients(
-    sample: Measure, all_rows: Rows, self_rows: Rows, unbiased: bool, points: bool, weights: bool
+    sample: Measure, all_rows: Sums, self_rows: Sums, unbiased: bool, points: bool, weights: bool
 ) -> list[Tensor]:
     """The gradients of mmd2 in one sample's points [B, N, D] and weights [B, N]; empty where not needed."""
     w, a = sample.weights, sample.factor
@@ -195,30 +200,30 @@ def _gradients(
     return out
 
 
-def witness(sum_rows: SumRows, call: Witness) -> Tensor:
+def witness(sum_rows: SumRows[M], kind: type[M], call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    rows, columns = Measure(call.points[None], None), Measure(call.samples[None], call.weights[None])
-    sums = sum_rows(rows, columns, 1.0, call.kernel, False, None, False, (rows, columns))
+    rows, columns = kind(call.points[None], None), kind(call.samples[None], call.weights[None])
+    sums = sum_rows(RowSums(rows, columns, 1.0, call.kernel, False, None, False, (rows, columns)))
     return sums.value[0].to(call.points.dtype)
 
 
-def witness_backward(sum_rows: SumRows, call: WitnessBackward) -> WitnessInputs[Tensor]:
+def witness_backward(sum_rows: SumRows[M], kind: type[M], call: WitnessBackward) -> WitnessInputs[Tensor]:
     """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
     forward, needs = call.forward, call.needs
     g, v = call.grad[None], forward.weights[None]
-    of_points, of_samples = Measure(forward.points[None], g), Measure(forward.samples[None], v)
-    apart = (of_points, of_samples)
+    of_points, of_samples = kind(forward.points[None], g), kind(forward.samples[None], v)
+    typical = (of_points, of_samples)
     out = WitnessInputs(*[g.new_empty(0) for _ in needs])
     if needs.points or needs.bandwidths or needs.kernel_weights:
         row_weights = g.to(F64) if needs.bandwidths or needs.kernel_weights else None
-        sums = sum_rows(of_points, of_samples, 1.0, forward.kernel, needs.points, row_weights, False, apart)
+        sums = sum_rows(RowSums(of_points, of_samples, 1.0, forward.kernel, needs.points, row_weights, False, typical))
         out = out._replace(
             points=(2 * g[..., None] * sums.gradient)[0] if needs.points else out.points,
             bandwidths=sums.bandwidths[0] if needs.bandwidths else out.bandwidths,
             kernel_weights=sums.kernel_weights[0] if needs.kernel_weights else out.kernel_weights,
         )
     if needs.samples or needs.weights:
-        sums = sum_rows(of_samples, of_points, 1.0, forward.kernel, needs.samples, None, False, apart)
+        sums = sum_rows(RowSums(of_samples, of_points, 1.0, forward.kernel, needs.samples, None, False, typical))
         out = out._replace(
             samples=(2 * v[..., None] * sums.gradient)[0] if needs.samples else out.samples,
             weights=sums.value[0] if needs.weights else out.weights,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...kernels import FAMILIES, Kernel, slope_at_origin
 from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
 from ..common import mmd as common
-from ..common.mmd import Measure, Rows
+from ..common.mmd import Measure, RowSums, Sums
 from .tiles import row_tiles
 
 F64 = torch.float64
@@ -19,30 +19,23 @@ F64 = torch.float64
 
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
-    return common.mmd2(sum_rows, call)
+    return common.mmd2(sum_rows, Measure, call)
 
 
 def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    return common.witness(sum_rows, call)
+    return common.witness(sum_rows, Measure, call)
 
 
 def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
     """The five gradients of grad . witness; see `calls.MmdBackend.witness_backward`."""
-    return common.witness_backward(sum_rows, call)
+    return common.witness_backward(sum_rows, Measure, call)
 
 
-def sum_rows(
-    rows: Measure,
-    columns: Measure,
-    factor: Tensor | float,
-    kernel: Kernel,
-    gradient: bool,
-    row_weights: Tensor | None,
-    half: bool,
-    apart: tuple[Measure, Measure],
-) -> Rows:
-    """See `common.mmd.SumRows`; in float64, every pair from both sides, and pairs of different members too."""
+def sum_rows(call: RowSums[Measure]) -> Sums:
+    """See `common.mmd.RowSums`; in float64, every pair from both sides, and pairs of different members too."""
+    rows, columns, kernel, row_weights = call.rows, call.columns, call.kernel, call.row_weights
+    factor, gradient = call.factor, call.needs_gradient
     p, q, mass = rows.points, columns.points, columns.mass
     v = p.new_ones(q.shape[:2], dtype=F64) if mass is None else mass.to(F64)
     v = v * (columns.spread(factor) if isinstance(factor, Tensor) else factor)
@@ -73,7 +66,7 @@ def sum_rows(
     if gradient:
         masses, moments = rows.spread(columns.total(v)), rows.spread(columns.total(v[..., None] * q))
         gradients += slope_at_origin(kernel) * (masses[..., None] * p - moments)
-    return Rows(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
+    return Sums(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
 
 
 def _members(kernel: Kernel) -> list[tuple[float | Tensor, float | Tensor]]:

@@ -22,7 +22,12 @@ def unavailable(device_type: str) -> str | None:
         return "Triton compiles for GPUs; pass CUDA tensors, or set TRITON_INTERPRET=1 to interpret kernels on the CPU"
     if device_type not in ("cpu", "cuda"):
         return f"no Triton kernels for {device_type} tensors; pass CUDA tensors"
-    version = importlib.import_module("triton").__version__
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        return f"Triton {version} is installed, and {OLDEST[0]}.{OLDEST[1]} is needed; upgrade torch to 2.7 or later"
+    if version() < OLDEST:
+        installed = importlib.import_module("triton").__version__
+        return f"Triton {installed} is installed, and {OLDEST[0]}.{OLDEST[1]} is needed; upgrade torch to 2.7 or later"
     return None
+
+
+def version() -> tuple[int, ...]:
+    """Of Triton, the first two numbers."""
+    return tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))

@@ -1,13 +1,8 @@
 """Random Fourier features in Triton, their frequencies made from the seed in registers, tile by tile.
 
-    t_ik  = W_k . x_i / pi                              angles in half turns
-    sum   = sum_i w_i [cos(pi t_ik), sin(pi t_ik)]      [2 * count]
-    f(x_i) = sum_k a_k cos(pi t_ik) + b_k sin(pi t_ik)  and its gradient in x_i
-
-In few dimensions rows are spread over the threads and stay in registers with their sums, lane by lane; a feature's
-frequencies are the same number in every thread, each pair of normals made by one thread and handed to the others. In
-more dimensions t is summed over blocks of four, whose normals all rows of a tile share, and the gradient is kept in
-memory. See `frequencies`.
+t_ik  = W_k . x_i / pi                              angles in half turns
+sum   = sum_i w_i [cos(pi t_ik), sin(pi t_ik)]      [2 * count]
+f(x_i) = sum_k a_k cos(pi t_ik) + b_k sin(pi t_ik)  and its gradient in x_i
 """
 
 from __future__ import annotations
@@ -17,244 +12,17 @@ from functools import lru_cache, partial
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from ...calls import Features, FourierFrequencies, FourierFunction, FourierSum
 from ...common import fourier as common
 from .. import interpreted
-from ..tiles import FUSED, MOST_SPLITS, constant, coordinate, signed, sincospi, tuned
-from .frequencies import frequencies, half_turns, handed_out, normals, plus_items, product
+from ..launch import FUSED, MOST_SPLITS, constant, tuned
+from .kernels import FLUSH, frequencies_kernel, function_kernel, sum_kernel
 
 F64 = torch.float64
 SMALL_DIMS = 16  # all coordinates in registers
-FLUSH = tl.constexpr(8)  # tiles of features that are made at once, their sums in the points' dtype; float64 beyond
-PI = tl.constexpr(math.pi)
 AT_ONCE = 396  # programs that an H200 runs at once: three on each of its 132 multiprocessors, for their registers
-
-
-# --- few dimensions ---
-
-
-@triton.jit
-def sums_of_few(
-    x, weights, key, inverse, k, n, count, part, first, last, dim: tl.constexpr, SLOTS: tl.constexpr,
-    BLOCK_I: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """Sums over the tiles first ... last - 1 of rows, of cosines and of sines, of the features k: twice [BLOCK_K]."""
-    dtype: tl.constexpr = x.dtype.element_ty
-    shape: tl.constexpr = [k.shape[0], LANES]
-    w = handed_out(frequencies(key, inverse, k, count, part, SLOTS), 0, dim, k.shape[0], LANES)
-    cosines = tl.zeros(shape, tl.float64)
-    sines = tl.zeros(shape, tl.float64)
-    for tile in range(first, last):
-        lane_cosines = tl.zeros(shape, dtype)
-        lane_sines = tl.zeros(shape, dtype)
-        for step in tl.static_range(BLOCK_I // LANES):
-            i = tile * BLOCK_I + step * LANES + tl.arange(0, LANES)
-            point = tl.tuple([])
-            for d in tl.static_range(dim):
-                point = point + (tl.load(x + tl.cast(n, tl.int64) * d + i, mask=i < n, other=0.0),)
-            sine, cosine, shifted = sincospi(product(point, w, dim))
-            mass = tl.load(weights + i, mask=i < n, other=0.0)
-            mass = signed(tl.broadcast_to(mass[None, :], shape), shifted)
-            lane_cosines += mass * cosine
-            lane_sines += mass * sine
-        cosines += lane_cosines.to(tl.float64)
-        sines += lane_sines.to(tl.float64)
-    return tl.sum(cosines, axis=1), tl.sum(sines, axis=1)
-
-
-@triton.jit
-def function_of_few(
-    x, coefficients, key, inverse, i, n, count, part, first, last, dim: tl.constexpr, SLOTS: tl.constexpr,
-    VALUE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK_K: tl.constexpr, FLUSH: tl.constexpr,
-):  # fmt: skip
-    """Sums over the groups first ... last - 1 of FLUSH tiles of features, at the rows i: value [BLOCK_I] and, for every
-    dimension, gradient [BLOCK_I]."""
-    dtype: tl.constexpr = x.dtype.element_ty
-    point = tl.tuple([])
-    gradients = (tl.zeros(i.shape, tl.float64),) * dim
-    values = tl.zeros(i.shape, tl.float64)
-    for d in tl.static_range(dim):
-        point = point + (coordinate(x, i, n, dim, d),)
-    for group in range(first, last):
-        made_first = group * FLUSH * BLOCK_K
-        made = frequencies(key, inverse, made_first + tl.arange(0, FLUSH * BLOCK_K), count, part, SLOTS)
-        lane_values = tl.zeros(i.shape, dtype)
-        lane_gradients = (lane_values,) * dim
-        for tile in range(FLUSH):
-            w = handed_out(made, tile * BLOCK_K, dim, BLOCK_K, i.shape[0])
-            k = made_first + tile * BLOCK_K + tl.arange(0, BLOCK_K)
-            a = tl.load(coefficients + k, mask=k < count, other=0.0)[:, None]
-            c = tl.load(coefficients + count + k, mask=k < count, other=0.0)[:, None]
-            sine, cosine, shifted = sincospi(product(point, w, dim))
-            if VALUE:
-                lane_values = plus_items(lane_values, signed(cosine * a + sine * c, shifted))
-            if GRADIENT:
-                slope = signed(cosine * c - sine * a, shifted)
-                sums = tl.tuple([])
-                for d in tl.static_range(dim):
-                    sums = sums + (plus_items(lane_gradients[d], slope * w[d]),)
-                lane_gradients = sums
-        values += lane_values.to(tl.float64)
-        sums = tl.tuple([])
-        for d in tl.static_range(dim):
-            sums = sums + (gradients[d] + lane_gradients[d].to(tl.float64),)
-        gradients = sums
-    return values, gradients
-
-
-# --- many dimensions ---
-
-
-@triton.jit
-def sums_of_many(
-    x, weights, key, inverse, k, n, count, part, first, last, dim: tl.constexpr, BLOCK_I: tl.constexpr
-):  # fmt: skip
-    """As sums_of_few."""
-    scale = tl.load(inverse + k // part, mask=k < count, other=0.0)
-    cosines = tl.zeros(k.shape, tl.float64)
-    sines = tl.zeros(k.shape, tl.float64)
-    for tile in range(first, last):
-        i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
-        sine, cosine, shifted = sincospi(half_turns(x, key, scale, i, k, n, dim))
-        mass = tl.load(weights + i, mask=i < n, other=0.0)
-        mass = signed(tl.broadcast_to(mass[:, None], shifted.shape), shifted)
-        cosines += tl.sum(mass * cosine, axis=0).to(tl.float64)
-        sines += tl.sum(mass * sine, axis=0).to(tl.float64)
-    return cosines, sines
-
-
-@triton.jit
-def function_of_many(
-    x, coefficients, key, inverse, gradient, i, n, count, part, first, last, dim: tl.constexpr, VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Sums over the tiles first ... last - 1 of features, at the rows i: value [BLOCK_I]; the gradient is added to
-    `gradient` [BLOCK_I], pointers to its rows."""
-    dtype: tl.constexpr = x.dtype.element_ty
-    values = tl.zeros(i.shape, tl.float64)
-    for tile in range(first, last):
-        k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-        scale = tl.load(inverse + k // part, mask=k < count, other=0.0)
-        a = tl.load(coefficients + k, mask=k < count, other=0.0)[None, :]
-        c = tl.load(coefficients + count + k, mask=k < count, other=0.0)[None, :]
-        sine, cosine, shifted = sincospi(half_turns(x, key, scale, i, k, n, dim))
-        if VALUE:
-            values += tl.sum(signed(cosine * a + sine * c, shifted), axis=1).to(tl.float64)
-        if GRADIENT:
-            slope = signed(cosine * c - sine * a, shifted) * (scale * PI)[None, :]
-            for block in range((dim + 3) // 4):
-                g = normals(key, k, block, dtype)
-                for offset in tl.static_range(4):
-                    d = 4 * block + offset
-                    there = i < tl.where(d < dim, n, 0)
-                    before = tl.load(gradient + d, mask=i < tl.where((d < dim) & (tile > first), n, 0), other=0.0)
-                    sums = tl.sum(slope * g[offset][None, :], axis=1).to(tl.float64)
-                    tl.store(gradient + d, before + sums, mask=there)
-    return values
-
-
-# --- kernels ---
-
-
-@triton.jit
-def sum_kernel(
-    x,  # [B, dim, n] with SLOTS, otherwise [B, n, dim]
-    weights,  # [B, n]
-    key,  # [2] int64: seed, first feature
-    inverse,  # [parts]: 1 / (pi bandwidth)
-    scale,  # [parts] float64: of the features of a part
-    out,  # [splits, B, 2, count] float64
-    n,
-    count,
-    part,  # features of one bandwidth
-    split_tiles,  # tiles of rows in a split
-    dim: tl.constexpr,
-    SLOTS: tl.constexpr,  # power of 2 of at least dim, at least 2; 0 where dim is many
-    BLOCK_I: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    LANES: tl.constexpr,  # divides BLOCK_I
-):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    k = block * BLOCK_K + tl.arange(0, BLOCK_K)
-    first, last = split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))
-    x += b * n * dim
-    weights += b * n
-    if SLOTS:
-        cosines, sines = sums_of_few(
-            x, weights, key, inverse, k, n, count, part, first, last, dim, SLOTS, BLOCK_I, LANES
-        )  # fmt: skip
-    else:
-        cosines, sines = sums_of_many(x, weights, key, inverse, k, n, count, part, first, last, dim, BLOCK_I)
-    at = out + (split * tl.num_programs(2) + b) * 2 * count + k
-    unit = tl.load(scale + k // part, mask=k < count, other=0.0)
-    tl.store(at, unit * cosines, mask=k < count)
-    tl.store(at + count, unit * sines, mask=k < count)
-
-
-@triton.jit
-def function_kernel(
-    x,  # [B, n, dim]
-    coefficients,  # [B, 2, count]: of cosines, of sines, times the features' scale
-    key,  # [2] int64
-    inverse,  # [parts]
-    value,  # [splits, B, n] float64; unread without VALUE
-    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    n,
-    count,
-    part,
-    split_tiles,  # tiles of features in a split, groups of FLUSH with SLOTS
-    dim: tl.constexpr,
-    SLOTS: tl.constexpr,
-    VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = (split * tl.num_programs(2) + b) * n + i
-    x += b * n * dim
-    coefficients += b * 2 * count
-    gradient += row * dim
-    first = split * split_tiles
-    if SLOTS:
-        last = tl.minimum(first + split_tiles, tl.cdiv(count, FLUSH * BLOCK_K))
-        values, gradients = function_of_few(
-            x, coefficients, key, inverse, i, n, count, part, first, last, dim, SLOTS, VALUE, GRADIENT, BLOCK_K, FLUSH
-        )  # fmt: skip
-        if GRADIENT:
-            for d in tl.static_range(dim):
-                tl.store(gradient + d, gradients[d] * PI, mask=i < n)
-    else:
-        last = tl.minimum(first + split_tiles, tl.cdiv(count, BLOCK_K))
-        values = function_of_many(
-            x, coefficients, key, inverse, gradient, i, n, count, part, first, last, dim, VALUE, GRADIENT, BLOCK_K
-        )  # fmt: skip
-    if VALUE:
-        tl.store(value + row, values, mask=i < n)
-
-
-@triton.jit
-def frequencies_kernel(
-    key,  # [2] int64
-    inverse,  # [parts]: 1 / bandwidth
-    out,  # [count, dim]
-    count,
-    part,
-    dim: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    scale = tl.load(inverse + k // part, mask=k < count, other=0.0)
-    for first in range(0, dim, 4):
-        g = normals(key, k, first // 4, out.dtype.element_ty)
-        for offset in tl.static_range(4):
-            d = first + offset
-            if d < dim:
-                tl.store(out + k.to(tl.int64) * dim + d, g[offset] * scale, mask=k < count)
 
 
 def fourier_sum(call: FourierSum) -> Tensor:

@@ -6,44 +6,42 @@ the normals of four dimensions: some 40 operations per feature and dimension.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
-from ..tiles import box_muller, coordinate, philox
+from ..points import coordinate
+from .normals import box_muller, normals, words
+
+
+class Drawn(NamedTuple):
+    """Features: what their frequencies are made of."""
+
+    key: tl.tensor  # [2] int64: seed, index of the first feature
+    inverse: tl.tensor  # [parts]: 1 / (pi bandwidth)
+    count: tl.tensor
+    part: tl.tensor  # features of one bandwidth
 
 
 @triton.jit
-def words(key, k, block):
-    """Four uint32 words for dimensions 4 block ... 4 block + 3 of the features k; k and block of one shape."""
-    seed, start = tl.load(key), tl.load(key + 1)
-    index = start + k.to(tl.int64)
-    c0 = (index & 0xFFFFFFFF).to(tl.uint32)
-    c1 = ((index >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    k0, k1 = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    return philox(c0, c1, block.to(tl.uint32), tl.zeros(k.shape, tl.uint32), k0, k1)
-
-
-@triton.jit
-def normals(key, k, block, dtype: tl.constexpr):
-    """The normals of dimensions 4 block ... 4 block + 3 of the features k [BLOCK_K]: four vectors."""
-    w0, w1, w2, w3 = words(key, k, tl.zeros(k.shape, tl.int32) + block)
-    g0, g1 = box_muller(w0, w1, dtype)
-    g2, g3 = box_muller(w2, w3, dtype)
-    return g0, g1, g2, g3
+def scales(drawn, k):
+    """1 / (pi bandwidth) of the features k; 0 from count on."""
+    return tl.load(drawn.inverse + k // drawn.part, mask=k < drawn.count, other=0.0)
 
 
 # --- few dimensions: a tuple of all of them, in every thread ---
 
 
 @triton.jit
-def frequencies(key, inverse, k, count, part, SLOTS: tl.constexpr):
+def frequencies(drawn, k, SLOTS: tl.constexpr):
     """W_k / pi of the features k: [SLOTS, BLOCK_K], one pair of dimensions and feature to a thread; 0 from count on."""
     shape: tl.constexpr = [SLOTS // 2, k.shape[0]]
     pair = tl.broadcast_to(tl.arange(0, SLOTS // 2)[:, None], shape)
-    w0, w1, w2, w3 = words(key, tl.broadcast_to(k[None, :], shape), pair // 2)
+    w0, w1, w2, w3 = words(drawn.key, tl.broadcast_to(k[None, :], shape), pair // 2)
     second = pair % 2 == 1
-    g0, g1 = box_muller(tl.where(second, w2, w0), tl.where(second, w3, w1), inverse.dtype.element_ty)
-    scale = tl.load(inverse + k // part, mask=k < count, other=0.0)
+    g0, g1 = box_muller(tl.where(second, w2, w0), tl.where(second, w3, w1), drawn.inverse.dtype.element_ty)
+    scale = scales(drawn, k)
     return tl.join(g0, g1).permute(0, 2, 1).reshape(SLOTS, k.shape[0]) * scale[None, :]
 
 
@@ -54,7 +52,7 @@ def handed_out(made, first, dim: tl.constexpr, BLOCK_K: tl.constexpr, LANES: tl.
     slots: tl.constexpr = made.shape[0]
     chosen = tl.broadcast_to((first + tl.arange(0, BLOCK_K))[None, :], [slots, BLOCK_K])
     all_lanes = tl.broadcast_to(tl.gather(made, chosen, 1)[:, :, None], [slots, BLOCK_K, LANES])
-    w = tl.tuple([])
+    w = ()
     for d in tl.static_range(dim):
         w = w + (item(all_lanes, d),)
     return w

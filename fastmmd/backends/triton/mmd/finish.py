@@ -6,12 +6,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...common.mmd import F64, Measure, Rows
+from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..tiles import FUSED, checked, constant
-from .plan import TERMS, Plan
+from ..launch import FUSED, constant
+from ..math import checked
+from .plan import Plan
+from .plan_kernel import TERMS
 from .segments import block_of_rows, offsets_of, row_blocks, segment
-from .statistics import statistics
+from .statistics import Cloud
 
 
 @triton.jit
@@ -65,10 +67,9 @@ def finish_kernel(
     tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
 
 
-def finish(
-    plan: Plan, rows: Measure, columns: Measure, factor: Tensor | float, value: Tensor, slopes: Tensor, gradient: bool
-) -> Rows:
-    """The rows' sums, without those per kernel."""
+def finish(plan: Plan, call: RowSums[Cloud], value: Tensor, slopes: Tensor) -> Sums:
+    """The rows' sums of those of the splits, value [splits, B, N] and slopes [..., D], without the sums per kernel."""
+    rows, factor, gradient = call.rows, call.factor, call.needs_gradient
     p, parts = rows.points, value.shape[0]
     n, dim = p.shape[1:]
     empty = value.new_empty(0)
@@ -81,8 +82,8 @@ def finish(
     block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
     blocks, batch = row_blocks(rows, block_i)
     finish_kernel[(blocks, 1, batch)](
-        p, value, slopes, offsets_of(rows), statistics(columns).center, plan.moment, plan.terms, units,
+        p, value, slopes, offsets_of(rows), call.columns.statistics.center, plan.moment, plan.terms, units,
         values, gradients, n, parts, int(of_batch), dim, rows.batch, RAGGED=ragged,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip
-    return Rows(values, gradients, empty, empty)
+    return Sums(values, gradients, empty, empty)

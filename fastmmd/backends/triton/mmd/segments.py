@@ -1,4 +1,4 @@
-"""Members of a batch with sizes of their own (RAGGED): segments of one row of points, by the offsets of `assembly`.
+"""Members of a batch with sizes of their own (RAGGED): segments of one row of points, by offsets (`calls.Sample`).
 
 Launches know nothing of the sizes: a program looks its member up, and one that has no rows has no columns either.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import triton
@@ -9,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...common.mmd import F64, Measure
-from ..tiles import FUSED, coordinates, splits
+from ..launch import FUSED, splits
+from ..points import coordinates
 from .segments import offsets_of, segment
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
@@ -74,7 +76,7 @@ def statistics_kernel(
 
 
 class Statistics(NamedTuple):
-    """What `statistics_kernel` found."""
+    """What `statistics_kernel` computes."""
 
     center: Tensor
     reach: Tensor
@@ -82,24 +84,26 @@ class Statistics(NamedTuple):
     masses: Tensor
 
 
-def statistics(sample: Measure) -> Statistics:
-    """Of a sample's points and masses, once for all sums over it."""
-    found = sample.kept.get("statistics")
-    if found is None:
-        found = sample.kept["statistics"] = _statistics(sample)
-    return found
+class Cloud(Measure):
+    """A sample, with what sums over it need and is the same for all of them."""
 
+    @cached_property
+    def transposed(self) -> Tensor:
+        """The points, coordinate by coordinate: [D, B, N]."""
+        return self.points.permute(2, 0, 1).contiguous()
 
-def _statistics(sample: Measure) -> Statistics:
-    points, mass, batch = sample.points, sample.mass, sample.batch
-    (n, dim), ragged = points.shape[1:], sample.offsets is not None
-    block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
-    block_i = max(1, 2048 // block_d)
-    chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(batch if ragged else 1, triton.cdiv(n, block_i))
-    shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
-    found = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
-    statistics_kernel[(parts, chunks, batch)](
-        points, points if mass is None else mass, *found, offsets_of(sample), n, per_split, dim, LEADERS,
-        RAGGED=ragged, HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
-    )  # fmt: skip
-    return found
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the points and masses."""
+        points, mass, batch = self.points, self.mass, self.batch
+        (n, dim), ragged = points.shape[1:], self.offsets is not None
+        block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
+        block_i = max(1, 2048 // block_d)
+        chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(batch if ragged else 1, triton.cdiv(n, block_i))
+        shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
+        result = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
+        statistics_kernel[(parts, chunks, batch)](
+            points, points if mass is None else mass, *result, offsets_of(self), n, per_split, dim, LEADERS,
+            RAGGED=ragged, HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
+        )  # fmt: skip
+        return result

@@ -1,368 +1,175 @@
-"""mmd2 and witness in Triton: sums over columns, value and gradient in one pass over the pairs.
+"""Sums over columns for mmd2 and witness:
 
     value_i    = sum_j mass_j u(r_ij)                      u = kappa(r) - kappa(0)
     gradient_i = sum_j mass_j slope(r_ij) (p_i - q_j)
 
-A program holds BLOCK_I rows and walks over tiles of BLOCK_J columns; `assembly` makes mmd2 of such sums, so both
-halves of the symmetric terms are computed where rows need their own results, and no two programs write to one place.
-In few dimensions all coordinates and sums stay in registers, lane by lane, and are added up every FLUSH tiles; beyond,
-the gradient is kept in memory.
+A plan, from statistics of the samples; the sums over the tiles; what they left out and the splits' results together.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, NamedTuple
+
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from ....kernels import Kernel
-from ...common.mmd import F64, Measure, Rows
+from ....kernels import FAMILIES
+from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..tiles import (
-    constant,
-    coordinate,
-    coordinates,
-    splits,
-    squared_distances,
-    squared_norms,
-    stages,
-    tuned,
-)
+from ..launch import constant, splits, stages, takes_products, tuned
+from ..points import squared_norms
 from .finish import finish
-from .kernels import ROWS_OF_TABLE, SQUARINGS, evaluate
-from .plan import SERIES_TERMS, TERMS, plan
-from .segments import block_of_rows, offsets_of, row_blocks, segment, sums_by_member
-from .statistics import statistics
+from .plan import SERIES_TERMS, Plan, plan
+from .segments import offsets_of, row_blocks, sums_by_member
+from .statistics import Cloud
+from .sum_kernels import large_kernel, small_kernel
 
 SMALL_DIMS = 16  # all coordinates in registers
 DIRECT_DIMS = 48  # up to here distances by differences, beyond by products where the kernel is smooth
-FLUSH = tl.constexpr(64)  # terms added in the points' dtype, lane by lane, before the sum goes on in float64
 
 
-@triton.jit
-def small_kernel(
-    p,  # [B, n, dim]; RAGGED: [n, dim], of all members
-    q,  # [dim, B, m]; RAGGED: [dim, m]
-    mass,  # [B, m]; unread without HAS_MASS
-    row_weights,  # [B, n] float64; unread without PER_RUNG
-    table,  # [B, 14, S]
-    series,  # [B, 2 SERIES + 1]
-    terms,  # [B, 7] float64
-    row_offsets,  # [B + 1]; unread unless RAGGED
-    column_offsets,  # [B + 1]
-    value,  # [splits, B, n] float64
-    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    rungs,  # [B, programs, 2, S] float64: sums of r slope, of u; unread without PER_RUNG
-    n,
-    m,
-    split_tiles,  # tiles of columns in a split; unread if RAGGED
-    members,  # B
-    dim: tl.constexpr,
-    S: tl.constexpr,
-    S_SLOTS: tl.constexpr,
-    FOLLOWS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    SQUARED: tl.constexpr,
-    HAS_MASS: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    PER_RUNG: tl.constexpr,
-    SERIES: tl.constexpr,  # terms of a series for wide bandwidths
-    HALF: tl.constexpr,  # rows are columns: only pairs i <= j, those of different points twice
-    RAGGED: tl.constexpr,  # members have sizes of their own
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-):
-    dtype: tl.constexpr = p.dtype.element_ty
-    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
-    all_rows, all_columns = tl.num_programs(2).to(tl.int64) * n, tl.num_programs(2).to(tl.int64) * m
-    first_row, n = segment(row_offsets, b, n, RAGGED)
-    first_column, m = segment(column_offsets, b, m, RAGGED)
-    first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
-    p += first_row * dim
-    q += first_column
-    table += b * ROWS_OF_TABLE * S
-    series += b * (2 * SERIES + 1)
-    start, far, folded = _terms(terms + b * TERMS, dtype)
-    i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = tl.program_id(1) * all_rows + first_row + i  # of value and gradient
-    by_slope = tl.zeros([S_SLOTS], tl.float64)
-    by_value = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = _row_weights(row_weights + first_row, i, n, dtype, PER_RUNG)
-    left = tl.tuple([])
-    for d in tl.static_range(dim):
-        left = left + (tl.load(p + i.to(tl.int64) * dim + d, mask=i < n, other=0.0)[:, None],)
-    values = tl.zeros([BLOCK_I], tl.float64)
-    gradients = (values,) * dim
-    for group in range(first, last, FLUSH):
-        lane_values = tl.zeros([BLOCK_I, BLOCK_J], dtype)
-        lane_gradients = (lane_values,) * dim
-        for tile in range(group, tl.minimum(group + FLUSH, last)):
-            j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-            w = _masses(mass + first_column, i, j, m, dtype, HAS_MASS, HALF)
-            r = tl.zeros([BLOCK_I, BLOCK_J], dtype)
-            differences = tl.tuple([])
-            there = tl.minimum(j, m - 1)  # the padding must not be farther away than any point
-            for d in tl.static_range(dim):
-                right = tl.load(q + d * all_columns + there)
-                difference = left[d] - right[None, :]
-                r += difference * difference
-                differences = differences + (difference,)
-            total, slope, by_slope, by_value = evaluate(
-                r, w, row_weight, by_slope, by_value, table, series, start, far, folded,
-                S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG, SERIES,
-            )  # fmt: skip
-            lane_values += w * total
-            if GRADIENT:
-                c = w * slope
-                sums = tl.tuple([])
-                for d in tl.static_range(dim):
-                    sums = sums + (lane_gradients[d] + c * differences[d],)
-                lane_gradients = sums
-        values += tl.sum(lane_values.to(tl.float64), axis=1)
-        if GRADIENT:
-            sums = tl.tuple([])
-            for d in tl.static_range(dim):
-                sums = sums + (gradients[d] + tl.sum(lane_gradients[d].to(tl.float64), axis=1),)
-            gradients = sums
-    tl.store(value + row, values, mask=i < n)
-    if GRADIENT:
-        for d in tl.static_range(dim):
-            tl.store(gradient + row * dim + d, gradients[d], mask=i < n)
-    if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
+class Tile(NamedTuple):
+    """Rows, columns and dimensions of a tile, warps of a program."""
+
+    rows: int
+    columns: int
+    dims: int
+    warps: int
 
 
-@triton.jit
-def large_kernel(
-    p,  # [B, n, dim]; RAGGED: [n, dim], of all members
-    q,  # [B, m, dim]
-    p_norms,  # [B, n]; unread with DIRECT
-    q_norms,  # [B, m]
-    mass,  # [B, m]; unread without HAS_MASS
-    row_weights,  # [B, n] float64; unread without PER_RUNG
-    table,  # [B, 14, S]
-    series,  # [B, 2 SERIES + 1]
-    terms,  # [B, 7] float64
-    row_offsets,  # [B + 1]; unread unless RAGGED
-    column_offsets,  # [B + 1]
-    value,  # [splits, B, n] float64
-    gradient,  # [splits, B, n, dim] float64; unread without GRADIENT
-    rungs,  # [B, programs, 2, S] float64; unread without PER_RUNG
-    n,
-    m,
-    split_tiles,
-    members,
-    dim: tl.constexpr,
-    S: tl.constexpr,
-    S_SLOTS: tl.constexpr,
-    FOLLOWS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    SQUARED: tl.constexpr,
-    HAS_MASS: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    PER_RUNG: tl.constexpr,
-    SERIES: tl.constexpr,  # terms of a series for wide bandwidths
-    HALF: tl.constexpr,
-    RAGGED: tl.constexpr,
-    SELF: tl.constexpr,  # rows are columns
-    DIRECT: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_J: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    dtype: tl.constexpr = p.dtype.element_ty
-    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
-    all_rows = tl.num_programs(2).to(tl.int64) * n
-    first_row, n = segment(row_offsets, b, n, RAGGED)
-    first_column, m = segment(column_offsets, b, m, RAGGED)
-    first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
-    i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = tl.program_id(1) * all_rows + first_row + i
-    p += first_row * dim
-    q += first_column * dim
-    p_norms += first_row
-    q_norms += first_column
-    table += b * ROWS_OF_TABLE * S
-    series += b * (2 * SERIES + 1)
-    start, far, folded = _terms(terms + b * TERMS, dtype)
-    by_slope = tl.zeros([S_SLOTS], tl.float64)
-    by_value = tl.zeros([S_SLOTS], tl.float64)
-    row_weight = _row_weights(row_weights + first_row, i, n, dtype, PER_RUNG)
-    values = tl.zeros([BLOCK_I], tl.float64)
-    for tile in range(first, last):
-        j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
-        w = _masses(mass + first_column, i, j, m, dtype, HAS_MASS, HALF)
-        r = squared_distances(p, q, p_norms, q_norms, i, j, n, m, dim, DIRECT, BLOCK_D)
-        if SERIES > 0:  # the padding must not be farther away than any point
-            r = tl.where((j < m)[None, :], r, 0.0)
-        if SELF and not DIRECT:  # a point is nowhere away from itself, where products round
-            r = tl.where(i[:, None] == j[None, :], 0.0, r)
-        total, slope, by_slope, by_value = evaluate(
-            r, w, row_weight, by_slope, by_value, table, series, start, far, folded,
-            S, S_SLOTS, FOLLOWS, KERNEL, SQUARED, PER_RUNG, SERIES,
-        )  # fmt: skip
-        values += tl.sum(w * total, axis=1).to(tl.float64)
-        if GRADIENT:
-            c = w * slope
-            before = tl.where(tile > first, n, 0)  # rows that have sums of other tiles
-            if DIRECT:
-                tl.debug_barrier()  # another thread may have stored the sums
-                for d in range(dim):
-                    difference = coordinate(p, i, n, dim, d)[:, None] - coordinate(q, j, m, dim, d)[None, :]
-                    at = gradient + row * dim + d
-                    g = tl.load(at, mask=i < before, other=0.0) + tl.sum(c * difference, axis=1).to(tl.float64)
-                    tl.store(at, g, mask=i < n)
-            else:
-                if SELF:
-                    c = tl.where(i[:, None] == j[None, :], 0.0, c)
-                for first_d in range(0, dim, BLOCK_D):
-                    d = first_d + tl.arange(0, BLOCK_D)
-                    at = gradient + row[:, None] * dim + d[None, :]
-                    there, known = (i < n)[:, None] & (d < dim)[None, :], (i < before)[:, None] & (d < dim)[None, :]
-                    g = tl.sum(c, axis=1)[:, None] * coordinates(p, i, n, dim, d)
-                    g -= tl.dot(c, coordinates(q, j, m, dim, d), input_precision="ieee", out_dtype=c.dtype)
-                    tl.store(at, tl.load(at, mask=known, other=0.0) + g.to(tl.float64), mask=there)
-    tl.store(value + row, values, mask=i < n)
-    if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
+class Partial(NamedTuple):
+    """Sums of the tiles, float64; the last two unread where not needed."""
+
+    value: Tensor  # [splits, B, N]
+    slopes: Tensor  # [splits, B, N, D]: of the gradient
+    rungs: Tensor  # [B, programs, 2, S]
 
 
-@triton.jit
-def _tiles_of_split(
-    block, n, m, split_tiles, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, HALF: tl.constexpr, RAGGED: tl.constexpr
-):
-    """The first tile of columns and the one behind the last of a program's split; none for a block without rows."""
-    tiles = tl.cdiv(m, BLOCK_J)
-    if RAGGED:
-        split_tiles = tl.cdiv(tl.where(block * BLOCK_I < n, tiles, 0), tl.num_programs(1))
-    first = tl.program_id(1) * split_tiles
-    last = tl.minimum(first + split_tiles, tiles)
-    if HALF:
-        first = tl.maximum(first, block * BLOCK_I // BLOCK_J)
-    return first, last
-
-
-@triton.jit
-def _terms(terms, dtype: tl.constexpr):
-    """Of a plan what the tiles read: start of the slopes, number of far rungs, whether the others are folded."""
-    return tl.load(terms).to(dtype), tl.load(terms + 5).to(tl.int32), tl.load(terms + 6) > 0
-
-
-@triton.jit
-def _masses(mass, i, j, m, dtype: tl.constexpr, HAS_MASS: tl.constexpr, HALF: tl.constexpr):
-    """Masses of the columns, 0 in the padding: [1, BLOCK_J]; with HALF as often as their pairs count: [BLOCK_I, ...]"""
-    if HAS_MASS:
-        w = tl.load(mass + j, mask=j < m, other=0.0)[None, :]
-    else:
-        w = (j < m).to(dtype)[None, :]
-    if HALF:
-        w *= (j[None, :] >= i[:, None]).to(dtype) + (j[None, :] > i[:, None]).to(dtype)
-    return w
-
-
-@triton.jit
-def _row_weights(row_weights, i, n, dtype: tl.constexpr, PER_RUNG: tl.constexpr):
-    """[BLOCK_I, 1]"""
-    if PER_RUNG:
-        return tl.load(row_weights + i, mask=i < n, other=0.0).to(dtype)[:, None]
-    else:
-        return tl.zeros_like(i).to(dtype)[:, None]
-
-
-@triton.jit
-def _store_per_rung(rungs, by_slope, by_value, S: tl.constexpr, S_SLOTS: tl.constexpr):
-    slot = tl.arange(0, S_SLOTS)
-    program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    at = rungs + (program * tl.num_programs(0) + tl.program_id(0)) * 2 * S + slot
-    tl.store(at, by_slope, mask=slot < S)
-    tl.store(at + S, by_value, mask=slot < S)
-
-
-def sum_rows(
-    rows: Measure,
-    columns: Measure,
-    factor: Tensor | float,
-    kernel: Kernel,
-    gradient: bool,
-    row_weights: Tensor | None,
-    half: bool,
-    apart: tuple[Measure, Measure],
-) -> Rows:
-    """See `common.mmd.SumRows`."""
-    p, q, mass, per_rung = rows.points, columns.points, columns.mass, row_weights is not None
-    (_, n, dim), m, count = p.shape, q.shape[1], len(kernel.bandwidths)
-    small, ragged = dim <= SMALL_DIMS, rows.offsets is not None
-    # Laplacian and energy show what products round; products take points centered for each member.
-    direct = dim <= DIRECT_DIMS or kernel.family in ("laplacian", "energy") or ragged
+def sum_rows(call: RowSums[Cloud]) -> Sums:
+    """See `common.mmd.RowSums`."""
+    rows, kernel, dim = call.rows, call.kernel, call.rows.points.shape[2]
+    family, dtype = FAMILIES[kernel.family], rows.points.dtype
+    # Products cancel for near pairs, which kernels that are not smooth show; and they take points centered for each
+    # member.
+    products = dim > DIRECT_DIMS and family.smooth and rows.offsets is None and takes_products(dtype)
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
-    few_digits = p.dtype == torch.float32 and apart[0] is not apart[1]
-    fold = few_digits and kernel.family == "gaussian" and count > 1 and not per_rung
-    planned = plan(kernel, columns, apart, products=not direct, fold=fold)
-    block_i, block_j, block_d, warps = _blocks(n, m, dim, p.dtype.itemsize // 4, gradient, per_rung)
-    blocks, batch = row_blocks(rows, block_i)
-    parts, per_split = splits(blocks * batch, triton.cdiv(m, block_j))
-    value = p.new_empty((parts, batch, n), dtype=F64)
-    slopes = value
-    if gradient:  # splits of a small member may be without tiles
-        slopes = (p.new_zeros if ragged else p.new_empty)((parts, batch, n, dim), dtype=F64)
-    rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64) if per_rung else value
-    weights = p if mass is None else mass, value if row_weights is None else row_weights
-    offsets = offsets_of(rows), offsets_of(columns)
-    sums = planned.table, planned.series, planned.terms, *offsets, value, slopes, rungs, n, m, per_split, rows.batch
-    pairs = n * m * batch // (rows.batch if ragged else 1)
+    foldable = family.squarings > 0 and not family.takes_root and len(kernel.bandwidths) > 1
+    fold = foldable and dtype == torch.float32 and call.typical[0] is not call.typical[1] and call.row_weights is None
+    planned = plan(kernel, call.columns, call.typical, products=products, fold=fold)
+    tile = _tile(call)
+    blocks, batch = row_blocks(rows, tile.rows)
+    parts, per_split = splits(blocks * batch, triton.cdiv(call.columns.points.shape[1], tile.columns))
+    partial = _partial(call, blocks, parts, batch)
     options = dict(
-        dim=dim, S=count, S_SLOTS=triton.next_power_of_2(count), FOLLOWS=planned.follows, KERNEL=kernel.family,
-        SQUARED=SQUARINGS.get(kernel.family, 0), HAS_MASS=mass is not None, GRADIENT=gradient, PER_RUNG=per_rung,
-        SERIES=SERIES_TERMS if fold else 0, HALF=half, RAGGED=ragged, BLOCK_J=block_j,
+        dim=dim, S=len(kernel.bandwidths), S_SLOTS=triton.next_power_of_2(len(kernel.bandwidths)),
+        FOLLOWS=planned.follows, FAMILY=kernel.family, SQUARINGS=family.squarings,
+        HAS_MASS=call.columns.mass is not None, GRADIENT=call.needs_gradient, PER_RUNG=call.row_weights is not None,
+        SERIES=SERIES_TERMS if fold else 0, HALF=call.half, RAGGED=rows.offsets is not None, BLOCK_J=tile.columns,
     )  # fmt: skip
-    if small:
-        sizes = (block_i,) if per_rung or block_i == 1 else (block_i, block_i // 2)  # sums per rung go by program
-        choices = [dict(BLOCK_I=size, num_warps=warps) for size in sizes]
-        summing, choice = tuned(small_kernel, pairs, *choices)
-        summing[lambda meta: (row_blocks(rows, meta["BLOCK_I"])[0], parts, batch)](
-            p, _transposed(columns), *weights, *sums, **options, **choice
-        )
+    if dim <= SMALL_DIMS:
+        _sum_small(call, planned, partial, tile, per_split, options)
     else:
-        norms = p, q
-        if not direct:
-            middle = (statistics(rows).center + statistics(columns).center) / 2
-            p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
-            norms = squared_norms(p), squared_norms(q)
-        summing, choice = tuned(large_kernel, pairs, *stages(warps, not direct))
-        summing[(blocks, parts, batch)](
-            p, q, *norms, *weights, *sums, SELF=rows is columns, DIRECT=direct, BLOCK_I=block_i, BLOCK_D=block_d,
-            **options, **choice,
-        )  # fmt: skip
-    found = finish(planned, rows, columns, factor, value, slopes, gradient)
-    if row_weights is not None:
-        places = constant(tuple(sorted(range(count), key=planned.order.__getitem__)), p.device, torch.int64)
-        units = factor[:, None] if isinstance(factor, Tensor) else factor
-        by_slope, by_value = sums_by_member(rungs, rows, parts, block_i).unbind(1)
-        derivative, left_out = planned.per_rung.unbind(1)
-        found.bandwidths = (units * derivative * by_slope)[:, places]
-        found.kernel_weights = (units * (by_value - left_out * rows.total(row_weights)[:, None]))[:, places]
-    return found
+        _sum_large(call, planned, partial, tile, per_split, options | dict(DIRECT=not products))
+    sums = finish(planned, call, partial.value, partial.slopes)
+    return sums if call.row_weights is None else _with_rungs(sums, call, call.row_weights, planned, partial, tile)
 
 
-def _transposed(sample: Measure) -> Tensor:
-    """[D, B, N], once for all sums over the sample."""
-    found: Tensor | None = sample.kept.get("transposed")
-    if found is None:
-        found = sample.kept["transposed"] = sample.points.permute(2, 0, 1).contiguous()
-    return found
+def _sum_small(
+    call: RowSums[Cloud], planned: Plan, partial: Partial, tile: Tile, per_split: int, options: dict[str, Any]
+) -> None:
+    """Launches `small_kernel`."""
+    rows, parts, batch = call.rows, *partial.value.shape[:2]
+    # sums per rung go by program
+    sizes = (tile.rows,) if call.row_weights is not None or tile.rows == 1 else (tile.rows, tile.rows // 2)
+    choices = [dict(BLOCK_I=size, num_warps=tile.warps) for size in sizes]
+    kernel, choice = tuned(small_kernel, _pairs(call), *choices)
+    kernel[lambda meta: (row_blocks(rows, meta["BLOCK_I"])[0], parts, batch)](
+        rows.points, call.columns.transposed, *_arguments(call, planned, partial, per_split), **options, **choice
+    )
 
 
-def _blocks(n: int, m: int, dim: int, words: int, gradient: bool, per_rung: bool) -> tuple[int, int, int, int]:
-    """Rows, columns, dimensions of a tile, warps of a program. The interpreter's time is its number of operations."""
+def _sum_large(
+    call: RowSums[Cloud], planned: Plan, partial: Partial, tile: Tile, per_split: int, options: dict[str, Any]
+) -> None:
+    """Launches `large_kernel`."""
+    rows, columns = call.rows, call.columns
+    parts, batch = partial.value.shape[:2]
+    norms = p, q = rows.points, columns.points
+    if not options["DIRECT"]:
+        # |p|^2 + |q|^2 - 2 p . q loses digits by as much as the norms exceed the distance: from the middle they do not.
+        middle = (rows.statistics.center + columns.statistics.center) / 2
+        p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
+        norms = squared_norms(p), squared_norms(q)
+    kernel, choice = tuned(large_kernel, _pairs(call), *stages(tile.warps, not options["DIRECT"]))
+    kernel[(row_blocks(rows, tile.rows)[0], parts, batch)](
+        p, q, *norms, *_arguments(call, planned, partial, per_split), SELF=rows is columns, BLOCK_I=tile.rows,
+        BLOCK_D=tile.dims, **options, **choice,
+    )  # fmt: skip
+
+
+def _arguments(call: RowSums[Cloud], planned: Plan, partial: Partial, per_split: int) -> tuple[Any, ...]:
+    """What both kernels take, from the masses on."""
+    rows, columns, row_weights = call.rows, call.columns, call.row_weights
+    return (
+        rows.points if columns.mass is None else columns.mass,
+        partial.value if row_weights is None else row_weights,
+        planned.table, planned.series, planned.terms, offsets_of(rows), offsets_of(columns), *partial,
+        rows.points.shape[1], columns.points.shape[1], per_split, rows.batch,
+    )  # fmt: skip
+
+
+def _pairs(call: RowSums[Cloud]) -> int:
+    """Pairs of the call; with offsets as if all members were of one size."""
+    rows, n, m = call.rows, call.rows.points.shape[1], call.columns.points.shape[1]
+    return n * m * rows.batch if rows.offsets is None else n * m // rows.batch
+
+
+def _partial(call: RowSums[Cloud], blocks: int, parts: int, batch: int) -> Partial:
+    p, count = call.rows.points, len(call.kernel.bandwidths)
+    n, dim = p.shape[1:]
+    value = p.new_empty((parts, batch, n), dtype=F64)
+    slopes = rungs = value
+    if call.needs_gradient:  # splits of a small member may be without tiles
+        made = p.new_empty if call.rows.offsets is None else p.new_zeros
+        slopes = made((parts, batch, n, dim), dtype=F64)
+    if call.row_weights is not None:
+        rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64)
+    return Partial(value, slopes, rungs)
+
+
+def _with_rungs(
+    sums: Sums, call: RowSums[Cloud], row_weights: Tensor, planned: Plan, partial: Partial, tile: Tile
+) -> Sums:
+    """The sums with those per kernel, in the order of the bandwidths as given."""
+    rows, factor = call.rows, call.factor
+    units = factor[:, None] if isinstance(factor, Tensor) else factor
+    by_slope, by_value = sums_by_member(partial.rungs, rows, len(partial.value), tile.rows).unbind(1)
+    derivative, left_out = planned.per_rung.unbind(1)
+    places = tuple(sorted(range(len(planned.order)), key=planned.order.__getitem__))
+    given = constant(places, rows.points.device, torch.int64)
+    return replace(
+        sums,
+        bandwidths=(units * derivative * by_slope)[:, given],
+        kernel_weights=(units * (by_value - left_out * rows.total(row_weights)[:, None]))[:, given],
+    )
+
+
+def _tile(call: RowSums[Cloud]) -> Tile:
+    """The interpreter's time is its number of operations; a GPU's, of registers and of programs."""
+    (_, n, dim), m = call.rows.points.shape, call.columns.points.shape[1]
+    gradient, per_rung, words = call.needs_gradient, call.row_weights is not None, call.rows.points.dtype.itemsize // 4
     if interpreted():
-        sizes = ((n, 64 if dim <= SMALL_DIMS else 128), (m, 1024), (dim, 1024))
-        rows, columns, dims = (max(16, min(most, triton.next_power_of_2(size))) for size, most in sizes)
-        return rows, columns, dims, 1
+        rows, columns, dims = (
+            max(16, min(most, triton.next_power_of_2(size)))
+            for size, most in ((n, 64 if dim <= SMALL_DIMS else 128), (m, 1024), (dim, 1024))
+        )
+        return Tile(rows, columns, dims, 1)
     if dim <= SMALL_DIMS:  # a thread has one column; all coordinates and sums of its pairs are in registers
         rows = (8 if dim <= 8 else 4 if dim <= 12 else 2) if gradient else 16
-        return max(1, rows // (2 if per_rung else 1) // words), 128, 16, 4
+        return Tile(max(1, rows // (2 if per_rung else 1) // words), 128, 16, 4)
     if per_rung:  # so many sums take registers
-        return 16, 64, 16, 8
-    return (32, 64, 32, 8) if dim <= DIRECT_DIMS else (64, 64, 16 if gradient else 32, 8)
+        return Tile(16, 64, 16, 8)
+    return Tile(32, 64, 32, 8) if dim <= DIRECT_DIMS else Tile(64, 64, 16 if gradient else 32, 8)

@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..tiles import FUSED, checked, coordinates
+from ..launch import FUSED
+from ..math import checked
+from ..points import coordinates
 
 
 @triton.jit
