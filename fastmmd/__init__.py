@@ -1,19 +1,25 @@
 """Fused kernels for maximum mean discrepancy, random Fourier features and Parzen likelihood in PyTorch."""
 
 from . import nn, priors
-from .backends import available_backends, backend
+from .backends import BackendName, available_backends, backend
+from .ops.arguments import Estimator, KernelName
 from .ops.closed_form import mmd2_to_prior
-from .ops.fourier import FourierFeatures, fourier_function, fourier_mean
+from .ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_function, fourier_mean
 from .ops.median import median_bandwidth
 from .ops.mmd import mmd2, witness
 from .ops.parzen import ParzenEstimator, parzen_log_likelihood
 
 __version__ = "0.1.0"
 __all__ = [
+    "BackendName",
+    "Estimator",
     "FourierFeatures",
+    "KernelName",
     "ParzenEstimator",
     "available_backends",
     "backend",
+    "fourier_ascent",
+    "fourier_discrepancy",
     "fourier_function",
     "fourier_mean",
     "median_bandwidth",

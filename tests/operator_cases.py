@@ -11,7 +11,6 @@ from helpers import F32, points, positive
 from torch import Tensor
 
 import fastmmd
-from fastmmd.ops.fourier import fourier_discrepancy
 
 FEATURES = fastmmd.FourierFeatures(3, 6, bandwidths=(1.0, 2.0), seed=3)
 PRIOR = fastmmd.priors.Gaussian(3, 1.5)
@@ -52,7 +51,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "fourier_mean": (lambda x, w: fastmmd.fourier_mean(x, FEATURES, weights=w), [(2, 7, 3), (2, 7)]),
     "fourier_function": (lambda x, c: fastmmd.fourier_function(x, c, FEATURES), [(7, 3), (12,)]),
     "fourier_discrepancy": (
-        lambda x, y: fourier_discrepancy(x, y, torch.linspace(0.5, 2.0, 6), FEATURES), CLOUDS),
+        lambda x, y: fastmmd.fourier_discrepancy(x, y, torch.linspace(0.5, 2.0, 6), FEATURES), CLOUDS),
     "parzen": (lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.5, 1.0)), CLOUDS),
 }  # fmt: skip
 every_function = pytest.mark.parametrize("name", FUNCTIONS)

@@ -12,7 +12,7 @@ from test_fourier import own, scale, unit
 from torch import Tensor
 
 import fastmmd
-from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
+from fastmmd import fourier_ascent, fourier_discrepancy
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, F32, F64])
@@ -22,7 +22,7 @@ from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 def test_discrepancy(backend: str, n: int, m: int, dim: int, count: int, dtype: torch.dtype) -> None:
     """delta, its gradients and a step of alpha, up to the error of zeta, 1e-6 (1 + |W x|) for every feature."""
     count = count if backend == "native" else min(count, 96)  # whose kernels are chosen by it
-    features = fastmmd.FourierFeatures(dim, count, bandwidths=(2.0, 4.0), weights=(0.5, 0.3), seed=4, start=7)
+    features = fastmmd.FourierFeatures(dim, count, bandwidths=(2.0, 4.0), kernel_weights=(0.5, 0.3), seed=4, start=7)
     compute = F64 if dtype == F64 else F32
     codes, draws = points(n, dim, dtype=dtype), points(m, dim, seed=1, shift=1.5, dtype=compute)
     alpha, frequencies, phi = positive(count, dtype=compute), own(features, compute), scale(features)
@@ -86,7 +86,7 @@ def test_discrepancy_errors(backend: str) -> None:
     features, x = fastmmd.FourierFeatures(2, 6), points(9, 2)
     for arguments, message in (
         ((x, points(9, 3), torch.ones(6)), "draws: got dimension 3"),
-        ((points(9, 3), points(9, 3), torch.ones(6)), "x: got dimension 3, expected 2 as features.dim"),
+        ((points(9, 3), points(9, 3), torch.ones(6)), "codes: got dimension 3, expected 2 as features.dim"),
         ((x, x, torch.ones(12)), r"alpha: got shape \[12\], expected \[6\]"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -30,9 +30,8 @@ KERNEL_ARGUMENTS = [
     ({"kernel_weights": (1.0,)}, ValueError, "kernel_weights: got 1, expected 6"),
     ({"kernel_weights": (1.0, math.nan), "bandwidths": (1.0, 2.0)}, ValueError, "kernel_weights: got"),
     ({"kernel_weights": torch.ones(3), "bandwidths": (1.0, 2.0)}, ValueError, "kernel_weights: got 3, expected 2"),
-    ({"sigma": 1.0}, TypeError, r"sigma: not an argument; .*bandwidths=\(sigma,\)"),
-    ({"gamma": 1.0}, TypeError, r"gamma: not an argument; .*\(0.5 / gamma\) \*\* 0.5"),
-    ({"color": 1.0}, TypeError, "color: not an argument"),
+    ({"sigma": 1.0}, TypeError, "unexpected keyword argument 'sigma'"),
+    ({"gamma": 1.0}, TypeError, "unexpected keyword argument 'gamma'"),
     ({"x_weights": torch.ones(5)}, ValueError, r"x_weights: got shape \[5\], expected \[6\]"),
     ({"x_weights": torch.ones(2, 6)}, ValueError, r"x_weights: got shape \[2, 6\], expected \[6\]"),
     ({"x_weights": [1.0] * 6}, TypeError, "x_weights: got list"),
@@ -58,7 +57,7 @@ def test_kernel_arguments(function: str, arguments: dict, error: type[Exception]
         "mmd2_to_prior": lambda: fastmmd.mmd2_to_prior(X, PRIOR, **arguments),
     }[function]
     if function == "mmd2_to_prior" and set(arguments) & {"kernel", "alpha", "y_weights"}:
-        error, message = TypeError, "not an argument"
+        error, message = TypeError, "unexpected keyword argument"
     with pytest.raises(error, match=message):
         call()
 
@@ -120,7 +119,7 @@ def test_points(function: str, index: int) -> None:
         ),
         (lambda: fastmmd.mmd2(X, Y, ("a",)), TypeError, "bandwidths: got 'a', expected a number"),
         (lambda: fastmmd.mmd2(X, Y, alpha=2.0), ValueError, "alpha: got 2.0 for kernel='gaussian'"),
-        (lambda: fastmmd.FourierFeatures(3, 4, gamma=1.0), TypeError, "gamma: not an argument; exp"),
+        (lambda: fastmmd.FourierFeatures(3, 4, gamma=1.0), TypeError, "unexpected keyword argument 'gamma'"),
         (lambda: fastmmd.parzen_log_likelihood(X, Y, "0.1"), TypeError, "sigma: got '0.1'"),
         (lambda: fastmmd.parzen_log_likelihood(X, Y, True), TypeError, "sigma: got True"),
         (lambda: fastmmd.priors.Gaussian(2, std=1.0, covariance=torch.eye(2)), ValueError, "std: give std or"),
@@ -138,15 +137,19 @@ def test_points(function: str, index: int) -> None:
         (lambda: fastmmd.witness(X, points(2, 4, 3), Y), ValueError, r"x: got shape \[2, 4, 3\], expected \[N, D\]"),
         (lambda: fastmmd.median_bandwidth(X[:1]), ValueError, "x: got 1 point, expected at least two"),
         (lambda: fastmmd.median_bandwidth(points(2, 4, 3)), ValueError, "x: got shape"),
-        (lambda: fastmmd.mmd2_to_prior(X, PRIOR, sigma=1.0), TypeError, "sigma: not an argument"),
+        (lambda: fastmmd.mmd2_to_prior(X, PRIOR, sigma=1.0), TypeError, "unexpected keyword argument 'sigma'"),
         (lambda: fastmmd.FourierFeatures(0, 4), ValueError, "dim: got 0"),
         (lambda: fastmmd.FourierFeatures(3, 0), ValueError, "count: got 0"),
         (lambda: fastmmd.FourierFeatures(3, 4.0), ValueError, "count: got 4.0"),
         (lambda: fastmmd.FourierFeatures(3, 5, bandwidths=(1.0, 2.0)), ValueError, "count: got 5, expected a multiple"),
         (lambda: fastmmd.FourierFeatures(3, 4, bandwidths=0.0), ValueError, "bandwidths: got"),
         (lambda: fastmmd.FourierFeatures(3, 4, bandwidths=None), TypeError, "bandwidths: got None"),
-        (lambda: fastmmd.FourierFeatures(3, 4, weights=(-1.0,)), ValueError, "weights: got"),
-        (lambda: fastmmd.FourierFeatures(3, 4, weights=(1.0, 2.0)), ValueError, "weights: got 2, expected 1"),
+        (lambda: fastmmd.FourierFeatures(3, 4, kernel_weights=(-1.0,)), ValueError, "kernel_weights: got"),
+        (
+            lambda: fastmmd.FourierFeatures(3, 4, kernel_weights=(1.0, 2.0)),
+            ValueError,
+            "kernel_weights: got 2, expected 1",
+        ),
         (lambda: fastmmd.FourierFeatures(3, 4, seed=-1), ValueError, "seed: got -1"),
         (lambda: fastmmd.FourierFeatures(3, 4, seed=2**63), ValueError, "seed: got"),
         (lambda: fastmmd.FourierFeatures(3, 4, start=1.0), ValueError, "start: got 1.0"),

@@ -26,7 +26,7 @@ def frequencies(features: fastmmd.FourierFeatures, dtype: torch.dtype = F64) -> 
 
 def scale(features: fastmmd.FourierFeatures) -> Tensor:
     part = features.count // len(features.bandwidths)
-    return torch.tensor(features.weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
+    return torch.tensor(features.kernel_weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
 
 
 # --- the generator ---
@@ -114,7 +114,7 @@ def test_seed_and_start_as_tensors(backend: str) -> None:
 
 
 def test_several_bandwidths_share_the_count(backend: str) -> None:
-    features = fastmmd.FourierFeatures(4, 30, bandwidths=(0.5, 2.0, 8.0), weights=(1.0, 0.0, 3.0), seed=2)
+    features = fastmmd.FourierFeatures(4, 30, bandwidths=(0.5, 2.0, 8.0), kernel_weights=(1.0, 0.0, 3.0), seed=2)
     g = fastmmd.FourierFeatures(4, 30, seed=2).frequencies(dtype=F64)
     for part, s in enumerate(features.bandwidths):
         rows = slice(10 * part, 10 * part + 10)

@@ -1,4 +1,4 @@
-"""What `import fastmmd` costs and touches, and that a forked worker can use it."""
+"""What `import fastmmd` touches, and that a forked worker can use it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,27 @@ from torch.utils.data import DataLoader, Dataset
 import fastmmd
 
 PROBE = """
-import json, sys, threading, time
+import json, sys
 import torch
 def threads():
     return int(next(line for line in open("/proc/self/status") if line.startswith("Threads")).split()[1])
-before, start = threads(), time.perf_counter()
+before = threads()
 import fastmmd
-seconds = time.perf_counter() - start
-native = [name for name in sys.modules if name.startswith("fastmmd._native")]
-libraries = [line for line in open("/proc/self/maps") if "fastmmd" in line]
-print(json.dumps({"seconds": seconds, "threads": threads() - before, "native": native, "libraries": libraries,
+compiled = ("_native", "_cuda")
+modules = [name for name in sys.modules if name.startswith("fastmmd.") and name.split(".")[1] in compiled]
+mapped = {line.split("/")[-1].strip() for line in open("/proc/self/maps") if "/" in line}
+libraries = [name for name in mapped if name.split(".")[0] in compiled]
+print(json.dumps({"threads": threads() - before, "modules": modules, "libraries": libraries,
                   "cuda": torch.cuda.is_initialized(), "public": fastmmd.__all__}))
 """
 
 
-def test_import_is_quick_and_touches_nothing() -> None:
-    runs = []
-    for _ in range(10):  # beside other tests most of them may be slow
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout))
-        if runs[-1]["seconds"] < 0.2:
-            break
-    assert min(run["seconds"] for run in runs) <= 0.2
-    for run in runs:
-        assert (run["threads"], run["native"], run["libraries"], run["cuda"]) == (0, [], [], False)
-    public = runs[0]["public"]
+def test_import_touches_nothing() -> None:
+    """No threads, no compiled code, no CUDA; benchmarks/bench_dispatch.py says how long it takes."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    run = json.loads(done.stdout)
+    assert (run["threads"], run["modules"], run["libraries"], run["cuda"]) == (0, [], [], False)
+    public = run["public"]
     assert len(set(public)) == len(public)
     assert all(hasattr(fastmmd, name) for name in public)
 

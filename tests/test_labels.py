@@ -288,8 +288,8 @@ def operator(
     backend: str, x_offsets: list[int], y_offsets: list[int], n: int = 12, m: int = 10, unbiased: bool = False
 ):
     tensors = points(1, n, 3), points(1, m, 3, seed=1), positive(1, n), positive(1, m, seed=1), positive(2), positive(2)
-    offsets = torch.tensor(x_offsets), torch.tensor(y_offsets)
-    return torch.ops.fastmmd.mmd2(*tensors, [], [], "imq", 1.0, unbiased, [True] * 6, *offsets, backend)
+    offsets = torch.tensor([x_offsets, y_offsets])
+    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", unbiased, [True] * 6, backend)
 
 
 def test_members_of_the_operator(backend: str) -> None:
@@ -300,8 +300,8 @@ def test_members_of_the_operator(backend: str) -> None:
     x, y, xw, yw = points(1, 12, 3), points(1, 10, 3, seed=1), positive(1, 12), positive(1, 10, seed=1)
     for member, rows, columns in ((3, slice(4, 7), slice(3, 7)), (4, slice(7, 9), slice(7, 9))):
         alone = torch.ops.fastmmd.mmd2(
-            x[:, rows], y[:, columns], xw[:, rows], yw[:, columns], positive(2), positive(2), [], [], "imq", 1.0,
-            False, [True] * 6, None, None, backend,
+            x[:, rows], y[:, columns], xw[:, rows], yw[:, columns], positive(2), positive(2), None, [1.0], "imq",
+            False, [True] * 6, backend,
         )  # fmt: skip
         for whole, part in ((value[member, None], 0), (g_s[member, None], 5), (g_w[member, None], 6)):
             assert_close(whole, alone[part])
@@ -319,17 +319,17 @@ def test_opcheck(backend: str, grad: bool) -> None:
         t.requires_grad_(grad)
         for t in (points(1, 9, 3), points(1, 8, 3, seed=1), positive(1, 9), positive(1, 8), positive(2), positive(2))
     ]
-    offsets = torch.tensor([0, 3, 3, 8]), torch.tensor([0, 4, 4, 6])
-    arguments = (*tensors, [], [], "gaussian", 1.0, True, [grad] * 6, *offsets, backend)
+    offsets = torch.tensor([[0, 3, 3, 8], [0, 4, 4, 6]])
+    arguments = (*tensors, offsets, [1.0], "gaussian", True, [grad] * 6, backend)
     torch.library.opcheck(torch.ops.fastmmd.mmd2.default, arguments)
 
 
 def test_gradients_not_needed_come_back_empty(backend: str) -> None:
-    x, y, offsets = points(1, 6, 2), points(1, 5, 2, seed=1), torch.tensor([0, 2, 5])
+    x, y, offsets = points(1, 6, 2), points(1, 5, 2, seed=1), torch.tensor([[0, 2, 5]] * 2)
     for needs in itertools.product([False, True], repeat=3):
         flags = [*needs, False, needs[0], False]
-        arguments = (x, y, positive(1, 6), None, None, None, [1.0], [1.0], "gaussian", 1.0, False, flags)
-        out = torch.ops.fastmmd.mmd2(*arguments, offsets, offsets, backend)
+        tensors = (x, y, positive(1, 6), None, None, None, offsets)
+        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", False, flags, backend)
         shapes = [(1, 6, 2), (1, 5, 2), (1, 6), None, (2, 1), None]
         assert out[0].shape == (2,)
         for gradient, shape, need in zip(out[1:], shapes, flags, strict=True):

@@ -105,13 +105,13 @@ def test_without_grad_nothing_is_recorded_or_computed(backend: str, name: str) -
 
 
 def test_gradients_not_needed_come_back_empty(backend: str) -> None:
-    x, y, kernel = points(1, 6, 2), points(1, 5, 2, seed=1), ([1.0], [1.0], "gaussian", 1.0)
+    x, y, kernel = points(1, 6, 2), points(1, 5, 2, seed=1), ([1.0, 1.0, 1.0], "gaussian")
     for needs, wanted in (
         ([False] * 6, []),
         ([True] + [False] * 5, [(1, 6, 2)]),
         ([False, True, False, True, False, True], [(1, 5, 2), (1, 5), (1, 1)]),
     ):
-        out = torch.ops.fastmmd.mmd2(x, y, None, None, None, None, *kernel, False, needs, None, None, backend)
+        out = torch.ops.fastmmd.mmd2(x, y, *[None] * 5, *kernel, False, needs, backend)
         assert out[0].shape == (1,)
         assert [tuple(t.shape) for t in out[1:] if t.numel()] == wanted
 

@@ -243,14 +243,14 @@ def zeta(features: fastmmd.FourierFeatures, codes: Tensor, draws: Tensor) -> Ten
     with fastmmd.backend("reference"):
         frequencies = features.frequencies(dtype=F64)
     part = features.count // len(features.bandwidths)
-    scale = torch.tensor(features.weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
+    scale = torch.tensor(features.kernel_weights, dtype=F64).div(part).sqrt().repeat_interleave(part)
     prior_mean, code_mean = (oracle.phi(z.double(), frequencies, scale).mean(0) for z in (draws, codes))
     return prior_mean - code_mean
 
 
 def test_first_order_adversary() -> None:
     regularizer = FourierAdversary(3, count=12, bandwidths=(1.0, 3.0), learning_rate=0.3, seed=4)
-    assert regularizer.features.weights == (0.5, 0.5)
+    assert regularizer.features.kernel_weights == (0.5, 0.5)
     codes = [points(20, 3, seed=i) for i in range(4)]
     draws = [points(20, 3, seed=10 + i, shift=0.8) for i in range(4)]
     alpha = torch.ones(12, dtype=F64)

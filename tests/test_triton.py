@@ -20,7 +20,7 @@ from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
 from fastmmd.backends.triton.launch import FUSED, TUNED_PAIRS, tuned
 from fastmmd.kernels import Kernel
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
-from fastmmd.ops.registration import operators
+from fastmmd.ops.mmd import mmd2_members
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
@@ -36,12 +36,10 @@ def mmd2(dim: int) -> list[Tensor]:
 def segments(dim: int) -> list[Tensor]:
     """mmd2 of classes, one of them empty, and of points of none: the operator, since on the CPU mmd2 reads labels."""
     x, w = leaf(points(1, 150, dim, seed=1)), leaf(positive(1, 150, seed=3))
-    offsets = torch.tensor([0, 40, 40, 145]), torch.tensor([0, 30, 30, 165])
+    offsets = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
     needs = [True, False, True, False, False, False]
-    value, *_ = operators.mmd2(
-        x, points(1, 170, dim, seed=2), w, None, None, None, [1.0, 3.0], [1.0, 1.0], "gaussian", 1.0, False, needs,
-        *offsets, current(),
-    )  # fmt: skip
+    tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, offsets)
+    value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", False, needs, current())
     return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
 

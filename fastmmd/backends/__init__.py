@@ -19,7 +19,7 @@ import torch
 from . import cpu  # noqa: F401  it must be there before a fork to know of one; it loads no compiled code yet
 from .calls import FourierBackend, MmdBackend, ParzenBackend
 
-Name = Literal["auto", "native", "triton", "reference"]
+BackendName = Literal["auto", "native", "triton", "reference"]
 NAMES = ("native", "triton", "reference")
 AUTOMATIC_ORDER = {"cpu": ("native", "reference"), "cuda": ("native", "triton", "reference")}
 # Where counts say otherwise (benchmarks/NOTES.md): products of Parzen windows on tensor cores, which only Triton has.
@@ -42,7 +42,7 @@ class BackendStatus:
 
 
 @contextmanager
-def backend(name: Name) -> Iterator[None]:
+def backend(name: BackendName) -> Iterator[None]:
     """Run the operators of this thread on one backend: "auto", "reference", "native" or "triton".
 
     An explicit choice never falls back: an operator that cannot run there raises RuntimeError and says what is

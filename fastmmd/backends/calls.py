@@ -33,6 +33,11 @@ class Sample:
     offsets: Tensor | None = None  # [C + 1] int64, ascending from 0
 
 
+def members_of_rows(offsets: Tensor, rows: int) -> Tensor:
+    """The member that each row of a sample with offsets [C + 1] is of, C for those of none: [rows] int64."""
+    return torch.searchsorted(offsets[1:], torch.arange(rows, device=offsets.device), right=True)
+
+
 class Mmd2Inputs(NamedTuple, Generic[T]):
     """Something for each differentiable input of `Mmd2`: whether its gradient is needed, or the gradient."""
 

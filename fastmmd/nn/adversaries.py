@@ -81,7 +81,7 @@ class FourierAdversary(Regularizer):
         weights = [1.0 / len(bandwidths)] * len(bandwidths)
         self.num_classes = check_int("num_classes", num_classes, 0)
         inputs = code_size + _switch_size(num_classes)
-        self.features = FourierFeatures(inputs, count, bandwidths=bandwidths, weights=weights, seed=seed)
+        self.features = FourierFeatures(inputs, count, bandwidths=bandwidths, kernel_weights=weights, seed=seed)
         self.mode, self.learning_rate, self.shrinkage, self.blocks = mode, learning_rate, shrinkage, blocks
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if mode == "first_order":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS
+from ..ops.arguments import DEFAULT_BANDWIDTHS, Estimator
 from .adversaries import Adversarial, FourierAdversary
 from .base import Model, keywords, named_prior, regularizer_classes
 from .gmmn import GMMNAE
@@ -53,7 +53,7 @@ class MMDAE(Model):
         denoising: float = 0.0,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
         closed_form: bool = True,
-        estimator: str = "biased",
+        estimator: Estimator = "biased",
         regularizer_weight: float = 1000.0,
         learning_rate: float = 2e-3,
         precision: str = "auto",

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels import Kernel
-from ..ops.arguments import DEFAULT_BANDWIDTHS, Floats, check_int, check_number, compute_dtype, kernel_arguments
-from ..ops.closed_form import mmd2_to_prior
+from ..ops.arguments import (
+    DEFAULT_BANDWIDTHS,
+    Estimator,
+    Floats,
+    KernelName,
+    check_estimator,
+    check_int,
+    check_number,
+    compute_dtype,
+    kernel_arguments,
+)
+from ..ops.closed_form import EmbeddedPrior, mmd2_to_prior
 from ..ops.labels import check_labels
-from ..ops.mmd import check_estimator, mmd2
+from ..ops.mmd import mmd2
 from ..priors import Gaussian, Prior
 
 
@@ -92,8 +102,8 @@ class MMD(Regularizer):
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
-        kernel: str = "gaussian",
-        estimator: str = "biased",
+        kernel: KernelName = "gaussian",
+        estimator: Estimator = "biased",
         kernel_weights: Floats | None = None,
         alpha: float = 1.0,
         num_classes: int = 0,
@@ -164,7 +174,7 @@ class ClosedFormMMD(Regularizer):
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
-        estimator: str = "biased",
+        estimator: Estimator = "biased",
         kernel_weights: Floats | None = None,
     ) -> None:
         super().__init__()
@@ -176,8 +186,9 @@ class ClosedFormMMD(Regularizer):
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
+        embedded = cast(EmbeddedPrior, prior)  # another raises
         return mmd2_to_prior(
-            codes, prior, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
+            codes, embedded, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
         )
 
     def kernel_spec(self) -> Kernel | None:

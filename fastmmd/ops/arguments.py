@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ..kernels import FAMILIES
-from .registration import reject_forward_mode
+from ..kernels import FAMILIES, Kernel
 
+KernelName = Literal["gaussian", "laplacian", "imq", "rational_quadratic", "energy"]
+Estimator = Literal["biased", "unbiased"]
 KERNELS = tuple(FAMILIES)
 DEFAULT_BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -82,8 +85,8 @@ def sample_weights(
         return None
     batch, n = tuple(points.shape[:-2] if batch is None else batch), points.shape[-2]
     if not isinstance(weights, Tensor) or weights.dtype not in FLOATS:
-        found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{name}: got {found}, expected a floating tensor of shape {[*batch, n]}")
+        given = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise TypeError(f"{name}: got {given}, expected a floating tensor of shape {[*batch, n]}")
     shape = tuple(weights.shape)
     lead = shape[:-1]
     tail = batch[len(batch) - len(lead) :] if len(lead) <= len(batch) else None
@@ -101,10 +104,20 @@ def normalized(weights: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
+def check_estimator(estimator: str, **samples: Tensor) -> bool:
+    """True for "unbiased", which needs two points in each sample."""
+    if estimator not in ("biased", "unbiased"):
+        raise ValueError(f'estimator: got {estimator!r}, expected "biased" or "unbiased"')
+    for name, sample in samples.items():
+        if estimator == "unbiased" and sample.shape[-2] < 2:
+            raise ValueError(f'{name}: got {sample.shape[-2]} point, expected at least 2 for estimator="unbiased"')
+    return estimator == "unbiased"
+
+
 def kernel_arguments(
     bandwidths: Floats, kernel: str, kernel_weights: Floats | None, alpha: float, points: Tensor
-) -> tuple[Tensor | None, Tensor | None, list[float], list[float]]:
-    """Bandwidths and weights as (tensor, tensor, floats, floats); where the tensor is not None its floats are empty."""
+) -> Kernel:
+    """The sum of kernels that the arguments of a public function describe, tensors in the points' compute dtype."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
     check_number("alpha", alpha)
@@ -116,27 +129,26 @@ def kernel_arguments(
         if not isinstance(bandwidths, tuple) or bandwidths != DEFAULT_BANDWIDTHS:
             raise ValueError(f'bandwidths: the "{kernel}" kernel has none; leave the argument out')
         bandwidths = (1.0,)
-    s_tensor, s_floats = _floats("bandwidths", bandwidths, points)
-    count = len(s_floats) if s_tensor is None else s_tensor.shape[0]
-    if any(not 0 < s < math.inf for s in s_floats):
-        raise ValueError(f"bandwidths: got {s_floats}, expected positive finite numbers (standard deviations)")
+    scales = _floats("bandwidths", bandwidths, points)
+    if isinstance(scales, tuple) and any(not 0 < s < math.inf for s in scales):
+        raise ValueError(f"bandwidths: got {list(scales)}, expected positive finite numbers (standard deviations)")
+    count = len(scales)
     if kernel_weights is None:
-        return s_tensor, None, s_floats, [1.0] * count
-    w_tensor, w_floats = _floats("kernel_weights", kernel_weights, points)
-    if any(not math.isfinite(w) for w in w_floats):
-        raise ValueError(f"kernel_weights: got {w_floats}, expected finite numbers")
-    found = len(w_floats) if w_tensor is None else w_tensor.shape[0]
-    if found != count:
-        raise ValueError(f"kernel_weights: got {found}, expected {count}, one for each bandwidth")
-    return s_tensor, w_tensor, s_floats, w_floats
+        return Kernel(kernel, scales, (1.0,) * count, float(alpha))
+    weights = _floats("kernel_weights", kernel_weights, points)
+    if isinstance(weights, tuple) and any(not math.isfinite(w) for w in weights):
+        raise ValueError(f"kernel_weights: got {list(weights)}, expected finite numbers")
+    if len(weights) != count:
+        raise ValueError(f"kernel_weights: got {len(weights)}, expected {count}, one for each bandwidth")
+    return Kernel(kernel, scales, weights, float(alpha))
 
 
 def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
     """A number or a sequence of numbers as a tuple of positive finite floats."""
-    found = tuple(_float_list(name, [values] if isinstance(values, Real) else values))
-    if any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in found):
-        raise ValueError(f"{name}: got {list(found)}, expected positive finite numbers")
-    return found
+    numbers = _float_tuple(name, [values] if isinstance(values, Real) else values)
+    if any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in numbers):
+        raise ValueError(f"{name}: got {list(numbers)}, expected positive finite numbers")
+    return numbers
 
 
 def check_int(name: str, value: object, least: int = 1, most: int | None = None) -> int:
@@ -158,19 +170,20 @@ def check_number(name: str, value: object, *, zero: bool = False, below: float =
     return number
 
 
-def reject_unknown(unknown: Mapping[str, object]) -> None:
-    """Names from other libraries get the conversion to a bandwidth; anything else the usual TypeError."""
-    conversions = {
-        "sigma": "a bandwidth is the standard deviation of the kernel, exp(-r / (2 s^2)): pass bandwidths=(sigma,)",
-        "gamma": "exp(-gamma r) has the bandwidth s = (1 / (2 gamma))^0.5: pass bandwidths=((0.5 / gamma) ** 0.5,)",
-    }
-    for name in unknown:
-        if name in conversions:
-            raise TypeError(f"{name}: not an argument; {conversions[name]}")
-        raise TypeError(f"{name}: not an argument of this function")
+def reject_forward_mode(name: str, tensor: Tensor) -> None:
+    """The operators would drop a forward-mode derivative without a word: refuse it.
+
+    Raises:
+        RuntimeError: the tensor carries a tangent.
+    """
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise RuntimeError(
+            f"{name}: carries a forward-mode tangent, and the operators of fastmmd differentiate in reverse mode only: "
+            "use backward(), torch.autograd.grad, torch.func.grad or torch.func.vjp"
+        )
 
 
-def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, list[float]]:
+def _floats(name: str, values: Floats, points: Tensor) -> tuple[float, ...] | Tensor:
     if isinstance(values, Tensor):
         if values.ndim != 1 or values.shape[0] == 0 or values.dtype not in FLOATS:
             raise ValueError(
@@ -179,14 +192,14 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[Tensor | None, l
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
         reject_forward_mode(name, values)
-        return values.to(compute_dtype(points)), []
-    return None, _float_list(name, values)
+        return values.to(compute_dtype(points))
+    return _float_tuple(name, values)
 
 
-def _float_list(name: str, values: object) -> list[float]:
+def _float_tuple(name: str, values: object) -> tuple[float, ...]:
     if isinstance(values, (str, bytes, Tensor)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
-    floats = [value if type(value) is float else _float(name, value) for value in values]
+    floats = tuple(value if type(value) is float else _float(name, value) for value in values)
     if not floats:
         raise ValueError(f"{name}: got an empty sequence, expected at least one number")
     return floats

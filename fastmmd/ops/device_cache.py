@@ -6,17 +6,18 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
 
 def tracing() -> bool:
     """Whether a compiler or a fake mode traces: its tensors have no values and must not be kept."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
 
 
 class DeviceCache(Generic[T]):
-    """What `make` returns, kept per device; made anew while a compiler or a fake mode traces, whose tensors are not."""
+    """What `make` returns, kept per device; made anew while a compiler or a fake mode traces."""
 
     def __init__(self, make: Callable[[torch.device], T]) -> None:
         self._make = make

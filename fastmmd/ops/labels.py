@@ -20,8 +20,8 @@ def check_labels(labels: Tensor, count: int, num_classes: int, device: torch.dev
         ValueError, TypeError: they are something else.
     """
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"{name}: got {found}, expected an int64 tensor of shape {[count]}")
+        given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"{name}: got {given}, expected an int64 tensor of shape {[count]}")
     if labels.shape != (count,):
         raise ValueError(f"{name}: got shape {list(labels.shape)}, expected {[count]}")
     if labels.device != device:
@@ -109,11 +109,11 @@ def check_counts(x_offsets: Tensor, y_offsets: Tensor, x: Tensor, y: Tensor, unb
 def class_tensor(weights: tuple[float, ...], x_labels: Tensor, y_labels: Tensor) -> Tensor:
     """[C] float64; NaN where a label that is no class could not raise."""
     cache = _new if torch.compiler.is_compiling() else _kept
-    found: Tensor = cache(weights).get(x_labels.device)
+    pi: Tensor = cache(weights).get(x_labels.device)
     if values_are_read(x_labels.device):
-        return found
+        return pi
     unknown = unknown_labels(torch.cat([x_labels, y_labels]), len(weights)).any()
-    return torch.where(unknown, math.nan, found)
+    return torch.where(unknown, math.nan, pi)
 
 
 def _new(weights: tuple[float, ...]) -> DeviceCache[Tensor]:

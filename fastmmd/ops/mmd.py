@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends import current, select
-from ..backends.calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
+from ..backends.calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs, members_of_rows
 from ..kernels import Kernel
 from .arguments import (
     DEFAULT_BANDWIDTHS,
+    Estimator,
     Floats,
+    KernelName,
     batched,
+    check_estimator,
     check_points,
     compute_dtype,
     kernel_arguments,
     normalized,
-    reject_unknown,
     sample_weights,
 )
+from .dispatch import define, needs_grad
 from .labels import by_class, check_classes, check_counts, class_tensor, values_are_read
-from .registration import apply_gradient, define, needs_grad, operators
-
-ESTIMATORS = ("biased", "unbiased")
 
 
 def mmd2(
@@ -33,8 +33,8 @@ def mmd2(
     y: Tensor,
     bandwidths: Floats = DEFAULT_BANDWIDTHS,
     *,
-    kernel: str = "gaussian",
-    estimator: str = "biased",
+    kernel: KernelName = "gaussian",
+    estimator: Estimator = "biased",
     kernel_weights: Floats | None = None,
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
@@ -43,7 +43,6 @@ def mmd2(
     y_labels: Tensor | None = None,
     class_weights: Sequence[float] | None = None,
     unconditional_weight: float = 0.0,
-    **unknown: object,
 ) -> Tensor:
     """Squared maximum mean discrepancy between two samples, in linear memory, value and gradient in one pass.
 
@@ -63,7 +62,8 @@ def mmd2(
     Args:
         x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
         y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
-        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (its values unchecked).
+        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (its values unchecked). A
+            variance v is the bandwidth v**0.5, and exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
         kernel: one of the names above; the S kernels are summed.
         estimator: "biased" (V-statistic, never negative in exact arithmetic) or "unbiased" (U-statistic, leaves out
             the diagonals of k(x, x') and k(y, y'); may be negative and is not clamped; needs two points on each side;
@@ -82,41 +82,39 @@ def mmd2(
         non-smooth kernels have gradient zero where two points coincide.
 
     Raises:
-        TypeError: a wrong type or dtype, float32 mixed with float64, or `sigma=`/`gamma=`.
+        TypeError: a wrong type or dtype, or float32 mixed with float64.
         ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
             or estimator. With labels also, on the CPU: a label that is no class, a class without points on one side
             only (without points on either it counts 0), one with a single point for "unbiased", unlabeled points
             beside no unconditional term. On other devices and under torch.compile labels are not read; the result is
             NaN there in the first three of these cases, and such unlabeled points count nowhere.
     """
-    reject_unknown(unknown)
     check_points(x=x, y=y)
     unbiased = check_estimator(estimator, x=x, y=y)
     batch = _broadcast_batch(x, y)
-    s, w, s_floats, w_floats = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x)
+    s, w, numbers, family = flattened(kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x))
     wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
     wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
     xb, yb = batched(x, batch), batched(y, batch)
-    x_offsets = y_offsets = None
+    offsets = None
     if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
         x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight)
         xb, wx, x_offsets = by_class(xb, wx, x_labels, len(pi))
         yb, wy, y_offsets = by_class(yb, wy, y_labels, len(pi))
         if values_are_read(x.device):
             check_counts(x_offsets, y_offsets, x, y, unbiased, all_points=unconditional_weight != 0)
+        offsets = torch.stack([x_offsets, y_offsets])
     needs = needs_grad(xb, yb, wx, wy, s, w)
-    out = operators.mmd2(
-        xb, yb, wx, wy, s, w, s_floats, w_floats, kernel, float(alpha), unbiased, needs, x_offsets, y_offsets, current()
-    )
+    member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, unbiased, needs, current())[0]
     if x_labels is None or y_labels is None:
-        return out[0].to(xb.dtype).reshape(batch)  # type: ignore[no-any-return]
-    value = (class_tensor(pi, x_labels, y_labels) * out[0]).sum()
+        return member_values.to(xb.dtype).reshape(batch)
+    value = (class_tensor(pi, x_labels, y_labels) * member_values).sum()
     if unconditional_weight != 0:
         value = value + unconditional_weight * mmd2(
             x, y, bandwidths, kernel=kernel, estimator=estimator, kernel_weights=kernel_weights, x_weights=x_weights,
             y_weights=y_weights, alpha=alpha,
         )  # fmt: skip
-    return value.to(xb.dtype)  # type: ignore[no-any-return]
+    return value.to(xb.dtype)
 
 
 def witness(
@@ -125,12 +123,11 @@ def witness(
     y: Tensor,
     bandwidths: Floats = DEFAULT_BANDWIDTHS,
     *,
-    kernel: str = "gaussian",
+    kernel: KernelName = "gaussian",
     kernel_weights: Floats | None = None,
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     alpha: float = 1.0,
-    **unknown: object,
 ) -> Tensor:
     """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: positive where x has more mass than y.
 
@@ -146,25 +143,12 @@ def witness(
     Raises:
         TypeError, ValueError: as `mmd2`.
     """
-    reject_unknown(unknown)
     check_points(rank=2, points=points, x=x, y=y)
-    s, w, s_floats, w_floats = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, points)
+    s, w, numbers, family = flattened(kernel_arguments(bandwidths, kernel, kernel_weights, alpha, points))
     signed = torch.cat([_or_uniform("x", x_weights, x), -_or_uniform("y", y_weights, y)])
     dtype = compute_dtype(points)
     samples = torch.cat([x.to(dtype), y.to(dtype)])
-    return operators.witness(  # type: ignore[no-any-return]
-        points.to(dtype), samples, signed, s, w, s_floats, w_floats, kernel, float(alpha), current()
-    )
-
-
-def check_estimator(estimator: str, **samples: Tensor) -> bool:
-    """True for "unbiased", which needs two points in each sample."""
-    if estimator not in ESTIMATORS:
-        raise ValueError(f'estimator: got {estimator!r}, expected "biased" or "unbiased"')
-    for name, sample in samples.items():
-        if estimator == "unbiased" and sample.shape[-2] < 2:
-            raise ValueError(f'{name}: got {sample.shape[-2]} point, expected at least 2 for estimator="unbiased"')
-    return estimator == "unbiased"
+    return witness_values(points.to(dtype), samples, signed, s, w, numbers, family, current())
 
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
@@ -183,25 +167,62 @@ def _flat(weights: Tensor | None) -> Tensor | None:
 
 
 def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:
-    found = sample_weights(f"{name}_weights", weights, name, points)
-    n = points.shape[0]
-    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if found is None else normalized(found)
+    given, n = sample_weights(f"{name}_weights", weights, name, points), points.shape[0]
+    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if given is None else normalized(given)
 
 
-def _kernel(
-    s: Tensor | None, w: Tensor | None, s_floats: Sequence[float], w_floats: Sequence[float], kernel: str, alpha: float
-) -> Kernel:
-    return Kernel(kernel, tuple(s_floats) if s is None else s, tuple(w_floats) if w is None else w, alpha)
+# --- the operators ---
+
+FlatKernel = tuple[Tensor | None, Tensor | None, list[float], str]
+FiveTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+SevenTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def flattened(kernel: Kernel) -> FlatKernel:
+    """The kernel as arguments of an operator: bandwidths, kernel_weights, numbers, family.
+
+    Bandwidths and weights that are tensors are arguments of their own, since they may need gradients. Those that are
+    floats follow alpha in `numbers`.
+    """
+    s, w, numbers = kernel.bandwidths, kernel.weights, [kernel.alpha]
+    if not isinstance(s, Tensor):
+        numbers += s
+    if not isinstance(w, Tensor):
+        numbers += w
+    return s if isinstance(s, Tensor) else None, w if isinstance(w, Tensor) else None, numbers, kernel.family
+
+
+def restored(bandwidths: Tensor | None, kernel_weights: Tensor | None, numbers: Sequence[float], family: str) -> Kernel:
+    """The kernel that was `flattened`."""
+    alpha, *floats = numbers
+    if bandwidths is not None:
+        return Kernel(family, bandwidths, tuple(floats) if kernel_weights is None else kernel_weights, alpha)
+    if kernel_weights is not None:
+        return Kernel(family, tuple(floats), kernel_weights, alpha)
+    count = len(floats) // 2
+    return Kernel(family, tuple(floats[:count]), tuple(floats[count:]), alpha)
 
 
 def _mmd2(
-    x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
-) -> tuple[Tensor, ...]:
-    *kernel, unbiased, needs, x_offsets, y_offsets, backend = description
+    x: Tensor,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    offsets: Tensor | None,
+    numbers: Sequence[float],
+    family: str,
+    unbiased: bool,
+    needs: Sequence[bool],
+    backend: str,
+) -> SevenTensors:
+    """The value of each member and the gradients in the first six arguments; offsets [2, C + 1]: those of x and y."""
+    x_offsets, y_offsets = (None, None) if offsets is None else offsets.unbind()
     call = Mmd2(
         Sample(x.contiguous(), _contiguous(x_weights), x_offsets),
         None if y is None else Sample(y.contiguous(), _contiguous(y_weights), y_offsets),
-        _kernel(*kernel),
+        restored(bandwidths, kernel_weights, numbers, family),
         unbiased,
         Mmd2Inputs(*needs),
     )
@@ -214,102 +235,157 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _mmd2_fake(
-    x: Tensor, y: Tensor | None, x_weights: Tensor | None, y_weights: Tensor | None, *description: Any
-) -> tuple[Tensor, ...]:
-    s, _, s_floats, *_, needs, x_offsets, _, _ = description
+    x: Tensor,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    offsets: Tensor | None,
+    numbers: Sequence[float],
+    family: str,
+    unbiased: bool,
+    needs: Sequence[bool],
+    backend: str,
+) -> SevenTensors:
     other = x if y is None else y
-    members = x.shape[0] if x_offsets is None else x_offsets.shape[0] - 1
-    per_kernel = torch.Size([members, len(s_floats) if s is None else s.shape[0]])
-    shapes = (x.shape, other.shape, x.shape[:2], other.shape[:2], per_kernel, per_kernel)
-    gradients = [x.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)]
-    return (x.new_empty(members, dtype=torch.float64), *gradients)
+    members = x.shape[0] if offsets is None else offsets.shape[1] - 1
+    of_kernels = torch.Size([members, len(restored(bandwidths, kernel_weights, numbers, family).bandwidths)])
+    shapes = Mmd2Inputs(x.shape, other.shape, x.shape[:2], other.shape[:2], of_kernels, of_kernels)
+    return x.new_empty(members, dtype=torch.float64), *Mmd2Inputs(*_empty(x, shapes, needs))
 
 
-def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:6], *inputs[-3:-1], *output[1:])
+def _empty(like: Tensor, shapes: Iterable[torch.Size], needs: Iterable[bool]) -> list[Tensor]:
+    return [like.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)]
 
 
-def _mmd2_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _mmd2_setup(ctx: Any, inputs: tuple[Any, ...], output: SevenTensors) -> None:
+    ctx.save_for_backward(*inputs[:7], *output[1:])
+
+
+def _mmd2_backward(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
-    inputs, offsets, gradients = saved[:6], saved[6:8], saved[8:]
-    by_side = (grad, grad) if offsets[0] is None else tuple(map(_of_rows, (grad, grad), offsets, inputs[:2]))
-    found = (
-        apply_gradient(grad if index >= 4 else by_side[index % 2], gradient, inputs, shared=index >= 4)
-        if need
-        else None
-        for index, (gradient, need) in enumerate(zip(gradients, ctx.needs_input_grad, strict=False))
-    )
-    return (*found, None, None)
+    inputs, offsets, gradients = saved[:6], saved[6], saved[7:]
+    grads = [grad] * 6
+    if offsets is not None:  # the rows of x and y belong to members of their own
+        in_x, in_y = (_of_rows(grad, *side) for side in zip(offsets, inputs[:2], strict=True))
+        grads = [in_x, in_y, in_x, in_y, grad, grad]
+    return [
+        _chain(grads[i], gradients[i], inputs, shared=i >= 4) if need else None
+        for i, need in enumerate(ctx.needs_input_grad[:6])
+    ]
 
 
 def _of_rows(grad: Tensor, offsets: Tensor, points: Tensor) -> Tensor:
     """For each row of points [1, N, D] the entry of grad [C] for its member, 0 where it has none: [1, N]."""
-    rows = torch.arange(points.shape[1], device=points.device)
-    member = torch.searchsorted(offsets[1:], rows, right=True)
-    return torch.nn.functional.pad(grad, (0, 1))[member][None]
+    return torch.nn.functional.pad(grad, (0, 1))[members_of_rows(offsets, points.shape[1])][None]
 
 
-KERNEL_SCHEMA = (
-    "Tensor? bandwidths, Tensor? kernel_weights, float[] bandwidth_floats, float[] kernel_weight_floats, str kernel, "
-    "float alpha"
-)
-define(
-    f"mmd2(Tensor x, Tensor? y, Tensor? x_weights, Tensor? y_weights, {KERNEL_SCHEMA}, bool unbiased, bool[] needs, "
-    "Tensor? x_offsets, Tensor? y_offsets, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _mmd2,
-    _mmd2_fake,
-    _mmd2_setup,
-    _mmd2_backward,
-)
+def _chain(grad: Tensor, gradient: Tensor, inputs: Sequence[Tensor | None], shared: bool) -> Tensor:
+    """grad [B] (or [1, N], one for each row) times the gradient [B, ...] in one input, which the forward pass made.
+
+    The saved gradient is data to autograd, so a second derivative through it would be a silent zero. Where one can
+    follow, all inputs of the operator travel along to make the result depend on them, and differentiating that raises.
+
+    Raises:
+        RuntimeError: the forward pass ran without this gradient.
+    """
+    if gradient.ndim == 1:  # the empty tensor that stands for a gradient not asked for; gradients are [B, ...]
+        raise RuntimeError("the forward pass did not compute the gradient in an input that needs it")
+    if torch.is_grad_enabled():
+        x, y, x_weights, y_weights, bandwidths, kernel_weights = inputs
+        return apply_gradient(grad, gradient, x, y, x_weights, y_weights, bandwidths, kernel_weights, shared)
+    return _product(grad, gradient, shared)
 
 
-def _witness_call(points: Tensor, samples: Tensor, weights: Tensor, *kernel: Any) -> Witness:
-    return Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), _kernel(*kernel))
+def _product(grad: Tensor, gradient: Tensor, shared: bool) -> Tensor:
+    if shared:  # by the whole batch
+        return (grad[:, None] * gradient).sum(0).to(gradient.dtype)
+    return grad.to(gradient.dtype).reshape(*grad.shape, *[1] * (gradient.ndim - grad.ndim)) * gradient
 
 
-def _witness(points: Tensor, samples: Tensor, weights: Tensor, *description: Any) -> Tensor:
-    *kernel, backend = description
-    return select(backend, "mmd", points.device.type).witness(_witness_call(points, samples, weights, *kernel))
+def _apply_gradient(
+    grad: Tensor,
+    gradient: Tensor,
+    x: Tensor | None,
+    y: Tensor | None,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    shared: bool,
+) -> Tensor:
+    return _product(grad, gradient, shared)
 
 
-def _witness_backward(grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *kernel, needs, backend = rest
-    forward = _witness_call(points, samples, weights, *kernel)
+def _witness(
+    points: Tensor,
+    samples: Tensor,
+    weights: Tensor,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    numbers: Sequence[float],
+    family: str,
+    backend: str,
+) -> Tensor:
+    kernel = restored(bandwidths, kernel_weights, numbers, family)
+    call = Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), kernel)
+    return select(backend, "mmd", points.device.type).witness(call)
+
+
+def _witness_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.numbers, ctx.family, ctx.backend = inputs[5:]
+
+
+def _witness_gradient(ctx: Any, grad: Tensor) -> list[Tensor | None]:
+    points, samples, weights, s, w = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:5])
+    gradients = witness_backward(grad, points, samples, weights, s, w, ctx.numbers, ctx.family, needs, ctx.backend)
+    return [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
+
+
+def _witness_backward(
+    grad: Tensor,
+    points: Tensor,
+    samples: Tensor,
+    weights: Tensor,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    numbers: Sequence[float],
+    family: str,
+    needs: Sequence[bool],
+    backend: str,
+) -> FiveTensors:
+    kernel = restored(bandwidths, kernel_weights, numbers, family)
+    forward = Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), kernel)
     call = WitnessBackward(forward, grad.contiguous(), WitnessInputs(*needs))
     return select(backend, "mmd", points.device.type).witness_backward(call)
 
 
 def _witness_backward_fake(
-    grad: Tensor, points: Tensor, samples: Tensor, weights: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
-    s, _, s_floats, *_, needs, _ = rest
-    count = torch.Size([len(s_floats) if s is None else s.shape[0]])
-    shapes = (points.shape, samples.shape, weights.shape, count, count)
-    return tuple(points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True))
+    grad: Tensor,
+    points: Tensor,
+    samples: Tensor,
+    weights: Tensor,
+    bandwidths: Tensor | None,
+    kernel_weights: Tensor | None,
+    numbers: Sequence[float],
+    family: str,
+    needs: Sequence[bool],
+    backend: str,
+) -> FiveTensors:
+    of_kernels = torch.Size([len(restored(bandwidths, kernel_weights, numbers, family).bandwidths)])
+    shapes = (points.shape, samples.shape, weights.shape, of_kernels, of_kernels)
+    return WitnessInputs(*_empty(points, shapes, needs))
 
 
-def _witness_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.description = inputs[5:]
-
-
-def _witness_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *description, backend = ctx.description
-    needs = list(ctx.needs_input_grad[:5])
-    found = operators.witness_backward(grad, *ctx.saved_tensors, *description, needs, backend)
-    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
-
-
-define(
-    f"witness(Tensor points, Tensor samples, Tensor weights, {KERNEL_SCHEMA}, str backend) -> Tensor",
-    _witness,
-    lambda points, *_: points.new_empty(points.shape[0]),
-    _witness_setup,
-    _witness_gradient,
+mmd2_members = define(_mmd2, _mmd2_fake, _mmd2_setup, _mmd2_backward)
+apply_gradient = define(
+    _apply_gradient,
+    lambda grad, gradient, *rest: gradient.new_empty(gradient.shape[1:] if rest[-1] else gradient.shape),
 )
-define(
-    f"witness_backward(Tensor grad, Tensor points, Tensor samples, Tensor weights, {KERNEL_SCHEMA}, bool[] needs, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _witness_backward,
-    _witness_backward_fake,
+witness_values = define(
+    _witness, lambda points, *_: points.new_empty(points.shape[0]), _witness_setup, _witness_gradient
 )
+witness_backward = define(_witness_backward, _witness_backward_fake)

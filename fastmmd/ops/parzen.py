@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backends import current, select
 from ..backends.calls import Parzen, ParzenBackward
 from .arguments import check_points, compute_dtype, positive_floats
-from .registration import define, operators
+from .dispatch import define
 
 
 def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequence[float]) -> Tensor:
@@ -39,8 +39,8 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
     dtype = compute_dtype(points)
     x, y = points.to(dtype), samples.to(dtype)
     center = _center(x)
-    out, _, _ = operators.parzen_log_likelihood(x - center, y - center, sigmas, current())
-    return out[0] if isinstance(sigma, Real) else out  # type: ignore[no-any-return]
+    densities, _, _ = log_likelihoods(x - center, y - center, sigmas, current())
+    return densities[0] if isinstance(sigma, Real) else densities
 
 
 class ParzenEstimator:
@@ -75,9 +75,7 @@ class ParzenEstimator:
         """Add samples [N, D]; returns self."""
         check_points(2, points=self._points, samples=samples)
         shifted = samples.to(self._points.dtype) - self._center
-        self._minimum, self._sums = operators.parzen_update(
-            self._points, shifted, self.sigmas, self._minimum, self._sums, current()
-        )
+        self._minimum, self._sums = updated(self._points, shifted, self._minimum, self._sums, self.sigmas, current())
         self.count += len(samples)
         return self
 
@@ -127,37 +125,41 @@ def _log_likelihood(minimum: Tensor, sums: Tensor, sigmas: Sequence[float], coun
     return logs.to(minimum.dtype)
 
 
-def _parzen_update(
-    points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
-) -> tuple[Tensor, Tensor]:
-    minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
-    _update(points, samples, sigmas, minimum, sums, backend)
-    return minimum, sums
-
-
-def _update(
-    points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, backend: str
-) -> None:
-    call = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
-    select(backend, "parzen", points.device.type).parzen_update(call)
+# --- the operators ---
 
 
 def _parzen_log_likelihood(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The result [S, M], and the state that it is made of, for the backward pass."""
     minimum = points.new_full((points.shape[0],), math.inf)
     sums = points.new_zeros((len(sigmas), points.shape[0]), dtype=torch.float64)
-    _update(points, samples, sigmas, minimum, sums, backend)
+    _update(points, samples, minimum, sums, sigmas, backend)
     return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points.shape[1]), minimum, sums
+
+
+def _parzen_update(
+    points: Tensor, samples: Tensor, minimum: Tensor, sums: Tensor, sigmas: Sequence[float], backend: str
+) -> tuple[Tensor, Tensor]:
+    minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
+    _update(points, samples, minimum, sums, sigmas, backend)
+    return minimum, sums
+
+
+def _update(
+    points: Tensor, samples: Tensor, minimum: Tensor, sums: Tensor, sigmas: Sequence[float], backend: str
+) -> None:
+    call = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    select(backend, "parzen", points.device.type).parzen_update(call)
 
 
 def _parzen_backward(
     grad: Tensor,
     points: Tensor,
     samples: Tensor,
-    sigmas: Sequence[float],
     minimum: Tensor,
     sums: Tensor,
+    sigmas: Sequence[float],
     needs: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -171,11 +173,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.save_for_backward(points, samples, *output[1:])
 
 
-def _gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     points, samples, minimum, sums = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:2])
-    found = operators.parzen_backward(grad, points, samples, ctx.sigmas, minimum, sums, needs, ctx.backend)
-    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
+    gradients = parzen_backward(grad, points, samples, minimum, sums, ctx.sigmas, needs, ctx.backend)
+    return [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
 
 
 def _fake_state(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -183,8 +185,7 @@ def _fake_state(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor
     return points.new_empty(m), points.new_empty((len(sigmas), m), dtype=torch.float64)
 
 
-define(
-    "parzen_log_likelihood(Tensor points, Tensor samples, float[] sigmas, str backend) -> (Tensor, Tensor, Tensor)",
+log_likelihoods = define(
     _parzen_log_likelihood,
     lambda points, samples, sigmas, backend: (
         points.new_empty((len(sigmas), points.shape[0])),
@@ -193,17 +194,10 @@ define(
     _setup,
     _gradient,
 )
-define(
-    "parzen_update(Tensor points, Tensor samples, float[] sigmas, Tensor minimum, Tensor sums, str backend) "
-    "-> (Tensor, Tensor)",
-    _parzen_update,
-    lambda points, samples, sigmas, *_: _fake_state(points, sigmas),
-)
-define(
-    "parzen_backward(Tensor grad, Tensor points, Tensor samples, float[] sigmas, Tensor minimum, Tensor sums, "
-    "bool[] needs, str backend) -> (Tensor, Tensor)",
+updated = define(_parzen_update, lambda points, samples, minimum, sums, sigmas, backend: _fake_state(points, sigmas))
+parzen_backward = define(
     _parzen_backward,
-    lambda grad, points, samples, sigmas, minimum, sums, needs, backend: tuple(
+    lambda grad, points, samples, minimum, sums, sigmas, needs, backend: tuple(
         points.new_empty(t.shape if need else (0,)) for t, need in zip((points, samples), needs, strict=True)
     ),
 )

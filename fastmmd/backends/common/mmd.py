@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import Kernel
-from ..calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
+from ..calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs, members_of_rows
 
 F64 = torch.float64
 
@@ -50,8 +50,7 @@ class Measure:
     def member(self) -> Tensor:
         """With offsets: the member of each point, B for those of none: [N]."""
         assert self.offsets is not None
-        places = torch.arange(self.points.shape[1], device=self.points.device)
-        return torch.searchsorted(self.offsets[1:], places, right=True)
+        return members_of_rows(self.offsets, self.points.shape[1])
 
     def total(self, values: Tensor) -> Tensor:
         """Sums over the points of each member: [B, N, ...] -> [B, ...]."""

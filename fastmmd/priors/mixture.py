@@ -1,21 +1,19 @@
-"""Prior distributions of the code: what a generative autoencoder samples from."""
+"""Gaussian priors and mixtures of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .ops.arguments import check_int, check_number
-from .ops.device_cache import DeviceCache
-from .ops.labels import check_labels, unknown_labels
-
-Vector = Sequence[float] | Tensor
-F64 = torch.float64
+from ..ops.arguments import check_int
+from ..ops.closed_form import KernelMeans
+from ..ops.device_cache import DeviceCache
+from .base import F64, Vector, positive, vector
+from .closed_form import ClosedFormPrior
 
 
 @dataclass(frozen=True)
@@ -51,51 +49,7 @@ class Components:
         )
 
 
-class Prior:
-    """A distribution over codes of dimension `dim`; subclasses sample, and some have closed-form kernel means.
-
-    `num_classes` is the number of parts that labels choose from, 0 where a prior has no parts.
-    """
-
-    num_classes: int = 0
-
-    def __init__(self, dim: int) -> None:
-        self.dim = check_int("dim", dim)
-        self.kept_terms: dict[Any, Any] = {}  # what `mmd2_to_prior` prepares for a list of bandwidths
-
-    def sample(
-        self,
-        count: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Independent draws: [count, dim], float32 by default, from the given or the default generator.
-
-        Args:
-            labels: [count] int64 on the draws' device, a class for each draw: it comes from that part of the prior,
-                where it is -1 from the whole. Without labels all come from the whole, by the same random numbers.
-                A label that is no class raises on the CPU; elsewhere, where reading it would wait for the device,
-                its draw is NaN.
-
-        Raises:
-            ValueError, TypeError: labels for a prior without classes, or of another shape, dtype or device.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement sample()")
-
-    def _known(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Checks the labels; z [N, D], NaN where one is no class and the device is not the CPU, where that raises."""
-        if not self.num_classes:
-            raise ValueError(
-                f"labels: got some, but {type(self).__name__} has no classes; GaussianMixture and SwissRoll have"
-            )
-        check_labels(labels, z.shape[0], self.num_classes, z.device)
-        return z.masked_fill(unknown_labels(labels, self.num_classes)[:, None], math.nan)
-
-
-class MixturePrior(Prior):
+class MixturePrior(ClosedFormPrior):
     """What Gaussian and GaussianMixture share: components, per device, and sampling from them."""
 
     def __init__(self, components: Components) -> None:
@@ -112,6 +66,27 @@ class MixturePrior(Prior):
     def differences(self, device: torch.device | None = None) -> Components:
         """`Components.differences` of the prior, on the CPU by default."""
         return self._differences.get(torch.device("cpu") if device is None else device)
+
+    def _kernel_means(self, bandwidths: Tensor, kernel_weights: Tensor, device: torch.device) -> KernelMeans:
+        def exponents(variance: Tensor) -> tuple[Tensor, Tensor]:
+            """E exp(-|a|^2 / (2 s^2)) = exp(base + offset^2 @ rate) for a ~ N(offset, diag(variance)), [K, D] both."""
+            wide = variance[:, :, None]  # [K, D, S]
+            return -0.5 * torch.log1p(wide / bandwidths**2).sum(1, keepdim=True), -0.5 / (wide + bandwidths**2)
+
+        components, pairs = self.components(device), self.differences(device)
+        base, rate = exponents(pairs.eigenvalues)
+        u = torch.expm1(torch.baddbmm(base, pairs.means.square()[:, None], rate))
+        own = pairs.weights @ (u @ kernel_weights)
+        base, rate = exponents(components.eigenvalues)
+        return _MixtureMeans(
+            components.means[:, None],
+            components.eigenvectors,
+            base,
+            rate,
+            components.weights,
+            kernel_weights,
+            own.sum(),
+        )
 
     def sample(
         self,
@@ -142,6 +117,26 @@ class MixturePrior(Prior):
         return means.to(z)[chosen] + (z if vectors is None else torch.einsum("nij,nj->ni", vectors.to(z)[chosen], z))
 
 
+@dataclass(frozen=True)
+class _MixtureMeans:
+    """A Gaussian mixture and S kernels, ready for points: the exponents are base + offset^2 @ rate."""
+
+    means: Tensor  # [K, 1, D]
+    eigenvectors: Tensor | None  # [K, D, D]
+    base: Tensor  # [K, 1, S]
+    rate: Tensor  # [K, D, S]
+    weights: Tensor  # [K]
+    kernel_weights: Tensor  # [S]
+    own: Tensor  # [], E u(y, y')
+
+    def cross(self, x: Tensor) -> Tensor:
+        """E_y u(x_i, y): [N, D] -> [N]."""
+        offset = x - self.means
+        if self.eigenvectors is not None:
+            offset = offset @ self.eigenvectors
+        return self.weights @ (torch.expm1(torch.baddbmm(self.base, offset.square(), self.rate)) @ self.kernel_weights)
+
+
 class Gaussian(MixturePrior):
     """N(mean, covariance) with a scalar or per-dimension std, or a full covariance.
 
@@ -163,9 +158,9 @@ class Gaussian(MixturePrior):
         covariance: Sequence[Sequence[float]] | Tensor | None = None,
     ) -> None:
         check_int("dim", dim)
-        self.mean = _vector("mean", 0.0 if mean is None else mean, dim)
+        self.mean = vector("mean", 0.0 if mean is None else mean, dim)
         if covariance is None:
-            self.std = _positive("std", _vector("std", 1.0 if std is None else std, dim))
+            self.std = positive("std", vector("std", 1.0 if std is None else std, dim))
             variances, vectors = self.std.square()[None], None
         elif std is not None:
             raise ValueError("std: give std or covariance, not both")
@@ -208,87 +203,10 @@ class GaussianMixture(MixturePrior):
         count, dim = mu.shape
         if covariance.shape != (count, dim, dim):
             raise ValueError(f"covariances: got shape {list(covariance.shape)}, expected {[count, dim, dim]}")
-        share = _positive("weights", _vector("weights", 1.0 if weights is None else weights, count))
+        share = positive("weights", vector("weights", 1.0 if weights is None else weights, count))
         values, vectors = zip(*[_eigen("covariances", part, dim) for part in covariance], strict=True)
         super().__init__(Components(share / share.sum(), mu, torch.stack(values), torch.stack(vectors)))
         self.num_classes = count
-
-
-class Uniform(Prior):
-    """The uniform distribution on the box [low, high]^D.
-
-    Args:
-        dim: dimension D.
-        low, high: numbers or [D]; low < high.
-    """
-
-    def __init__(self, dim: int, low: float | Vector = -1.0, high: float | Vector = 1.0) -> None:
-        super().__init__(dim)
-        self.low, self.high = _vector("low", low, dim), _vector("high", high, dim)
-        if not bool((self.low < self.high).all()):
-            raise ValueError(f"low: got {self.low.tolist()}, expected less than high, {self.high.tolist()}")
-        self._bounds = DeviceCache(self._make_bounds)
-
-    def _make_bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return self.low.to(device), self.high.to(device)
-
-    def bounds(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """low and high, [D] each in float64, on the CPU by default."""
-        return self._bounds.get(torch.device("cpu") if device is None else device)
-
-    def sample(
-        self,
-        count: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Independent draws: [count, dim]; see `Prior.sample`."""
-        z = torch.rand(count, self.dim, generator=generator, device=device, dtype=dtype)
-        if labels is not None:
-            z = self._known(z, labels)
-        low, high = self.bounds(z.device)
-        return low.to(z) + (high - low).to(z) * z
-
-
-class SwissRoll(Prior):
-    """A two-dimensional swiss roll, uniform in arc parameter with Gaussian noise (AAE paper, figure 3).
-
-    A point is t * (cos t, sin t) * radius / t_max + noise, t = t_max * sqrt(u), u uniform; t_max = 2 pi * turns. The
-    square root makes the density along the roll even. Class i is the i-th of `num_classes` parts of equal mass, from
-    the inner end on: u in [i, i + 1) / num_classes.
-
-    Args:
-        turns: full turns. radius: of the outer end. std: of the noise.
-        num_classes: parts that labels choose from; ten as in the paper.
-    """
-
-    def __init__(self, turns: float = 1.5, radius: float = 3.0, std: float = 0.1, num_classes: int = 10) -> None:
-        super().__init__(2)
-        self.turns, self.radius = check_number("turns", turns), check_number("radius", radius)
-        self.std = check_number("std", std)
-        self.num_classes = check_int("num_classes", num_classes)
-
-    def sample(
-        self,
-        count: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Independent draws: [count, 2]; see `Prior.sample`."""
-        u = torch.rand(count, generator=generator, device=device, dtype=dtype)
-        noise = torch.randn(count, 2, generator=generator, device=device, dtype=dtype)
-        if labels is not None:
-            noise = self._known(noise, labels)
-            u = torch.where(labels < 0, u, (labels + u) / self.num_classes)
-        root = u.sqrt()
-        angle = 2 * math.pi * self.turns * root
-        return self.radius * root[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + self.std * noise
 
 
 def _ring(count: int) -> tuple[Tensor, Tensor]:
@@ -298,22 +216,6 @@ def _ring(count: int) -> tuple[Tensor, Tensor]:
     across = torch.stack([-angle.sin(), angle.cos()], 1)
     covariances = 1.0**2 * outward[:, :, None] * outward[:, None] + 0.2**2 * across[:, :, None] * across[:, None]
     return 4 * outward, covariances
-
-
-def _vector(name: str, value: float | Vector, dim: int) -> Tensor:
-    try:
-        vector = torch.as_tensor(value, dtype=F64, device="cpu").detach()
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: got {value!r}, expected a number or a sequence of them") from None
-    if vector.ndim > 1 or (vector.ndim == 1 and vector.shape[0] != dim) or not bool(vector.isfinite().all()):
-        raise ValueError(f"{name}: got {value!r}, expected a finite number or {dim} of them")
-    return vector.expand(dim).clone()
-
-
-def _positive(name: str, vector: Tensor) -> Tensor:
-    if not bool((vector > 0).all()):
-        raise ValueError(f"{name}: got {vector.tolist()}, expected positive numbers")
-    return vector
 
 
 def _eigen(name: str, covariance: Sequence[Sequence[float]] | Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,76 @@
+"""What all priors share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..ops.arguments import check_int
+from ..ops.labels import check_labels, unknown_labels
+
+Vector = Sequence[float] | Tensor
+F64 = torch.float64
+
+
+class Prior:
+    """A distribution over codes of dimension `dim`; subclasses sample, and some have `kernel_means` (`EmbeddedPrior`).
+
+    `num_classes` is the number of parts that labels choose from, 0 where a prior has no parts.
+    """
+
+    num_classes: int = 0
+
+    def __init__(self, dim: int) -> None:
+        self.dim = check_int("dim", dim)
+
+    def sample(
+        self,
+        count: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Independent draws: [count, dim], float32 by default, from the given or the default generator.
+
+        Args:
+            labels: [count] int64 on the draws' device, a class for each draw: it comes from that part of the prior,
+                where it is -1 from the whole. Without labels all come from the whole, by the same random numbers.
+                A label that is no class raises on the CPU; elsewhere, where reading it would wait for the device,
+                its draw is NaN.
+
+        Raises:
+            ValueError, TypeError: labels for a prior without classes, or of another shape, dtype or device.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement sample()")
+
+    def _known(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Checks the labels; z [N, D], NaN where one is no class and the device is not the CPU, where that raises."""
+        if not self.num_classes:
+            raise ValueError(
+                f"labels: got some, but {type(self).__name__} has no classes; GaussianMixture and SwissRoll have"
+            )
+        check_labels(labels, z.shape[0], self.num_classes, z.device)
+        return z.masked_fill(unknown_labels(labels, self.num_classes)[:, None], math.nan)
+
+
+def vector(name: str, value: float | Vector, dim: int) -> Tensor:
+    """A finite number or [D] of them as a new [D] float64 tensor on the CPU."""
+    try:
+        given = torch.as_tensor(value, dtype=F64, device="cpu").detach()
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {value!r}, expected a number or a sequence of them") from None
+    if given.ndim > 1 or (given.ndim == 1 and given.shape[0] != dim) or not bool(given.isfinite().all()):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number or {dim} of them")
+    return given.expand(dim).clone()
+
+
+def positive(name: str, numbers: Tensor) -> Tensor:
+    """The numbers, all of them above 0."""
+    if not bool((numbers > 0).all()):
+        raise ValueError(f"{name}: got {numbers.tolist()}, expected positive numbers")
+    return numbers
