@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from fastmmd.training.errors import INSTALL, Interrupted, UserError
+from fastmmd.errors import INSTALL, Interrupted, UserError
 
 _EXTRA = {"typer": "typer", "rich": "rich", "tomli_w": "tomli-w", "sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRA |= {"matplotlib": "matplotlib"}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers import assert_same
 
+from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training import UserError
 from fastmmd.training.batches import Batches
-from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training.run import RunFolder
 
 # --- batches ---

@@ -22,10 +22,10 @@ from test_data import small_mnist, write_files
 
 from fastmmd import cli
 from fastmmd.backends import cpu
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.data import load_data
 from fastmmd.nn import VAE
 from fastmmd.training import report
-from fastmmd.training.checkpoint import load_checkpoint
-from fastmmd.training.data import load_data
 from fastmmd.training.run import RunFolder
 
 ROOT = Path(__file__).parents[1]

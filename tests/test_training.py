@@ -15,12 +15,12 @@ import torch
 from helpers import assert_same
 from torch import Tensor
 
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.errors import Interrupted
 from fastmmd.nn import KL
 from fastmmd.nn.regularizers import Moments
 from fastmmd.priors import Gaussian
 from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe
-from fastmmd.training.checkpoint import load_checkpoint
-from fastmmd.training.errors import Interrupted
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.loop import Trainer
 from fastmmd.training.run import RunConfig, RunFolder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastmmd.training.errors import require
+from fastmmd.errors import require
 
 _Path = str | os.PathLike[str]
 

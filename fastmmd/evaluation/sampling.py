@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastmmd.errors import UserError
 from fastmmd.ops.arguments import check_int
-from fastmmd.training.errors import UserError
 
 CHUNK = 2_000  # images decoded at once
 SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_samples` and `posterior_samples`

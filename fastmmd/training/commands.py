@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastmmd.training.data import load_data
-from fastmmd.training.errors import Interrupted, UserError, unknown
+from fastmmd.data import load_data
+from fastmmd.errors import Interrupted, UserError, unknown
 from fastmmd.training.run import absolute, print_info
 
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one

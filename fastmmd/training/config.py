@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastmmd.training.errors import UserError, first_line, require, unknown
+from fastmmd.errors import UserError, first_line, require, unknown
 
 SCHEDULES = ("constant", "cosine")
 FORMER_NAMES = {("training", "labelled"): "labeled"}  # in recipes and runs made before

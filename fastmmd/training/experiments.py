@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastmmd.data import Dataset, load_data
+from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
 from fastmmd.training.config import load_recipe
-from fastmmd.training.data import Dataset, load_data
-from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
 from fastmmd.training.run import RunConfig, RunFolder, choose_device, hardware, load_model, versions

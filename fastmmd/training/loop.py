@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.data import Dataset
+from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.training.batches import Batch, Batches
-from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
-from fastmmd.training.data import Dataset
-from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastmmd.data import Dataset
 from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
 from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
 from fastmmd.training.config import Evaluation
-from fastmmd.training.data import Dataset
 from fastmmd.training.run import RunConfig, RunFolder
 
 CHUNK = 2_000  # images at once

@@ -18,11 +18,11 @@ import torch
 
 import fastmmd
 from fastmmd.backends import cpu
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
+from fastmmd.errors import UserError, first_line
 from fastmmd.nn.networks import resolve_precision
-from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
-from fastmmd.training.data import IDX_SOURCES, NAMES, Dataset, load_data
-from fastmmd.training.errors import UserError, first_line
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from fastmmd.training.errors import UserError
+from fastmmd.errors import UserError
 
 try:  # Windows has no flock; there, two programs should not download the same file at once.
     import fcntl

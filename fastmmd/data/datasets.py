@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmmd.training.download import DownloadError, download, md5_of_content, open_maybe_gzip
-from fastmmd.training.errors import UserError, first_line, require
+from fastmmd.data.download import DownloadError, download, md5_of_content, open_maybe_gzip
+from fastmmd.errors import UserError, first_line, require
 
 #: Name -> (mirrors, {file: MD5 of the decompressed file}).
 IDX_SOURCES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
