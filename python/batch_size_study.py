@@ -67,10 +67,10 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
                 "training.epochs": passes,
                 "training.evaluate_every": 0,
                 # With few steps, not all of them may go to the regularizer alone.
-                "model.warmup_steps": min(recipe.model["warmup_steps"], passes * per_epoch // 10),
+                "model.warmup_steps": min(recipe.model.warmup_steps, passes * per_epoch // 10),
             }
             if options.scale_rate:
-                rate = recipe.model["learning_rate"] * math.sqrt(batch / recipe.training.batch_size)
+                rate = recipe.model.learning_rate * math.sqrt(batch / recipe.training.batch_size)
                 overrides["model.learning_rate"] = rate
             specs += [Spec(f"sigma {sigma:g} batch {batch} {what}", "ds-aae", overrides, seed) for seed in seeds]
     runs = experiment.run_all(specs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import FrozenInstanceError
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -118,6 +119,22 @@ def test_settings_repeat_the_model(kind: str) -> None:
         assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
         settings["code_size"] = -1
         assert model.settings()["code_size"] != -1
+
+
+@every_model
+def test_keyword_arguments_are_the_fields_of_the_settings(kind: str) -> None:
+    """Those that editors and mypy see, of the same names and types; anything else is Python's TypeError."""
+    model = MODELS[kind]
+    for function in (model.__init__, model.paper):
+        (options,) = get_args(get_type_hints(function)["options"])
+        assert get_type_hints(options) == get_type_hints(model.Settings)
+    for make in (model, model.paper, model.Settings):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'code'"):
+            make(code=3)
+    settings = model.Settings(hidden=[5, 4])
+    assert settings == model.Settings(hidden=(5, 4)) and hash(settings) == hash(model.Settings(hidden=(5, 4)))
+    with pytest.raises(FrozenInstanceError):
+        settings.code_size = 3
 
 
 def widths(network: nn.Module) -> list[int]:

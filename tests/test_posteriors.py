@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from test_nn import DATA_DIM, data, every_model, small, train
 from torch import Tensor, nn
 
 from fastmmd.nn import KL, Autoencoder
-from fastmmd.nn.autoencoders import POSTERIORS
+from fastmmd.nn.autoencoders import Posterior
 from fastmmd.priors import Gaussian
 
 # --- posteriors ---
@@ -19,7 +19,7 @@ from fastmmd.priors import Gaussian
 @pytest.mark.parametrize("kind", ["aae", "mmd-ae", "ds-aae"])
 @pytest.mark.parametrize("two_phases", [False, True])
 def test_every_posterior_trains(kind: str, two_phases: bool) -> None:
-    for posterior in POSTERIORS:
+    for posterior in get_args(Posterior):
         model = small(kind, posterior=posterior)
         model.generator_learning_rate = 1e-3 if two_phases else None
         history = train(model, 60)

@@ -217,7 +217,7 @@ def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
 
     made.model.training_step = training_step
     made.fit()
-    base = made.config.recipe.model["learning_rate"]
+    base = made.config.recipe.model.learning_rate
     assert rates == pytest.approx([base * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
     expected = weights[0]
     for step, weight in enumerate(weights[1:], 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from ..kernels import Kernel
 from ..ops.arguments import check_int, check_number, positive_floats
 from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..priors import Prior
-from .networks import MLP
+from .networks import MLP, Precision, check_choice
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
+
+Mode = Literal["first_order", "doubly_stochastic"]
 
 
 class FourierAdversary(Regularizer):
@@ -61,7 +64,7 @@ class FourierAdversary(Regularizer):
         *,
         count: int = 480,
         bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
-        mode: str = "first_order",
+        mode: Mode = "first_order",
         learning_rate: float = 0.05,
         shrinkage: float = 0.0,
         blocks: int = 10,
@@ -69,8 +72,7 @@ class FourierAdversary(Regularizer):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if mode not in ("first_order", "doubly_stochastic"):
-            raise ValueError(f'mode: got {mode!r}, expected "first_order" or "doubly_stochastic"')
+        check_choice("mode", mode, get_args(Mode))
         check_int("blocks", blocks)
         check_number("learning_rate", learning_rate)
         if not 0 <= learning_rate * shrinkage < 1:
@@ -174,7 +176,7 @@ class Adversarial(Regularizer):
         hidden: Sequence[int] = (1000, 1000),
         *,
         scale: float = 1.0,
-        precision: str = "float32",
+        precision: Precision = "float32",
         num_classes: int = 0,
     ) -> Adversarial:
         """With a fully connected discriminator, two layers of 1000 units as in the paper."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from ..ops.arguments import check_int, check_number
 from ..ops.labels import check_labels
 from ..priors import Prior
+from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
 
-POSTERIORS = ("deterministic", "gaussian", "implicit")
-RECONSTRUCTIONS = ("cross_entropy", "squared_error")
+Posterior = Literal["deterministic", "gaussian", "implicit"]
+Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
 class Autoencoder(nn.Module):
@@ -55,10 +56,10 @@ class Autoencoder(nn.Module):
         prior: Prior,
         regularizer: Regularizer,
         *,
-        posterior: str = "deterministic",
+        posterior: Posterior = "deterministic",
         noise_size: int | None = None,
         denoising: float = 0.0,
-        reconstruction: str = "cross_entropy",
+        reconstruction: Reconstruction = "cross_entropy",
         regularizer_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
@@ -68,12 +69,8 @@ class Autoencoder(nn.Module):
         decoder_classes: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("posterior", posterior, POSTERIORS),
-            ("reconstruction", reconstruction, RECONSTRUCTIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+        check_choice("posterior", posterior, get_args(Posterior))
+        check_choice("reconstruction", reconstruction, get_args(Reconstruction))
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
         check_int("warmup_steps", warmup_steps, 0)

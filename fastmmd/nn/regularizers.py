@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ..ops.closed_form import mmd2_to_prior
 from ..ops.labels import check_labels
 from ..ops.mmd import check_estimator, mmd2
 from ..priors import Gaussian, Prior
+
+Family = Literal["gaussian", "laplacian", "imq", "rational_quadratic", "energy"]
+Estimator = Literal["biased", "unbiased"]
 
 
 class Moments(NamedTuple):
@@ -92,8 +95,8 @@ class MMD(Regularizer):
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
-        kernel: str = "gaussian",
-        estimator: str = "biased",
+        kernel: Family = "gaussian",
+        estimator: Estimator = "biased",
         kernel_weights: Floats | None = None,
         alpha: float = 1.0,
         num_classes: int = 0,
@@ -131,20 +134,23 @@ class MMD(Regularizer):
         self.check_labels(codes, prior, labels)
         if labels is not None and self.estimator == "unbiased":
             labels = without_lone(labels, self.num_classes)
-        classes: dict[str, Any] = {}
+        draws = draws_like(prior, codes, labels, self.draws)
+        class_weights, unconditional_weight = None, 0.0
         if self.num_classes:
-            known = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
-            weights = {"class_weights": self.class_weights, "unconditional_weight": self.unconditional_weight}
-            classes = {"x_labels": known, "y_labels": known, **weights}
+            class_weights, unconditional_weight = self.class_weights, self.unconditional_weight
+            labels = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
         return mmd2(
             codes,
-            draws_like(prior, codes, labels, self.draws),
+            draws,
             self.bandwidths,
             kernel=self.kernel,
             estimator=self.estimator,
             kernel_weights=self.kernel_weights,
             alpha=self.alpha,
-            **classes,
+            x_labels=labels,
+            y_labels=labels,
+            class_weights=class_weights,
+            unconditional_weight=unconditional_weight,
         )
 
     def kernel_spec(self) -> Kernel | None:
@@ -164,7 +170,7 @@ class ClosedFormMMD(Regularizer):
         self,
         bandwidths: Floats = DEFAULT_BANDWIDTHS,
         *,
-        estimator: str = "biased",
+        estimator: Estimator = "biased",
         kernel_weights: Floats | None = None,
     ) -> None:
         super().__init__()
@@ -226,7 +232,7 @@ def without_lone(labels: Tensor, num_classes: int) -> Tensor:
     return labels.masked_fill(lone[labels.clamp(0, num_classes - 1)], -1)
 
 
-def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> Kernel:
+def kernel_of(bandwidths: Floats, kernel: Family = "gaussian", alpha: float = 1.0) -> Kernel:
     """The kernel of a regularizer, for the checks of its scale."""
     scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
     return Kernel(kernel, scales, (1.0,) * len(bandwidths), alpha)

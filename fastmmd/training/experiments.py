@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -255,8 +255,7 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
 
 def _settings(config: RunConfig) -> str:
     """What a run depends on; settings that an older version did not know have their defaults."""
-    recipe = replace(config.recipe, model=config.recipe.build(config.data_dim).settings())
-    return json.dumps([recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
+    return json.dumps([config.recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
 
 
 def _finish(

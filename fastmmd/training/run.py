@@ -40,17 +40,17 @@ class RunConfig:
     def resolved(
         cls, recipe: Recipe, data: str, dataset: Dataset, seed: int, device: torch.device, data_dir: str | None = None
     ) -> RunConfig:
-        """A run's configuration in which every setting of the model stands, defaults included.
+        """The configuration of a run, with the precision that its device gets.
 
         Args:
             data: the data set's name, or the path of an array or a folder.
             data_dir: of the MNIST files, as given; the run folder keeps where they were found.
 
         Raises:
-            UserError: a setting that the model does not take.
+            UserError: settings that do not fit together, or the images.
         """
-        settings = recipe.build(dataset.data_dim).settings()
-        settings["precision"] = resolve_precision(settings["precision"], device.type)
+        recipe.build(dataset.data_dim)  # what it refuses is refused here, before the first run of many
+        settings = replace(recipe.model, precision=resolve_precision(recipe.model.precision, device.type))
         kept = absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
         name = data if data in NAMES else str(absolute(data))
         return cls(replace(recipe, model=settings), name, dataset.data_dim, seed, str(device), kept)
