@@ -114,8 +114,8 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> str:
 
 def hits(prior: Prior, codes: Tensor, labels: Tensor) -> str:
     """The share of codes [N, 2] in the part of their class, with its standard error."""
-    found = (prior_parts(prior, codes).cpu() == labels).double()
-    return f"{found.mean().item():.2%} +- {found.std().item() / len(found) ** 0.5:.2%}"
+    hit = (prior_parts(prior, codes).cpu() == labels).double()
+    return f"{hit.mean().item():.2%} +- {hit.std().item() / len(hit) ** 0.5:.2%}"
 
 
 def walk(model: Any, prior: str) -> Tensor:

@@ -78,9 +78,9 @@ def with_samples(run: Run, samples: int, experiment: Experiment) -> Run:
     assert run.parzen is not None
     if run.parzen.samples == samples:
         return run
-    found = evaluate_run(RunFolder(run.folder), run.config, experiment.data, run.model, samples=samples)
-    print(f"{run.spec.name}, seed {run.seed}: test log-likelihood {found.parzen}", flush=True)
-    return replace(run, parzen=found.parzen)
+    result = evaluate_run(RunFolder(run.folder), run.config, experiment.data, run.model, samples=samples)
+    print(f"{run.spec.name}, seed {run.seed}: test log-likelihood {result.parzen}", flush=True)
+    return replace(run, parzen=result.parzen)
 
 
 def real_images(experiment: Experiment) -> ParzenResult:

@@ -67,8 +67,8 @@ def test_interrupted_experiment_goes_on(
     assert stop.value.code == 130 and "go on with the same command and --run-dir" in capsys.readouterr().err
     monkeypatch.undo()
     with start(tmp_path / "cut", "--epochs", "3") as experiment:
-        found = experiment.train("VAE", "vae", TINY)
-    for one, other in zip(expected.parameters(), found.parameters(), strict=True):
+        resumed = experiment.train("VAE", "vae", TINY)
+    for one, other in zip(expected.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -88,8 +88,8 @@ def test_settings_that_an_older_run_lacks_have_their_defaults(tmp_path: Path) ->
     assert "denoising = 0.0\n" in text
     path.write_text(text.replace("denoising = 0.0\n", ""))
     with start(tmp_path, "--epochs", "1") as experiment:
-        found = experiment.train("VAE", "vae", TINY)
-    assert torch.equal(next(expected.parameters()), next(found.parameters()))
+        loaded = experiment.train("VAE", "vae", TINY)
+    assert torch.equal(next(expected.parameters()), next(loaded.parameters()))
 
 
 def test_jobs_give_the_same_models(tmp_path: Path) -> None:
@@ -97,8 +97,8 @@ def test_jobs_give_the_same_models(tmp_path: Path) -> None:
     with start(tmp_path / "one", "--epochs", "1") as experiment:
         expected = experiment.run_all(specs)
     with start(tmp_path / "two", "--epochs", "1", "--jobs", "2") as experiment:
-        found = experiment.run_all(specs)
-    assert [run.parzen for run in found] == [run.parzen for run in expected]
+        parallel = experiment.run_all(specs)
+    assert [run.parzen for run in parallel] == [run.parzen for run in expected]
 
 
 def test_report_and_record_say_how_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

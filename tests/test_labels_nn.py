@@ -130,8 +130,8 @@ def test_labels_send_each_class_to_its_component(kind: type[Regularizer]) -> Non
     x, labels = data(48), CLASSES[:48].where(torch.arange(48) < 32, -1)
     for _ in range(300):
         model.training_step(x, optimizers, labels)
-    found = torch.cdist(model.encode(x), MEANS).argmin(1)
-    assert (found == CLASSES[:48])[32:].float().mean() > 0.95
+    component = torch.cdist(model.encode(x), MEANS).argmin(1)
+    assert (component == CLASSES[:48])[32:].float().mean() > 0.95
 
 
 @pytest.mark.parametrize("prior", [three_parts(), SwissRoll(num_classes=3)], ids=lambda p: type(p).__name__)

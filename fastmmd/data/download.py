@@ -106,15 +106,15 @@ def _fetch_verified(url: str, file: IO[bytes], part: Path, md5: str, quiet: bool
         resumed = file.seek(0, 2) > 0
         _fetch(url, file, quiet)
         try:
-            found = md5_of_content(part)
+            digest = md5_of_content(part)
         except UserError:
-            found = "a damaged gzip file"
-        if found == md5:
+            digest = "a damaged gzip file"
+        if digest == md5:
             return
         file.truncate(0)
         if not resumed:
             break
-    raise UserError(f"wrong content (MD5 {found}, expected {md5})")
+    raise UserError(f"wrong content (MD5 {digest}, expected {md5})")
 
 
 def _fetch(url: str, file: IO[bytes], quiet: bool) -> None:

@@ -6,13 +6,14 @@ import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fastmmd.data import load_data
 from fastmmd.errors import Interrupted, UserError, unknown
-from fastmmd.training.run import absolute, print_info
+from fastmmd.evaluation import ParzenResult
+from fastmmd.training.run import RunFolder, absolute, print_info
 
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
@@ -54,7 +55,7 @@ def train(
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.loop import Trainer
     from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, default_run_dir
+    from fastmmd.training.run import RunConfig, choose_device, default_run_dir
 
     if resume is not None:
         if set_ or any(option is not None for option in (recipe, data, batch_size, seed, run_dir)):
@@ -113,7 +114,7 @@ def evaluate(
 ) -> None:
     """Measure a trained run again, and rewrite its report."""
     from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
+    from fastmmd.training.run import RunConfig, choose_device, load_model
 
     folder = RunFolder.existing(run)
     folder.require_writable()
@@ -142,7 +143,7 @@ def sample(
 ) -> None:
     """Draw images from a trained run; OUTPUT.json beside them names the sampler."""
     from fastmmd.evaluation.sampling import SAMPLERS, images_file, markov_chain, posterior_samples, prior_samples
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
+    from fastmmd.training.run import RunConfig, choose_device, load_model
 
     if output.suffix != ".npy":
         raise UserError(f"--output must end in .npy, got {output}")
@@ -175,6 +176,6 @@ def info() -> None:
     print_info()
 
 
-def _print_result(parzen: Any, folder: Any) -> None:
+def _print_result(parzen: ParzenResult, folder: RunFolder) -> None:
     print(f"test log-likelihood: {parzen}")
     print(f"pictures and report: {folder.report} (samples.png, reconstructions.png, latent.png)")

@@ -34,6 +34,7 @@ from fastmmd.data import Dataset, load_data
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
+from fastmmd.nn.base import Model
 from fastmmd.training.config import load_recipe
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
@@ -62,7 +63,7 @@ class Run:
     seed: int
     config: RunConfig
     folder: Path
-    model: Any
+    model: Model
     epochs: int
     seconds: float
     parzen: ParzenResult | None
@@ -112,7 +113,7 @@ class Experiment:
 
     def train(
         self, name: str, recipe: str, overrides: Mapping[str, Any] | None = None, *, seed: int | None = None
-    ) -> Any:
+    ) -> Model:
         """The trained model in eval mode; see `run`."""
         return self.run(name, recipe, overrides, seed=seed, evaluate=False).model
 
@@ -178,12 +179,12 @@ class Experiment:
         for option in ("--data-dir", "--run-dir"):  # where they lie on this machine means nothing elsewhere
             if option in words[:-1]:
                 words[words.index(option) + 1] = "DIR"
-        found = versions()
+        known = versions()
         return {
             "command": f"python python/{shlex.join(words)}",
             "date": date.today().isoformat(),
             "hardware": hardware(self.device),
-            "versions": {name: found[name] for name in ("fastmmd", "python", "torch", "numpy")},
+            "versions": {name: known[name] for name in ("fastmmd", "python", "torch", "numpy")},
         }
 
     def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
@@ -199,8 +200,8 @@ class Experiment:
     def _load(self, spec: Spec, config: RunConfig, folder: RunFolder) -> Run:
         records = folder.records()
         last = [record for record in records if "epoch" in record][-1]
-        found = [record for record in records if record.get("kind") == "evaluation"]
-        evaluation = found[-1] if found else None
+        evaluations = [record for record in records if record.get("kind") == "evaluation"]
+        evaluation = evaluations[-1] if evaluations else None
         return Run(
             spec=spec,
             seed=config.seed,
@@ -245,8 +246,8 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
     """
     if not folder.config.exists():
         return False
-    found = RunConfig.read(folder.config)
-    if _settings(found) != _settings(config):
+    existing = RunConfig.read(folder.config)
+    if _settings(existing) != _settings(config):
         raise UserError(f"{folder.path} holds a run with other settings: choose another --run-dir")
     epochs = max((record["epoch"] for record in folder.records() if "epoch" in record), default=0)
     trained = folder.checkpoint.exists() and epochs == config.recipe.training.epochs

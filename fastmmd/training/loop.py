@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, 
 from fastmmd.data import Dataset
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
+from fastmmd.nn.base import Model
 from fastmmd.training.batches import Batch, Batches
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.progress import TrainingProgress, join
@@ -77,9 +78,9 @@ class Trainer:
         return self.config.recipe.training.epochs * len(self.batches)
 
     @property
-    def evaluated_model(self) -> Any:
+    def evaluated_model(self) -> Model:
         """The averaged model if there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(Model, self.average.module)
 
     def fit(self) -> None:
         """Train up to the recipe's number of epochs.

@@ -6,7 +6,6 @@ import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_sta
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
 from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
+from fastmmd.nn import Autoencoder
 from fastmmd.training.config import Evaluation
 from fastmmd.training.run import RunConfig, RunFolder
 
@@ -44,7 +44,7 @@ def evaluate_run(
     folder: RunFolder,
     config: RunConfig,
     dataset: Dataset,
-    model: Any,
+    model: Autoencoder,
     *,
     samples: int | None = None,
     chain_steps: int = 0,
@@ -87,7 +87,7 @@ def _save_pictures(
     path: Path,
     config: RunConfig,
     dataset: Dataset,
-    model: Any,
+    model: Autoencoder,
     sampler: Sampler,
     codes: Tensor,
     draws: Tensor,

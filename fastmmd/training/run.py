@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 import fastmmd
-from fastmmd.backends import cpu
+from fastmmd.backends import native_build
 from fastmmd.checkpoint import load_checkpoint
 from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
 from fastmmd.errors import UserError, first_line
+from fastmmd.nn.base import Model
 from fastmmd.nn.networks import resolve_precision
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
 
@@ -198,7 +199,7 @@ def default_run_dir(recipe: str, data: str) -> Path:
     return Path("runs") / f"{recipe}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Any:
+def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Model:
     """The trained model of a run, in eval mode: the averaged weights if the run averages them.
 
     Raises:
@@ -224,7 +225,7 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device, it is not there, or its kernels refuse their environment.
     """
     try:
-        cpu.capability()
+        native_build()
     except ImportError:  # the reference kernels serve in their place
         pass
     except ValueError as error:
@@ -242,7 +243,7 @@ def choose_device(name: str) -> torch.device:
 def versions() -> dict[str, str]:
     """What the run's numbers depend on, down to the instruction set of the compiled kernels."""
     try:
-        compiled = {name: str(value) for name, value in cpu.capability().items()}
+        compiled = {name: str(value) for name, value in native_build().items()}
     except (ImportError, ValueError):  # fastmmd.available_backends() says why
         compiled = {}
     return {

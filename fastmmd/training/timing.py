@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmmd.nn import Regularizer
+
 FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and then
 
 
@@ -21,7 +23,7 @@ class RegularizerTimer:
     The backward pass ends when the gradients of all inputs are there, the posterior's moments included.
     """
 
-    def __init__(self, regularizer: Any, device: torch.device) -> None:
+    def __init__(self, regularizer: Regularizer, device: torch.device) -> None:
         self._regularizer = regularizer
         self._device = device
         self._inside = 0.0
@@ -44,7 +46,7 @@ class RegularizerTimer:
             module.register_forward_pre_hook(self._before_forward),
             module.register_forward_hook(self._after_forward),
         ]
-        module.update = self._timed(module.update)  # on the instance, over the class's method
+        module.update = self._timed(module.update)  # type: ignore[method-assign]  # on the instance, over the class's method
         start = self._now()
         try:
             yield
