@@ -66,7 +66,7 @@ def test_interrupted_experiment_goes_on(
     monkeypatch.setattr(Trainer, "_train_step", interrupt)
     with pytest.raises(SystemExit) as stop, start(tmp_path / "cut", "--epochs", "3") as experiment:
         experiment.train("VAE", "vae", TINY)
-    assert stop.value.code == 130 and "go on with the same command and --run-dir" in capsys.readouterr().err
+    assert stop.value.code == 130 and "resume with the same command and --run-dir" in capsys.readouterr().err
     monkeypatch.undo()
     with start(tmp_path / "cut", "--epochs", "3") as experiment:
         resumed = experiment.train("VAE", "vae", TINY)

@@ -260,5 +260,7 @@ def test_chains_and_posterior_samples_need_a_decoder_without_classes() -> None:
         lambda: chain(model, torch.zeros(2, 2), 1),
         lambda: posterior_samples(model, torch.rand(3, 9)),
     ):
-        with pytest.raises(ValueError, match="the decoder has 3 classes, and codes of the posterior bear no label"):
+        with pytest.raises(
+            ValueError, match="the decoder has 3 classes, and codes drawn from the posterior have no labels"
+        ):
             make()

@@ -233,7 +233,7 @@ def test_warmup_trains_the_encoder_alone() -> None:
 @every_model
 @pytest.mark.parametrize("options", [{}, {"posterior": "implicit", "denoising": 0.5}], ids=["plain", "noisy"])
 def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
-    """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimizers."""
+    """Training resumed from a saved state gives the same bits: weights, buffers, step counter, optimizers."""
     if kind in ("vae", "gmmn-ae") and options:
         options = {"denoising": 0.5}
     model = small(kind, **options)

@@ -228,7 +228,7 @@ def test_stopped_in_the_final_evaluation(fastmmd: Command, tmp_path: Path, monke
     options = ("--data", tmp_path / "some data.npy", "--run-dir", run, "--epochs", 1, *TINY)
     result = fastmmd("train", "mmd-ae", *options)
     assert result.code == 130 and not (run / "report.md").exists()
-    assert f"go on with: fastmmd train --resume '{run}'" in result.err
+    assert f"resume with: fastmmd train --resume '{run}'" in result.err
     monkeypatch.setattr(report, "parzen_evaluation", evaluate)
     result = fastmmd("train", "--resume", run)
     assert result.code == 0 and "test log-likelihood" in result.out

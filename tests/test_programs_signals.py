@@ -1,4 +1,4 @@
-"""The command `fastmmd` and signals: what is interrupted or killed goes on."""
+"""The command `fastmmd` and signals: what is interrupted or killed can be resumed."""
 
 # ruff: noqa: F811  fixtures of test_programs are arguments here
 
@@ -75,7 +75,7 @@ def test_interrupt_saves_and_says_how_to_go_on(fastmmd: Command, endless: list[s
         ended.set()
         presser.join()
     assert result.code == 130
-    assert "go on with: fastmmd train --resume" in result.err and "Traceback" not in result.err
+    assert "resume with: fastmmd train --resume" in result.err and "Traceback" not in result.err
     step = int(result.err.partition("after step ")[2].partition(";")[0])
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == step
     resume(fastmmd, tmp_path / "run")

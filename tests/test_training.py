@@ -156,7 +156,7 @@ def test_interrupt_in_an_evaluation_is_heeded(tmp_path: Path, data: Dataset, epo
         return evaluate()
 
     made.evaluate = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Interrupted, match=f"after step {3 * epoch}; go on with: .*--resume '.*my run'$") as stop:
+    with pytest.raises(Interrupted, match=f"after step {3 * epoch}; resume with: .*--resume '.*my run'$") as stop:
         made.fit()
     assert stop.value.exit_code == 143
     resumed = trainer(tmp_path / "my run", recipe, data, resume=True)

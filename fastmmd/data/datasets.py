@@ -213,7 +213,7 @@ def locate_idx(name: str, data_dir: str | os.PathLike[str] | None = None, *, qui
 
 
 def _existing(folder: Path, file: str) -> Path | None:
-    # Some copies have a dot in place of the hyphen before "idx".
+    # Some copies have a dot instead of the hyphen before "idx".
     names = (file, f"{file}.gz", file.replace("-idx", ".idx"), f"{file.replace('-idx', '.idx')}.gz")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 

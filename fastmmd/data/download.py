@@ -58,7 +58,7 @@ def open_maybe_gzip(path: Path) -> gzip.GzipFile | BufferedReader:
 def download(urls: Sequence[str], destination: Path, md5: str, *, quiet: bool = False) -> None:
     """Fetch one file from the first mirror that gives it, whole and with the right content.
 
-    An interrupted transfer stays beside the destination as `NAME.part` and is resumed with an HTTP range
+    An interrupted transfer is kept next to the destination as `NAME.part` and is resumed with an HTTP range
     request, by this call or a later one. The destination appears only when it is complete and verified.
 
     Args:

@@ -48,7 +48,7 @@ def save_reconstructions(
 
 
 def save_latent(path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None = None, title: str = "") -> None:
-    """The first two code dimensions of codes [N, D], colored by label, beside draws from the prior [M, D].
+    """The first two code dimensions of codes [N, D], colored by label, next to draws from the prior [M, D].
 
     With one code dimension: two histograms.
     """

@@ -149,7 +149,7 @@ def _log_likelihood(samples: Iterable[Tensor], points: Tensor, sigmas: Sequence[
 def _source(
     source: Source, samples: int, seed: int, device: torch.device
 ) -> tuple[str, int, Callable[[], Iterable[Tensor]]]:
-    """Name, number and a way to stream the samples, again and again the same."""
+    """Name and number of the samples, and a function that streams the same samples at each call."""
     if isinstance(source, Tensor):
         if source.ndim != 2 or len(source) == 0:
             raise ValueError(f"samples must be a matrix [N, D], got {tuple(source.shape)}")

@@ -29,7 +29,7 @@ SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_s
 class Sampler:
     """A named way to draw images: `draw(count, generator)` -> [count, data_dim].
 
-    The name stands beside every figure that is computed from the samples.
+    The name accompanies every number computed from the samples.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Sampler:
     device: torch.device
 
     def stream(self, count: int, seed: int = 0, chunk: int = CHUNK) -> Iterator[Tensor]:
-        """Chunks of together `count` samples, the same ones for the same seed and chunk size."""
+        """Chunks with `count` samples in total, the same for the same seed and chunk size."""
         generator = torch.Generator(self.device).manual_seed(seed)
         for start in range(0, count, chunk):
             yield self.draw(min(chunk, count - start), generator)
@@ -58,7 +58,7 @@ def prior_samples(model: Autoencoder) -> Sampler:
 
 
 def posterior_samples(model: Autoencoder, images: Tensor, what: str = "images") -> Sampler:
-    """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): what the codes are, not what they shall be.
+    """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): the actual distribution of codes.
 
     The difference from `prior_samples` shows how well the codes match the prior. The model must be in eval mode.
 
@@ -167,11 +167,11 @@ def _check_steps(model: Autoencoder, steps: int, corrupt: bool) -> None:
 
 
 def _check_decoder(model: Autoencoder) -> None:
-    """What decodes codes without a word of their class needs a decoder that takes none."""
+    """Codes without labels can be decoded only by a decoder without classes."""
     if model.decoder_classes:
         raise UserError(
-            f"the decoder has {model.decoder_classes} classes, and codes of the posterior bear no label: decode them "
-            "with model.decode(codes, labels), or draw from the prior"
+            f"the decoder has {model.decoder_classes} classes, and codes drawn from the posterior have no labels: "
+            "decode them with model.decode(codes, labels), or draw from the prior"
         )
 
 
@@ -179,7 +179,7 @@ def _check_decoder(model: Autoencoder) -> None:
 def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size]; the code itself if it is certain.
 
-    Over a data set these follow the aggregated posterior, which is what shall match the prior.
+    Over a data set these follow the aggregated posterior, which should match the prior.
     """
     if model.posterior == "deterministic":
         return model.encode(images)
@@ -188,9 +188,9 @@ def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generat
 
 @contextlib.contextmanager
 def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """A float32 array of `shape` on the disk that becomes the .npy file `path` when all of it is written.
+    """A float32 array of `shape` on disk that becomes the .npy file `path` once it is completely written.
 
-    With it comes `path`.json: the record of where the images are from.
+    `path`.json is written with it: the record of the images' origin.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk has no room for the array.

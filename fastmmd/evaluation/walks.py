@@ -183,7 +183,7 @@ def _weights(first: Tensor, second: Tensor, count: int) -> Tensor:
 
 
 def _from_unit_cube(prior: Prior, u: Tensor) -> Tensor:
-    """The map that takes independent uniform numbers [..., D] to draws from the prior, monotone in each axis."""
+    """The map from independent uniform numbers [..., D] to draws from the prior, monotone in each axis."""
     if isinstance(prior, Uniform):
         low, high = prior.bounds()
         return (low + (high - low) * u).float()

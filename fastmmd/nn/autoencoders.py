@@ -27,10 +27,10 @@ class Autoencoder(nn.Module):
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
             for the implicit one [B, data_dim + noise_size] -> [B, code_size].
         decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
-        prior: the distribution that the codes shall have; its dimension is the code size.
+        prior: the target distribution of the codes; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
         posterior: q(z | x): "deterministic", "gaussian" (reparameterized) or "implicit": z = encoder(x, eta) with
-            eta ~ N(0, I) beside x, the universal approximator of the AAE paper (Makhzani et al. 2015, section 2.1).
+            eta ~ N(0, I), the universal approximator of the AAE paper (Makhzani et al. 2015, section 2.1).
         noise_size: dimension of eta, of the implicit posterior only; default: the code size.
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
@@ -104,7 +104,7 @@ class Autoencoder(nn.Module):
 
     @property
     def phase_progress(self) -> float:
-        """How much of the phase under way is done, in [0, 1): schedules of learning rates begin anew with a phase."""
+        """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
         return self.progress
 
     def encode(self, x: Tensor) -> Tensor:

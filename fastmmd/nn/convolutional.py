@@ -27,8 +27,8 @@ class ConvEncoder(nn.Module):
         data_dim: pixels of a square image of any side; it is padded with zeros to a multiple of 2^layers.
         channels: of each layer. outputs: width of the code.
         input_dropout: probability of dropping a pixel while training.
-        noise_inputs: how many inputs, the last ones, are noise (the implicit posterior's eta). It enters as constant
-            planes beside the image would, whose convolution is a number for each channel.
+        noise_inputs: how many inputs, the last ones, are noise (the implicit posterior's eta). It enters as
+            constant extra channels would, whose convolution is a number for each channel.
         precision: as for `MLP`; the linear layer stays in float32.
 
     Raises:

@@ -57,7 +57,7 @@ class GMMNAE(Model):
     from the prior as in every other model.
 
     The training loop sets `progress`, the share of the run that is done; the first phase lasts until it reaches
-    `autoencoder_share`. A loop of one's own does the same before each step, or the first phase never ends.
+    `autoencoder_share`. A custom loop must set it before each step, or the first phase never ends.
 
     Args:
         data_dim: number of pixels.
@@ -120,7 +120,7 @@ class GMMNAE(Model):
 
     @property
     def phase_progress(self) -> float:
-        """How much of the phase under way is done."""
+        """Completed share of the current phase."""
         share = self.autoencoder_share
         return self.progress / share if self.progress < share else (self.progress - share) / (1 - share)
 

@@ -31,7 +31,7 @@ class Regularizer(nn.Module):
 
     `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
     Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument, int64, -1 for an
-    unlabeled point. Draws from the prior then bear the labels of the codes: that of a labeled point comes from its
+    unlabeled point. Draws from the prior then have the labels of the codes: that of a labeled point comes from its
     class's part of the prior, that of an unlabeled one (all of them without labels) from the whole prior.
     """
 
@@ -116,9 +116,7 @@ class MMD(Regularizer):
         elif len(class_weights) != num_classes:
             raise ValueError(f"class_weights: got {len(class_weights)}, expected one for each of {num_classes} classes")
         if draws is not None and num_classes:
-            raise ValueError(
-                f"draws: got {draws!r} with classes, whose draws bear the labels of the codes; leave it out"
-            )
+            raise ValueError(f"draws: got {draws!r} with classes, where each code has a draw of its label; omit it")
         self.draws = None if draws is None else check_int("draws", draws)
         self.class_weights = tuple(check_number("class_weights", weight, zero=True) for weight in class_weights)
         self.unconditional_weight = check_number("unconditional_weight", unconditional_weight, zero=True)

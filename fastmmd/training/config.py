@@ -27,17 +27,17 @@ class Training:
     Attributes:
         epochs: passes over the training split.
         batch_size: images per step; a last incomplete batch of an epoch is left out.
-        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model of several
-            phases over those of each.
-        labeled: number of training images whose labels take part, chosen by the seed, the others count as unlabeled;
+        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model with several
+            phases over the steps of each.
+        labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
         threads: CPU threads of the training steps; 0: torch's choice. One is fastest for small networks: two that
             wait for each other on a busy machine can be thirty times slower.
-        health_every: steps between two looks at the codes and the kernel; 0: never. On a GPU a look waits for the
-            device, so it comes at the next step where the loop reads its figures anyway (every 20 steps and at the
+        health_every: steps between two checks of the codes and the kernel; 0: never. On a GPU a check waits for the
+            device, so it is made at the next step where the loop reads its losses anyway (every 20 steps and at the
             end of an epoch).
     """
 
@@ -142,7 +142,7 @@ def _changed(settings: ModelSettings) -> str:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """The recipes shipped with the package."""
     folder = resources.files("fastmmd.training") / "recipes"
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
@@ -151,7 +151,7 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
     """Read a recipe by name or path.
 
     A recipe has the tables [model], [training], [evaluation], and may have tables for one data set, such as
-    [digits.training], that go over them. Last come the overrides.
+    [digits.training], which override them. `overrides` come last.
 
     Args:
         recipe: a name of `recipe_names()`, or the path of a TOML file.
@@ -224,7 +224,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def write_toml(path: Path, tables: Mapping[str, Any]) -> None:
-    """Write tables as TOML, leaving out values of None, which TOML has not."""
+    """Write tables as TOML, without values of None, which TOML cannot represent."""
     path.write_text(require("tomli_w").dumps(_without_none(tables)))
 
 

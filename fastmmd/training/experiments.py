@@ -6,8 +6,8 @@
             ...
             experiment.write_report("...")
 
-Interrupted work loses nothing: the same command with the same --run-dir loads the runs that are finished and goes on
-with the one that was interrupted.
+Interrupted work loses nothing: the same command with the same --run-dir loads the finished runs and resumes
+the interrupted one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fastmmd.training.run import RunConfig, RunFolder, choose_device, hardware, 
 
 
 class Spec(NamedTuple):
-    """One model to train: its name in the experiment, a recipe, what goes over it (dotted keys), a seed."""
+    """One model to train: its name in the experiment, a recipe, overrides (dotted keys), a seed."""
 
     name: str
     recipe: str
@@ -52,7 +52,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model in eval mode and what its run folder says of it.
+    """A trained model in eval mode and what its run folder records.
 
     Attributes:
         seconds: of training, without evaluation.
@@ -83,7 +83,7 @@ class Experiment:
     @classmethod
     @contextlib.contextmanager
     def start(cls, title: str, options: argparse.Namespace) -> Iterator[Experiment]:
-        """Load the data and make the folder; mistakes of the user and interruptions end the program in one line.
+        """Load the data and make the folder; user errors and interruptions end the program with one line.
 
         Args:
             title: of the report; in lower case with hyphens it begins the folder's name.
@@ -102,7 +102,7 @@ class Experiment:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except (Interrupted, KeyboardInterrupt) as stop:
-            print(f"stopped; go on with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
+            print(f"stopped; resume with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
             raise SystemExit(getattr(stop, "exit_code", 130)) from None
         print(f"pictures and report: {folder}")
 
@@ -126,12 +126,12 @@ class Experiment:
         seed: int | None = None,
         evaluate: bool = True,
     ) -> Run:
-        """Train a model in a run folder of its own, or load it where it is trained already.
+        """Train a model in its own run folder, or load it if it is already trained.
 
         Args:
             name: of the model in this experiment.
-            recipe: see `load_recipe`; --epochs goes over its number of epochs.
-            overrides: dotted keys and values over the recipe.
+            recipe: see `load_recipe`; --epochs overrides its number of epochs.
+            overrides: dotted keys and values that override the recipe.
             seed: of weights, batches and samples; default: the experiment's.
             evaluate: by the Parzen protocol, with the run's own pictures and report, as `fastmmd train` does.
 
@@ -142,7 +142,7 @@ class Experiment:
         return self.run_all([Spec(name, recipe, overrides or {}, seed)], evaluate=evaluate)[0]
 
     def run_all(self, specs: Sequence[Spec], *, evaluate: bool = True) -> list[Run]:
-        """`run` for many models; with --jobs above 1 so many at once, each in a process of its own on one thread."""
+        """`run` for many models; with --jobs N > 1, N at a time, each in its own process with one thread."""
         planned = [(spec, *self._plan(spec)) for spec in specs]
         quiet = not sys.stderr.isatty() or self.options.jobs > 1
         open_ones = [
@@ -220,9 +220,9 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits, mnist, fashion-mnist, an array or a folder")
     parser.add_argument("--data-dir", help="folder of the MNIST files")
-    parser.add_argument("--epochs", type=int, help="of every model; default: the recipes'")
+    parser.add_argument("--epochs", type=int, help="epochs of every model; default: the recipes'")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an earlier one: go on")
+    parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an existing one is resumed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--jobs", type=int, default=1, help="models trained at once, one CPU thread each")
     return parser
@@ -239,7 +239,7 @@ def slug(name: str) -> str:
 
 
 def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
-    """Whether nothing is left to do.
+    """Whether the run is complete.
 
     Raises:
         UserError: it is a run with other settings.
@@ -255,14 +255,14 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
 
 
 def _settings(config: RunConfig) -> str:
-    """What a run depends on; settings that an older version did not know have their defaults."""
+    """What a run depends on; settings unknown to the version that wrote it have their defaults."""
     return json.dumps([config.recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
 
 
 def _finish(
     name: str, config: RunConfig, folder: RunFolder, evaluate: bool, quiet: bool, data: Dataset | None = None
 ) -> str:
-    """Train and evaluate what is left of a run; returns a line that says what came of it."""
+    """Train and evaluate the rest of a run; returns a line with the result."""
     data = config.load_data(quiet=True) if data is None else data
     trainer = Trainer(config, data, folder, quiet=quiet)
     if folder.checkpoint.exists():
@@ -279,6 +279,6 @@ def _finish(
 
 
 def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:
-    """A result again from its record."""
+    """A result restored from its record."""
     values = {field.name: record[field.name] for field in fields(kind)}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

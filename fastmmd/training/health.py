@@ -1,4 +1,4 @@
-"""Looks at the codes and the kernel now and then, and says once what is wrong and what helps."""
+"""Periodic checks of the codes and the kernel; each kind of problem is reported once, with a remedy."""
 
 from __future__ import annotations
 

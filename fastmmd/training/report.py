@@ -28,7 +28,7 @@ PAPER_LIKELIHOODS = {"GMMN+AE": 282, "DS-AAE": 243, "MMD-AE": 228, "AAE": 340}
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the evaluation of a run found; `reconstruction_error` is the mean squared error per test pixel."""
+    """The result of an evaluation; `reconstruction_error` is the mean squared error per test pixel."""
 
     parzen: ParzenResult
     codes: CodeStatistics
@@ -36,7 +36,7 @@ class RunResult:
 
 
 def sigma_grid(settings: Evaluation) -> list[float]:
-    """The bandwidths with which the Parzen search begins."""
+    """The initial grid of Parzen bandwidths."""
     return [float(s) for s in np.geomspace(settings.sigma_low, settings.sigma_high, settings.sigma_count)]
 
 
@@ -105,7 +105,7 @@ def _save_pictures(
 
 
 def _labels(dataset: Dataset) -> Tensor:
-    """Labels [N] of the test images, beside them on their device: for a decoder that takes labels."""
+    """Labels [N] of the test images, on the device of the images: for a decoder that takes labels."""
     assert dataset.test.labels is not None  # or it could not have been trained
     return dataset.test.labels.to(dataset.test.images.device)
 

@@ -28,7 +28,7 @@ from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything needed to repeat a run, but for the code itself."""
+    """Everything needed to repeat a run, except the code itself."""
 
     recipe: Recipe
     data: str
@@ -110,7 +110,9 @@ class RunFolder:
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 remedy = (
-                    f"go on with --resume {shlex.quote(str(path))}" if (path / "config.toml").exists() else "clear it"
+                    f"continue it with --resume {shlex.quote(str(path))}"
+                    if (path / "config.toml").exists()
+                    else "clear it"
                 )
                 raise UserError(f"{path} exists and is not empty: {remedy}, or choose another --run-dir")
             path.mkdir(parents=True, exist_ok=True)
@@ -123,14 +125,14 @@ class RunFolder:
         """The folder of an earlier run.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not a run folder.
         """
         if not (path / "config.toml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.toml")
         return cls(path)
 
     def require_writable(self) -> None:
-        """Find out now, not after hours of work.
+        """Fail now rather than after hours of work.
 
         Raises:
             UserError: no file can be made in the folder, or one that is rewritten is read-only.
@@ -155,14 +157,14 @@ class RunFolder:
             file.write(json.dumps(record).encode() + b"\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will do again."""
+        """Drop the metrics of steps that a resumed run repeats."""
         if not self.metrics.exists():
             return
         kept = [line + "\n" for line, record in self._lines() if record.get("step", 0) <= step]
         self.metrics.write_text("".join(kept))
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without one that a killed run left unfinished."""
+        """The lines of metrics.jsonl, without an unfinished one left by a killed run."""
         return [record for _, record in self._lines()]
 
     def evaluations(self) -> int:
@@ -170,12 +172,12 @@ class RunFolder:
         return sum(map(_is_evaluation, self.records()))
 
     def is_evaluated(self) -> bool:
-        """Whether an evaluation came after the last epoch."""
+        """Whether an evaluation follows the last epoch."""
         records = [record for record in self.records() if "epoch" in record or _is_evaluation(record)]
         return bool(records) and _is_evaluation(records[-1])
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The whole lines of metrics.jsonl and what they say."""
+        """The complete lines of metrics.jsonl and their parsed records."""
         text = self.metrics.read_text() if self.metrics.exists() else ""
         for line in text.splitlines():
             try:
@@ -185,7 +187,7 @@ class RunFolder:
 
 
 def absolute(path: str | None) -> str | None:
-    """The path from the root, as a run folder keeps it."""
+    """The absolute path, as a run folder stores it."""
     return None if path is None else str(Path(path).expanduser().resolve())
 
 

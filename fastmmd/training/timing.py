@@ -1,4 +1,4 @@
-"""How much of a training step the regularizer takes."""
+"""The regularizer's share of the time of a training step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from fastmmd.nn import Regularizer
 
-FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and then
+FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then periodically
 
 
 class RegularizerTimer:
     """Measures the regularizer's share of the step time on sampled steps; the others run untouched.
 
     A sampled step carries hooks around the regularizer's forward and backward pass and the update of its
-    adversary. On a GPU it waits for the device at each of them, so as to time the work and not its launch.
+    adversary. On a GPU it waits for the device at each of them, to time the work and not its launch.
     The backward pass ends when the gradients of all inputs are there, the posterior's moments included.
     """
 
