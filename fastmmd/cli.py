@@ -7,14 +7,14 @@ import sys
 import warnings
 from typing import NoReturn
 
-from fastmmd.training.errors import INSTALL, Interrupted, UserError
+from fastmmd.errors import INSTALL, Interrupted, UserError
 
 _EXTRA = {"typer": "typer", "rich": "rich", "tomli_w": "tomli-w", "sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRA |= {"matplotlib": "matplotlib"}
 
 
 def main() -> NoReturn:
-    """The command: mistakes of the user end in one line and exit code 2."""
+    """The command: user errors end with one line and exit code 2."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if missing := [package for module, package in _EXTRA.items() if importlib.util.find_spec(module) is None]:
         _without_extra(missing)
@@ -42,7 +42,7 @@ def main() -> NoReturn:
 
 
 def _without_extra(missing: list[str]) -> NoReturn:
-    """`info`, the command that helps to mend an installation, works all the same."""
+    """`info` works without them: it helps to repair an installation."""
     message = f"the programs need {', '.join(missing)}: {INSTALL}"
     if sys.argv[1:] != ["info"]:
         _fail(message)

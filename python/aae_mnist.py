@@ -1,4 +1,4 @@
-"""Adversarial autoencoder (Makhzani et al. 2015) in a loop of one's own, with fastmmd.mmd2 as the judge.
+"""Adversarial autoencoder (Makhzani et al. 2015) in a training loop of your own, with fastmmd.mmd2 as the judge.
 
 python python/aae_mnist.py                      # scikit-learn's digits, seconds
 python python/aae_mnist.py --data mnist --data-dir DIR --epochs 50 --batch-size 250

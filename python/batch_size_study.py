@@ -67,10 +67,10 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
                 "training.epochs": passes,
                 "training.evaluate_every": 0,
                 # With few steps, not all of them may go to the regularizer alone.
-                "model.warmup_steps": min(recipe.model["warmup_steps"], passes * per_epoch // 10),
+                "model.warmup_steps": min(recipe.model.warmup_steps, passes * per_epoch // 10),
             }
             if options.scale_rate:
-                rate = recipe.model["learning_rate"] * math.sqrt(batch / recipe.training.batch_size)
+                rate = recipe.model.learning_rate * math.sqrt(batch / recipe.training.batch_size)
                 overrides["model.learning_rate"] = rate
             specs += [Spec(f"sigma {sigma:g} batch {batch} {what}", "ds-aae", overrides, seed) for seed in seeds]
     runs = experiment.run_all(specs)
@@ -108,7 +108,7 @@ def write(what: str, batches: list[int], nats: np.ndarray, experiment: Experimen
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     seeds = nats.shape[2]
     intro = f"Test log-likelihood in nats per image, mean of {seeds} seed{'s' if seeds > 1 else ''}. "
-    intro += "A spread is the highest value of a line less its lowest."
+    intro += "A spread is the range of a row or column."
     pictures = f"![heat map, {what}](heatmap-{slug}.png)\n\n![curves, {what}](curves-{slug}.png)"
     return "\n\n".join([f"## {what}", intro, table, verdict(spread, doublings, noise, seeds), pictures])
 
@@ -129,7 +129,7 @@ def verdict(spread: dict[str, float], doublings: dict[str, float], noise: float,
     words += "doubling that is " + " and ".join(f"{spread[name] / doublings[name]:.1f}" for name in ("batch", "sigma"))
     if seeds == 1:
         return f"{words}. One seed: its noise is not known."
-    return f"{words}. Runs of one cell differ by {noise:.1f} (mean of highest less lowest of {seeds} seeds)."
+    return f"{words}. Runs of one cell differ by {noise:.1f} (mean range over {seeds} seeds)."
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Doubly stochastic adversarial autoencoder in a loop of one's own: the adversary is a random function.
+"""Doubly stochastic adversarial autoencoder in a training loop of your own: the adversary is a random function.
 
-It compares codes and prior in random Fourier features, made from a seed inside the kernel and never stored,
-and learns which frequencies to look at: zeta_k = mean phi_k(prior) - mean phi_k(codes).
+It compares codes and prior in random Fourier features phi, made from a seed inside the kernel and never stored:
+zeta_k = mean phi_k(prior) - mean phi_k(codes). Its weights alpha move toward the frequencies where the two differ most.
 
     python python/ds_aae_mnist.py                      # scikit-learn's digits, seconds
     python python/ds_aae_mnist.py --data mnist --data-dir DIR --epochs 50 --batch-size 250
@@ -17,11 +17,13 @@ from torch.nn import functional as F
 
 import fastmmd
 from fastmmd.evaluation import Sampler, parzen_evaluation
+from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 from fastmmd.training import UserError, load_data
 
 CODE_SIZE = 4
 BANDWIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # in units of the prior's standard deviation, 1
 FREQUENCIES = 480
+ADVERSARY_RATE = 0.05  # share of the way that alpha moves in a step
 WARMUP_STEPS = 100  # of the regularizer alone: codes reach the prior before they mean anything
 
 
@@ -53,7 +55,7 @@ def main() -> None:
     decoder = mlp(CODE_SIZE, *hidden[::-1], data.data_dim).to(device)
     prior = fastmmd.priors.Gaussian(CODE_SIZE)
     features = fastmmd.FourierFeatures(CODE_SIZE, FREQUENCIES, bandwidths=BANDWIDTHS)
-    alpha = torch.ones(FREQUENCIES, device=device)  # the adversary: one coefficient per frequency, mean 1
+    alpha = torch.ones(FREQUENCIES, device=device)  # the adversary: one weight per frequency, mean 1
 
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=2e-3)
     batch_size = min(options.batch_size, len(images))
@@ -67,10 +69,8 @@ def main() -> None:
             x = images[rows]
             z = encoder(x)  # [B, CODE_SIZE]
             draws = prior.sample(len(z), device=device)
-            zeta = fastmmd.fourier_mean(draws, features) - fastmmd.fourier_mean(z, features)
-            power = zeta.square().view(2, FREQUENCIES).sum(0)  # cosine and sine of a frequency together
-            alpha.lerp_(power.detach() / power.detach().mean(), 0.05)  # it ascends where the codes differ
-            discrepancy = (alpha * power).sum()
+            fourier_ascent(alpha, z.detach(), draws, features, ADVERSARY_RATE)  # the adversary's step, in place
+            discrepancy = fourier_discrepancy(z, draws, alpha, features)  # sum_k alpha_k |zeta_k|^2
             reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") / len(x)
             step += 1
             optimizer.zero_grad()

@@ -27,7 +27,7 @@ SHOWN = 5_000  # codes of a panel at most
 
 
 def settings(recipe: str, prior: str) -> dict[str, Any]:
-    """What goes over the recipe for two-dimensional codes."""
+    """Overrides of the recipe for two-dimensional codes."""
     common = {"model.code_size": 2, "model.prior": prior, "model.prior_std": 1.0, "training.evaluate_every": 0}
     if prior == "mixture" and recipe in ("mmd-ae", "ds-aae"):
         common["model.bandwidths"] = [0.25, 0.5, 1.0, 2.0, 4.0]  # its parts are 0.2 wide

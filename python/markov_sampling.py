@@ -57,7 +57,7 @@ def main() -> None:
         options, data = experiment.options, experiment.data
         samples = options.samples or (2_000 if experiment.is_digits else 10_000)
         classifier = train_classifier(data, experiment.folder / "classifier.pt", seed=options.seed)
-        found: dict[str, list[Figures]] = {}
+        measured: dict[str, list[Figures]] = {}
         lines = [
             f"{samples:,} samples; the classifier is right on {classifier.accuracy(data.test):.1%} of test images.\n",
             "| model | samples | test log-likelihood | sigma | classifier's confidence |",
@@ -69,14 +69,14 @@ def main() -> None:
                 overrides["training.epochs"] = 100
             model = experiment.train(f"{name}, {options.network}", recipe, overrides)
             draw_pictures(experiment, model, name)
-            found[name] = [measure(experiment, images, classifier) for images in walk(experiment, model, samples)]
+            measured[name] = [measure(experiment, images, classifier) for images in walk(experiment, model, samples)]
             posterior = posterior_samples(model, data.train.images, "training images")
             last = measure(experiment, posterior.sample(samples, options.seed), classifier)
             names = [f"prior, {step_name(step)}" for step in STEPS]
-            for what, figures in zip([*names, posterior.name], [*found[name], last], strict=True):
+            for what, figures in zip([*names, posterior.name], [*measured[name], last], strict=True):
                 lines.append(row(name, what, figures))
                 print(lines[-1].strip("| ").replace(" | ", ", "), flush=True)
-        save_figures(experiment, found)
+        save_figures(experiment, measured)
         experiment.write_report("\n".join(lines))
 
 
@@ -123,16 +123,16 @@ def draw_pictures(experiment: Experiment, model: Any, name: str) -> None:
     save_grid(path, paths.flatten(0, 1), data.image_shape, title, 3 * rows)
 
 
-def save_figures(experiment: Experiment, found: dict[str, list[Figures]]) -> None:
+def save_figures(experiment: Experiment, figures: dict[str, list[Figures]]) -> None:
     """Likelihood and confidence against the number of steps, a curve for each model."""
     where, x = f"samples from the prior on {experiment.data.name}", "encode-decode steps"
     curves: dict[str, Any] = {
         name: ([f.likelihood.mean for f in each], [f.likelihood.standard_error for f in each])
-        for name, each in found.items()
+        for name, each in figures.items()
     }
     label = "test log-likelihood (nats)"
     save_curves(experiment.folder / "likelihood.png", STEPS, curves, x, label, f"Parzen windows, {where}")
-    curves = {name: ([f.confidence for f in each], None) for name, each in found.items()}
+    curves = {name: ([f.confidence for f in each], None) for name, each in figures.items()}
     label = "mean of the largest probability"
     save_curves(experiment.folder / "confidence.png", STEPS, curves, x, label, f"A classifier's confidence, {where}")
 

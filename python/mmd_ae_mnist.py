@@ -1,4 +1,4 @@
-"""MMD autoencoder in a loop of one's own: fastmmd.mmd2 pulls the codes to the prior.
+"""MMD autoencoder in a training loop of your own: fastmmd.mmd2 pulls the codes to the prior.
 
 python python/mmd_ae_mnist.py                      # scikit-learn's digits, seconds
 python python/mmd_ae_mnist.py --data mnist --data-dir DIR --epochs 50 --batch-size 250

@@ -1,4 +1,4 @@
-"""Samples beside their nearest training images (DS-AAE paper, figure 6, last column): does a model copy?
+"""Samples and their nearest training images (DS-AAE paper, figure 6, last column): does a model copy?
 
 Trains MMD-AE, DS-AAE and AAE, finds the nearest training image of each sample by squared pixel distance, shows both.
 A model that has memorized its training images is nearer to them than to as many images that it has never seen.

@@ -25,7 +25,7 @@ from fastmmd.training.experiments import Experiment, arguments, numbers
 PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
 BANDWIDTHS = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0]}  # around the prior's scale
 
-#: What goes over the recipes: for all data, for digits.
+#: Overrides of the recipes: for all data, for digits.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mmd-ae": (
         {
@@ -62,8 +62,8 @@ def main() -> None:
         if experiment.options.bandwidths and experiment.options.regularizer == "aae":
             raise UserError("--bandwidths: a discriminator has no kernels; choose another --regularizer")
         lines = [
-            "Codes of the test images in the part of the prior that belongs to their class, beside draws of that part:",
-            "neighboring parts of the roll touch, and its noise crosses their borders.\n",
+            "Share of the test codes in the part of the prior that belongs to their class, and the share of draws from",
+            "that part that lie in it: neighboring parts of the roll touch, and its noise crosses their borders.\n",
             "| prior | labels | test codes in the part of their class | draws from the prior | pictures |",
             "|---|---|---|---|---|",
         ]
@@ -79,7 +79,7 @@ def labeled(text: str) -> int:
 
 
 def evaluate(experiment: Experiment, prior: str, count: int) -> str:
-    """Train a model with so many labels, draw its pictures; a line of the report."""
+    """Train a model with `count` labels and draw its pictures; returns a row of the report."""
     data, recipe = experiment.data, experiment.options.regularizer
     known = "all" if count < 0 else f"{count}"
     everywhere, digits = SETTINGS[recipe]
@@ -114,8 +114,8 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> str:
 
 def hits(prior: Prior, codes: Tensor, labels: Tensor) -> str:
     """The share of codes [N, 2] in the part of their class, with its standard error."""
-    found = (prior_parts(prior, codes).cpu() == labels).double()
-    return f"{found.mean().item():.2%} +- {found.std().item() / len(found) ** 0.5:.2%}"
+    hit = (prior_parts(prior, codes).cpu() == labels).double()
+    return f"{hit.mean().item():.2%} +- {hit.std().item() / len(hit) ** 0.5:.2%}"
 
 
 def walk(model: Any, prior: str) -> Tensor:

@@ -22,7 +22,7 @@ from fastmmd.training.experiments import Experiment, arguments
 
 STYLES = 12  # rows of the pictures
 
-#: What goes over the recipes: for all data, for digits. With a weak regularizer the code would hold the class too; a
+#: Overrides of the recipes: for all data, for digits. With a weak regularizer the code would hold the class too; a
 #: deterministic posterior leaves gaps in 15 dimensions, into which the prior's draws fall.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aae": (

@@ -1,7 +1,7 @@
 """Table 1 of the DS-AAE paper (Azarafrooz 2018): Parzen-window log-likelihood of the test images, over several seeds.
 
-Trains GMMN+AE, AAE, MMD-AE, DS-AAE in both readings of its adversary, and a VAE for reference, and sets them beside the
-paper's numbers (on MNIST) and beside what real training images score in place of samples.
+Trains GMMN+AE, AAE, MMD-AE, both variants of DS-AAE, and a VAE for reference, and compares them with the
+paper's numbers (on MNIST) and with the score of real training images used as samples.
 
 python python/table1.py                                        # scikit-learn's digits, 50 epochs, about 90 seconds
 python python/table1.py --data mnist --data-dir DIR --jobs 2   # the recipes' epochs; 10,000 samples
@@ -74,13 +74,13 @@ def main() -> None:
 
 
 def with_samples(run: Run, samples: int, experiment: Experiment) -> Run:
-    """The run measured with so many samples; it remembers the last number that it was measured with."""
+    """The run, evaluated with `samples` samples unless its last evaluation used as many."""
     assert run.parzen is not None
     if run.parzen.samples == samples:
         return run
-    found = evaluate_run(RunFolder(run.folder), run.config, experiment.data, run.model, samples=samples)
-    print(f"{run.spec.name}, seed {run.seed}: test log-likelihood {found.parzen}", flush=True)
-    return replace(run, parzen=found.parzen)
+    result = evaluate_run(RunFolder(run.folder), run.config, experiment.data, run.model, samples=samples)
+    print(f"{run.spec.name}, seed {run.seed}: test log-likelihood {result.parzen}", flush=True)
+    return replace(run, parzen=result.parzen)
 
 
 def real_images(experiment: Experiment) -> ParzenResult:
@@ -138,7 +138,7 @@ def write(results: list[tuple[Row, list[Run]]], real: ParzenResult, experiment: 
     text = (
         f"Test log-likelihood in nats per image: Parzen windows on {first[0].parzen.samples:,} samples decoded from "
         f"the prior, sigma chosen on validation images, {real.n_test:,} test images; {seeds}, minutes of training "
-        f"for one.\n\n{table}\n\nThe last line has real images in place of samples. Smooth decoders score "
+        f"for one.\n\n{table}\n\nThe last row uses real images as samples. Smooth decoders score "
         "above them: a blurred image lies near many test images, a sharp one near few. Compare models with one "
         "another by this figure.\n\n![test log-likelihood](table1.png)"
     )

@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers import assert_same
 
+from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training import UserError
 from fastmmd.training.batches import Batches
-from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from fastmmd.training.run import RunFolder
 
 # --- batches ---
@@ -107,7 +107,7 @@ def test_checkpoints_execute_nothing(tmp_path: Path) -> None:
 def test_random_states_of_another_device_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     states = random_states(torch.device("cpu"))
     expected = torch.rand(3)
-    set_random_states(states, torch.device("cuda"))  # saved on the CPU, goes on on a GPU
+    set_random_states(states, torch.device("cuda"))  # saved on the CPU, resumed on a GPU
     assert torch.equal(torch.rand(3), expected)
     set_random_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, torch.device("cpu"))  # and back
     assert torch.equal(torch.rand(3), expected)

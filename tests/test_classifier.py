@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastmmd.data import Split
 from fastmmd.evaluation import Classifier, train_classifier
 from fastmmd.training import Dataset, UserError, load_data
-from fastmmd.training.data import Split
 
 
 @pytest.fixture(scope="module")

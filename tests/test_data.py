@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastmmd.training import data as data_module
-from fastmmd.training.data import IDX_SOURCES, load_data, read_idx
-from fastmmd.training.download import DownloadError, download
-from fastmmd.training.errors import UserError
+from fastmmd.data import datasets
+from fastmmd.data.datasets import IDX_SOURCES, load_data, read_idx
+from fastmmd.data.download import DownloadError, download
+from fastmmd.errors import UserError
 
 FILES = list(IDX_SOURCES["mnist"][1])
 
@@ -256,7 +256,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch
     message = str(caught.value)
     assert all(name in message for name in FILES)
     assert "--data-dir" in message and "FASTMMD_DATA" in message and "refused" in message
-    assert str(data_module.cache_folder() / "mnist") in message
+    assert str(datasets.cache_folder() / "mnist") in message
 
 
 def test_missing_folder_is_not_created(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastmmd
+from fastmmd.errors import UserError
 from fastmmd.evaluation import (
     Sampler,
     choose_sigma,
@@ -27,7 +28,6 @@ from fastmmd.evaluation import (
 )
 from fastmmd.evaluation.sampling import images_file
 from fastmmd.nn import MMDAE
-from fastmmd.training.errors import UserError
 
 DIM = 3
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)

@@ -68,10 +68,10 @@ def test_each_phase_trains_its_own_part() -> None:
     assert terms["reconstruction"] == 0 < terms["regularizer"] == terms["loss"]
     assert model.steps == 2 and model.encoder.training
     # Each phase has a schedule of its own.
-    found = []
+    shares = []
     for model.progress in (0.0, 0.25, 0.499, 0.5, 0.75, 0.999):
-        found.append(model.phase_progress)
-    assert found == pytest.approx([0, 0.5, 0.998, 0, 0.5, 0.998])
+        shares.append(model.phase_progress)
+    assert shares == pytest.approx([0, 0.5, 0.998, 0, 0.5, 0.998])
 
 
 def test_the_second_phase_descends_the_mmd_of_clean_codes() -> None:
@@ -183,7 +183,7 @@ def test_a_run_goes_through_both_phases(tmp_path: Path) -> None:
     factors = [0.5 * (1 + math.cos(math.pi * i / half)) for i in range(half)] * 2
     highest = {"autoencoder": trainer.model.learning_rate, "prior": trainer.model.prior_learning_rate}
     for name, rate in highest.items():
-        assert [found[name] for found in rates] == pytest.approx([rate * factor for factor in factors])
+        assert [rate_of[name] for rate_of in rates] == pytest.approx([rate * factor for factor in factors])
     records = [record for record in trainer.folder.records() if "epoch" in record]
     assert [record["regularizer"] > 0 for record in records] == [False, False, True, True]
     assert trainer.model.sample(5).shape == (5, 64)

@@ -32,7 +32,12 @@ def test_semi_supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], regularizer: str
 ) -> None:
     words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labeled", "40", "--regularizer", regularizer]
+    words += ["--bandwidths", "3,6.5"] if regularizer == "mmd-ae" else []
     run(monkeypatch, "semi_supervised", *words)
+    if regularizer != "aae":
+        for prior, around in (("mixture", [2.0, 4.0, 8.0, 16.0]), ("swiss-roll", [0.5, 1.0, 2.0, 4.0])):
+            config = tomllib.loads((tmp_path / f"{prior}-40-labels-seed0" / "config.toml").read_text())
+            assert config["model"]["bandwidths"] == ([3.0, 6.5] if regularizer == "mmd-ae" else around)
     runs = {"mixture-40-labels-seed0", "swiss-roll-40-labels-seed0"}
     pictures = {f"{prior}-40-{what}.png" for prior in ("mixture", "swiss-roll") for what in ("codes", "walks")}
     assert {path.name for path in tmp_path.iterdir()} == {*runs, *pictures, "report.md"}
@@ -43,15 +48,12 @@ def test_semi_supervised(
         assert f"{regularizer} on digits, {prior}, 40 labels: {share} of the test codes" in out
 
 
-def test_semi_supervised_with_bandwidths(
+def test_a_discriminator_has_no_bandwidths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labeled", "40", "--bandwidths", "3,6.5"]
-    run(monkeypatch, "semi_supervised", *words)
-    for folder in tmp_path.glob("*-seed0"):
-        assert tomllib.loads((folder / "config.toml").read_text())["model"]["bandwidths"] == [3.0, 6.5]
+    words = ["--run-dir", str(tmp_path), "--bandwidths", "3,6.5", "--regularizer", "aae"]
     with pytest.raises(SystemExit):
-        run(monkeypatch, "semi_supervised", *words, "--regularizer", "aae")
+        run(monkeypatch, "semi_supervised", *words)
     assert "--bandwidths: a discriminator has no kernels" in capsys.readouterr().err
 
 

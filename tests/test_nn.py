@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import FrozenInstanceError
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -75,15 +76,15 @@ def same(before: list[Tensor], after: list[Tensor]) -> bool:
 
 @every_model
 def test_training_lowers_the_loss(kind: str) -> None:
-    model = small(kind)
-    history = train(model, 60)
+    model = small(kind, learning_rate=1e-2)
+    history = train(model, 30)
     for losses in history:
         assert set(losses) == {"loss", "reconstruction", "regularizer"}
         assert all(v.ndim == 0 and v.isfinite() and not v.requires_grad for v in losses.values())
         total = losses["reconstruction"] + model.regularizer_weight * losses["regularizer"]
         torch.testing.assert_close(losses["loss"], total)
     assert history[-1]["reconstruction"] < 0.85 * history[2]["reconstruction"]
-    assert model.steps == 60
+    assert model.steps == 30
 
 
 @every_model
@@ -118,6 +119,22 @@ def test_settings_repeat_the_model(kind: str) -> None:
         assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
         settings["code_size"] = -1
         assert model.settings()["code_size"] != -1
+
+
+@every_model
+def test_keyword_arguments_are_the_fields_of_the_settings(kind: str) -> None:
+    """Those that editors and mypy see, of the same names and types; anything else is Python's TypeError."""
+    model = MODELS[kind]
+    for function in (model.__init__, model.paper):
+        (options,) = get_args(get_type_hints(function)["options"])
+        assert get_type_hints(options) == get_type_hints(model.Settings)
+    for make in (model, model.paper, model.Settings):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'code'"):
+            make(code=3)
+    settings = model.Settings(hidden=[5, 4])
+    assert settings == model.Settings(hidden=(5, 4)) and hash(settings) == hash(model.Settings(hidden=(5, 4)))
+    with pytest.raises(FrozenInstanceError):
+        settings.code_size = 3
 
 
 def widths(network: nn.Module) -> list[int]:
@@ -216,7 +233,7 @@ def test_warmup_trains_the_encoder_alone() -> None:
 @every_model
 @pytest.mark.parametrize("options", [{}, {"posterior": "implicit", "denoising": 0.5}], ids=["plain", "noisy"])
 def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
-    """Training goes on with the same bits from a saved state: weights, buffers, step counter, optimizers."""
+    """Training resumed from a saved state gives the same bits: weights, buffers, step counter, optimizers."""
     if kind in ("vae", "gmmn-ae") and options:
         options = {"denoising": 0.5}
     model = small(kind, **options)

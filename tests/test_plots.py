@@ -98,17 +98,17 @@ def test_nearest_neighbors_equal_a_search(points: int, images: int) -> None:
     generator = torch.Generator().manual_seed(points)
     a = torch.rand(points, 7, generator=generator, dtype=torch.float64) + 100
     b = torch.rand(images, 7, generator=generator, dtype=torch.float64) + 100
-    found = nearest_neighbors(a, b)
+    neighbors = nearest_neighbors(a, b)
     distance, index = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").min(1)
-    assert torch.equal(found.indices, index)
-    torch.testing.assert_close(found.squared_distances, distance.square())
+    assert torch.equal(neighbors.indices, index)
+    torch.testing.assert_close(neighbors.squared_distances, distance.square())
 
 
 def test_a_copy_has_distance_zero() -> None:
     images = torch.rand(5_000, 64, generator=torch.Generator().manual_seed(0))
     chosen = torch.tensor([4_999, 0, 4_096, 17])
-    found = nearest_neighbors(images[chosen], images)
-    assert torch.equal(found.indices, chosen) and torch.equal(found.squared_distances, torch.zeros(4))
+    neighbors = nearest_neighbors(images[chosen], images)
+    assert torch.equal(neighbors.indices, chosen) and torch.equal(neighbors.squared_distances, torch.zeros(4))
     nothing = nearest_neighbors(images[:0], images)
     assert len(nothing.indices) == 0 and nothing.indices.dtype == torch.int64
 

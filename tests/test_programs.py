@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +19,12 @@ from test_data import small_mnist, write_files
 
 from fastmmd import cli
 from fastmmd.backends import cpu
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.data import load_data
 from fastmmd.nn import VAE
 from fastmmd.training import report
-from fastmmd.training.checkpoint import load_checkpoint
-from fastmmd.training.data import load_data
 from fastmmd.training.run import RunFolder
 
-ROOT = Path(__file__).parents[1]
 TINY = ["--set", "model.hidden=[16]", "--set", "evaluation.samples=300", "--set", "training.health_every=2"]
 TINY += ["--device", "cpu", "--batch-size", "200"]
 PICTURES = ("samples.png", "reconstructions.png", "latent.png")
@@ -41,7 +37,6 @@ class Result(NamedTuple):
 
 
 Command = Callable[..., Result]
-Process = subprocess.Popen[str]
 
 
 @pytest.fixture(autouse=True)
@@ -214,13 +209,13 @@ def test_evaluate_looks_for_the_data_elsewhere(fastmmd: Command, run_dir: Path, 
 
 
 @pytest.fixture
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in the background ignore
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_in_the_final_evaluation(fastmmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "some data.npy", np.random.default_rng(0).random((60, 5, 4)))
     run = tmp_path / "my run"
@@ -233,7 +228,7 @@ def test_stopped_in_the_final_evaluation(fastmmd: Command, tmp_path: Path, monke
     options = ("--data", tmp_path / "some data.npy", "--run-dir", run, "--epochs", 1, *TINY)
     result = fastmmd("train", "mmd-ae", *options)
     assert result.code == 130 and not (run / "report.md").exists()
-    assert f"go on with: fastmmd train --resume '{run}'" in result.err
+    assert f"resume with: fastmmd train --resume '{run}'" in result.err
     monkeypatch.setattr(report, "parzen_evaluation", evaluate)
     result = fastmmd("train", "--resume", run)
     assert result.code == 0 and "test log-likelihood" in result.out
@@ -349,82 +344,3 @@ def test_a_failing_start_leaves_no_folder(fastmmd: Command, tmp_path: Path, monk
     with pytest.raises(KeyError, match="nothing"):
         fastmmd("train", "vae", "--run-dir", tmp_path / "run", *TINY)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- processes ---
-
-
-@pytest.fixture
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture
-def endless(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A training process that will not end by itself, past its first checkpoint."""
-    command = [sys.executable, "-m", "fastmmd", "train", "mmd-ae", "--epochs", "100000", *TINY]
-    command += ["--run-dir", str(tmp_path / "run"), "--set", "training.evaluate_every=0"]
-    process = subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.05)
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def resume(fastmmd: Command, run: Path) -> None:
-    """One epoch more than the checkpoint has, from the command line."""
-    epochs = load_checkpoint(run / "checkpoint.pt")["epoch"] + 1
-    result = fastmmd("train", "--resume", run, "--epochs", epochs)
-    assert result.code == 0 and "test log-likelihood" in result.out, result.err
-    assert load_checkpoint(run / "checkpoint.pt")["epoch"] == epochs
-    done = [record["epoch"] for record in RunFolder(run).records() if "epoch" in record]
-    assert done == list(range(1, epochs + 1))
-
-
-def test_interrupt_saves_and_says_how_to_go_on(fastmmd: Command, endless: Process, tmp_path: Path) -> None:
-    time.sleep(0.3)
-    endless.send_signal(signal.SIGINT)
-    _, error = endless.communicate(timeout=60)
-    assert endless.returncode == 130
-    assert "go on with: fastmmd train --resume" in error and "Traceback" not in error
-    step = int(error.partition("after step ")[2].partition(";")[0])
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == step
-    resume(fastmmd, tmp_path / "run")
-
-
-def test_killed_run_leaves_a_usable_checkpoint(fastmmd: Command, endless: Process, tmp_path: Path) -> None:
-    time.sleep(0.3)
-    endless.send_signal(signal.SIGKILL)
-    endless.communicate(timeout=60)
-    assert endless.returncode == -signal.SIGKILL
-    resume(fastmmd, tmp_path / "run")
-
-
-def test_info_without_the_extra(environment: dict[str, str], tmp_path: Path) -> None:
-    """A process that cannot import the packages of `train`: `info` works, all else says what is missing."""
-    packages = ["typer", "rich", "tomli_w", "sklearn", "PIL", "matplotlib"]
-    code = f"""
-import sys
-sys.modules.update(dict.fromkeys({packages}))
-from fastmmd.cli import main
-for arguments in (["info"], ["train", "vae"], []):
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as stop:
-        print("exit", stop.code)
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == 0, done.stderr
-    for words in (f"torch        {torch.__version__}", "reference  cpu   available", "capability", "ds-aae"):
-        assert words in done.stdout
-    assert [line for line in done.stdout.splitlines() if line.startswith("exit")] == ["exit 0", "exit 2", "exit 2"]
-    need = "the programs need typer, rich, tomli-w, scikit-learn, pillow, matplotlib: "
-    need += 'pip install "fastmmd[train]" (from a checkout: pip install ".[train]")\n'
-    assert done.stderr == 2 * f"fastmmd: {need}" and need in done.stdout

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fastmmd.evaluation import CodeStatistics, ParzenResult
-from fastmmd.training import load_recipe, report
+from fastmmd.training import experiments, load_recipe, report
 
 PROGRAMS = Path(__file__).parents[1] / "python"
 Program = Callable[..., str]
@@ -38,6 +38,14 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parzen windows on 500 samples where a test does not look at the likelihoods: most of a short run's time."""
+    load = experiments.load_recipe
+    few = {"evaluation.samples": 500}
+    monkeypatch.setattr(experiments, "load_recipe", lambda recipe, data, over: load(recipe, data, few | dict(over)))
 
 
 def cells(table: str, name: str) -> list[str]:
@@ -106,6 +114,7 @@ def test_table1_names_the_rows_it_knows(program: Program, capsys: pytest.Capture
 # --- latent figures ---
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_latent_figures(program: Program, tmp_path: Path) -> None:
     program("latent_figures", "--epochs", 1)
     names = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
@@ -123,6 +132,7 @@ def test_latent_figures(program: Program, tmp_path: Path) -> None:
 # --- batch sizes ---
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_batch_size_study(program: Program, tmp_path: Path) -> None:
     words = ("--batches", "400,1259", "--sigmas", "1,8", "--epochs", 1, "--steps", 3)
     program("batch_size_study", *words)
@@ -173,6 +183,7 @@ def test_batch_size_study_refuses(
 # --- nearest neighbors ---
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_nearest_neighbors(program: Program, tmp_path: Path) -> None:
     out = program("nearest_neighbors", "--epochs", 1)
     assert (tmp_path / "run" / "neighbors.png").stat().st_size > 5_000

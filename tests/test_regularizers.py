@@ -45,7 +45,7 @@ def test_mmd_is_the_operator_on_fresh_draws() -> None:
     closed = ClosedFormMMD((1.0, 4.0), estimator="unbiased")(codes, prior)
     assert torch.equal(closed, fastmmd.mmd2_to_prior(codes, prior, (1.0, 4.0), estimator="unbiased"))
     spec = regularizer.kernel_spec()
-    assert spec is not None and (spec.name, spec.bandwidths) == ("gaussian", (1.0, 4.0))
+    assert spec is not None and (spec.family, spec.bandwidths) == ("gaussian", (1.0, 4.0))
     assert MMD(kernel="energy").kernel_spec() is None
 
 
@@ -68,8 +68,8 @@ def test_adversarial_losses_and_gradients() -> None:
     torch.manual_seed(3)
     real, fake = (torch.sigmoid(regularizer.discriminator(z / 2.0)) for z in (prior.sample(16), codes.detach()))
     gradients = torch.autograd.grad(-(real.log().mean() + (1 - fake).log().mean()), list(regularizer.parameters()))
-    for value, gradient, found in zip(before, gradients, after, strict=True):
-        torch.testing.assert_close(found, value - 0.5 * gradient, rtol=1e-5, atol=1e-6)
+    for value, gradient, stepped in zip(before, gradients, after, strict=True):
+        torch.testing.assert_close(stepped, value - 0.5 * gradient, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="optimizer: got None"):
         regularizer.update(codes, prior)
 
@@ -95,8 +95,8 @@ def test_adversarial_with_classes_sees_labels_on_both_sides() -> None:
     before = parameters(regularizer)
     torch.manual_seed(3)
     regularizer.update(codes, prior, torch.optim.SGD(regularizer.parameters(), lr=0.5), labels)
-    for value, part, found in zip(before, gradients, parameters(regularizer), strict=True):
-        torch.testing.assert_close(found, value - 0.5 * part, rtol=1e-5, atol=1e-6)
+    for value, part, stepped in zip(before, gradients, parameters(regularizer), strict=True):
+        torch.testing.assert_close(stepped, value - 0.5 * part, rtol=1e-5, atol=1e-6)
 
     unlabeled = regularizer(codes, prior, None, torch.full_like(labels, -1))
     assert torch.equal(regularizer(codes, prior), unlabeled) and unlabeled != regularizer(codes, prior, None, labels)
@@ -212,11 +212,11 @@ def test_fourier_adversary_with_classes_compares_each_class(mode: str) -> None:
 def test_kl_against_torch_distributions() -> None:
     mean, log_variance = points(9, 3).requires_grad_(), points(9, 3, seed=1).requires_grad_()
     prior = Gaussian(3, [0.5, 1.0, 3.0], mean=[1.0, 0.0, -2.0])
-    found = KL()(mean, prior, Moments(mean, log_variance))
+    divergence = KL()(mean, prior, Moments(mean, log_variance))
     posterior = torch.distributions.Normal(mean.double(), log_variance.double().mul(0.5).exp())
     target = torch.distributions.Normal(prior.mean, prior.std)
-    assert_close(found, torch.distributions.kl_divergence(posterior, target).sum(1).mean())
-    found.backward()
+    assert_close(divergence, torch.distributions.kl_divergence(posterior, target).sum(1).mean())
+    divergence.backward()
     assert mean.grad is not None and log_variance.grad is not None
     with pytest.raises(ValueError, match='moments: got None; KL needs posterior="gaussian"'):
         KL()(mean, prior)
@@ -293,13 +293,13 @@ def test_doubly_stochastic_adversary(shrinkage: float) -> None:
         history.append(rate * zeta(regularizer.features.block(t), codes, draws))
         kept = range(max(0, t + 1 - blocks), t + 1)
 
-        found, dense = x.clone().requires_grad_(), x.double().requires_grad_()
+        codes, dense = x.clone().requires_grad_(), x.double().requires_grad_()
         expected = sum(history[s] @ zeta(regularizer.features.block(s), dense, y) for s in kept)
-        value = regularizer(found, Fixed(y))
+        value = regularizer(codes, Fixed(y))
         assert_close(value, expected, rtol=1e-4, sensitivity=1e-2)
         value.backward()
         expected.backward()
-        assert_close(found.grad, dense.grad, rows=True, rtol=1e-4, sensitivity=1e-2)
+        assert_close(codes.grad, dense.grad, rows=True, rtol=1e-4, sensitivity=1e-2)
     assert regularizer.step == 7
 
 

@@ -259,10 +259,10 @@ def test_script_measures_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(script["walk"].__globals__, "CHUNK", 4)
     experiment = SimpleNamespace(device=torch.device("cpu"), options=SimpleNamespace(seed=5))
     model = aae()
-    found = list(script["walk"](experiment, model, 10))
+    walked = list(script["walk"](experiment, model, 10))
     expected = list(chain(model, model.prior.sample(10, generator=seeded(5)), 10))
-    assert len(found) == len(expected) == 11
-    for images, state in zip(found, expected, strict=True):
+    assert len(walked) == len(expected) == 11
+    for images, state in zip(walked, expected, strict=True):
         torch.testing.assert_close(images, state.images)
 
 

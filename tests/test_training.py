@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import signal
-import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,12 @@ import torch
 from helpers import assert_same
 from torch import Tensor
 
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.errors import Interrupted
 from fastmmd.nn import KL
 from fastmmd.nn.regularizers import Moments
 from fastmmd.priors import Gaussian
-from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe
-from fastmmd.training.checkpoint import load_checkpoint
-from fastmmd.training.errors import Interrupted
+from fastmmd.training import Dataset, Recipe, Split, UserError, load_recipe, timing
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.loop import Trainer
 from fastmmd.training.run import RunConfig, RunFolder
@@ -155,7 +156,7 @@ def test_interrupt_in_an_evaluation_is_heeded(tmp_path: Path, data: Dataset, epo
         return evaluate()
 
     made.evaluate = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Interrupted, match=f"after step {3 * epoch}; go on with: .*--resume '.*my run'$") as stop:
+    with pytest.raises(Interrupted, match=f"after step {3 * epoch}; resume with: .*--resume '.*my run'$") as stop:
         made.fit()
     assert stop.value.exit_code == 143
     resumed = trainer(tmp_path / "my run", recipe, data, resume=True)
@@ -217,7 +218,7 @@ def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
 
     made.model.training_step = training_step
     made.fit()
-    base = made.config.recipe.model["learning_rate"]
+    base = made.config.recipe.model.learning_rate
     assert rates == pytest.approx([base * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
     expected = weights[0]
     for step, weight in enumerate(weights[1:], 2):
@@ -251,8 +252,21 @@ def test_progress_reports_the_regularizers_share(tmp_path: Path, data: Dataset) 
     assert not regularizer._forward_hooks and not regularizer._backward_hooks
 
 
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let 0.02 s pass on the clock that the timer reads; nothing else takes any time."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def wait() -> None:
+        clock.now += 0.02
+
+    monkeypatch.setattr(Wait, "wait", staticmethod(wait), raising=False)
+    return wait
+
+
 class Wait(torch.autograd.Function):
-    """The identity, with a slow backward pass."""
+    """The identity, with a backward pass that takes 0.02 s of the fixture `wait`."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:
@@ -260,10 +274,11 @@ class Wait(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        time.sleep(0.02)
+        Wait.wait()
         return gradient
 
 
+@pytest.mark.usefixtures("wait")
 def test_timer_measures_the_backward_pass_through_the_moments() -> None:
     class SlowKL(KL):
         def forward(self, codes: Tensor, prior: Any, moments: Moments | None = None) -> Tensor:
@@ -278,17 +293,17 @@ def test_timer_measures_the_backward_pass_through_the_moments() -> None:
     with timer.step(FIRST):
         penalty = module(codes, Gaussian(3), moments)
         (penalty + Wait.apply(Wait.apply(codes)).sum()).backward()  # 40 ms of decoder, 40 ms of KL
-    assert timer.share == pytest.approx(0.5, abs=0.1)
+    assert timer.share == pytest.approx(0.5)
 
 
-def test_timer_measures_forward_backward_and_update() -> None:
+def test_timer_measures_forward_backward_and_update(wait: Callable[[], None]) -> None:
     class Slow(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            time.sleep(0.02)
+            wait()
             return Wait.apply(x).sum()  # type: ignore[no-any-return]
 
         def update(self, x: Tensor) -> None:
-            time.sleep(0.02)
+            wait()
 
     module = Slow()
     timer = RegularizerTimer(module, torch.device("cpu"))
@@ -297,9 +312,9 @@ def test_timer_measures_forward_backward_and_update() -> None:
         with timer.step(step):
             module.update(x)
             (module(x) + x.sum()).backward()
-            time.sleep(0.02)
+            wait()
         assert (timer.share is None) == (step == 0)
-    assert timer.share == pytest.approx(0.75, abs=0.1)
+    assert timer.share == pytest.approx(0.75)
 
 
 # --- health ---

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, overload
 
 import torch
 
-from . import cpu  # noqa: F401  it must be there before a fork to know of one; it loads no compiled code yet
+from . import cpu  # it must be there before a fork to know of one; it loads no compiled code yet
 from .calls import FourierBackend, MmdBackend, ParzenBackend
 
 BackendName = Literal["auto", "native", "triton", "reference"]
@@ -59,6 +59,16 @@ def backend(name: BackendName) -> Iterator[None]:
         yield
     finally:
         _override.name = previous
+
+
+def native_build() -> dict[str, str | int]:
+    """The instruction set of the compiled CPU kernels that runs here, their number of threads, and what was built.
+
+    Raises:
+        ImportError: the compiled module is missing or cannot be loaded.
+        ValueError: FASTMMD_CPU_CAPABILITY names an instruction set that cannot run here.
+    """
+    return cpu.capability()
 
 
 def current() -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastmmd.training.checkpoint import load_checkpoint, save_checkpoint
-from fastmmd.training.data import Dataset, Split
-from fastmmd.training.errors import UserError
+from fastmmd.checkpoint import load_checkpoint, save_checkpoint
+from fastmmd.data import Dataset, Split
+from fastmmd.errors import UserError
 
 CHUNK = 2_000  # images classified at once
 BATCH = 100

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastmmd.training.errors import require
+from fastmmd.errors import require
 
 _Path = str | os.PathLike[str]
 
@@ -48,7 +48,7 @@ def save_reconstructions(
 
 
 def save_latent(path: _Path, codes: Tensor, prior: Tensor, labels: Tensor | None = None, title: str = "") -> None:
-    """The first two code dimensions of codes [N, D], colored by label, beside draws from the prior [M, D].
+    """The first two code dimensions of codes [N, D], colored by label, next to draws from the prior [M, D].
 
     With one code dimension: two histograms.
     """

@@ -34,7 +34,7 @@ def nearest_neighbors(points: Tensor, images: Tensor) -> Neighbors:
         shapes = f"{list(points.shape)} and {list(images.shape)}"
         raise ValueError(f"points [N, D] and images [M >= 1, D] must be matrices with the same D, got {shapes}")
     center = images.mean(0)
-    found = []
+    nearest = []
     for rows in points.split(ROWS):
         a = rows - center
         best = torch.full((len(rows),), torch.inf, device=rows.device, dtype=rows.dtype)
@@ -46,7 +46,7 @@ def nearest_neighbors(points: Tensor, images: Tensor) -> Neighbors:
             nearer = least < best
             best = torch.where(nearer, least, best)
             index = torch.where(nearer, where + start, index)
-        found.append((index, (rows - images[index]).square().sum(1)))
-    if not found:
+        nearest.append((index, (rows - images[index]).square().sum(1)))
+    if not nearest:
         return Neighbors(torch.zeros(0, device=points.device, dtype=torch.int64), points.new_zeros(0))
-    return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    return Neighbors(*(torch.cat(parts) for parts in zip(*nearest, strict=True)))

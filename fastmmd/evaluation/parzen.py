@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd.evaluation.sampling import CHUNK, Sampler, prior_samples
+from fastmmd.nn import Autoencoder
 
 SIGMAS = tuple(float(sigma) for sigma in np.logspace(-1, 0, 10))
 VALIDATION_POINTS = 1_000
+#: What samples come from: a model (its prior), a sampler, a function (count, generator) -> [count, D], or samples.
+Source = Autoencoder | Sampler | Callable[[int, torch.Generator], Tensor] | Tensor
 _REFINED = 11  # sigmas per refinement; two of them place sigma within 1% of the best
 
 
@@ -54,7 +57,7 @@ class ParzenResult:
 
 
 def parzen_evaluation(
-    model_or_sampler: Any,
+    model_or_sampler: Source,
     validation: Tensor,
     test: Tensor,
     samples: int = 10_000,
@@ -100,7 +103,7 @@ def parzen_evaluation(
 
 
 def choose_sigma(
-    model_or_sampler: Any,
+    model_or_sampler: Source,
     validation: Tensor,
     samples: int = 10_000,
     *,
@@ -144,9 +147,9 @@ def _log_likelihood(samples: Iterable[Tensor], points: Tensor, sigmas: Sequence[
 
 
 def _source(
-    source: Any, samples: int, seed: int, device: torch.device
+    source: Source, samples: int, seed: int, device: torch.device
 ) -> tuple[str, int, Callable[[], Iterable[Tensor]]]:
-    """Name, number and a way to stream the samples, again and again the same."""
+    """Name and number of the samples, and a function that streams the same samples at each call."""
     if isinstance(source, Tensor):
         if source.ndim != 2 or len(source) == 0:
             raise ValueError(f"samples must be a matrix [N, D], got {tuple(source.shape)}")
@@ -154,27 +157,28 @@ def _source(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if isinstance(source, torch.nn.Module):
-        source = prior_samples(source)
-    elif not isinstance(source, Sampler):
-        if not callable(source):
-            came = type(source).__name__
-            raise TypeError(f"a model, a Sampler, a function or samples [N, D] expected, got {came}")
-        source = Sampler(getattr(source, "__name__", "given function"), source, device)
-    sampler: Sampler = source
+        sampler = prior_samples(cast(Autoencoder, source))
+    elif isinstance(source, Sampler):
+        sampler = source
+    elif callable(source):
+        sampler = Sampler(getattr(source, "__name__", "given function"), source, device)
+    else:
+        came = type(source).__name__
+        raise TypeError(f"a model, a Sampler, a function or samples [N, D] expected, got {came}")
     return sampler.name, samples, lambda: sampler.stream(samples, seed)
 
 
 @contextlib.contextmanager
-def _evaluating(source: Any) -> Iterator[None]:
+def _evaluating(source: Source) -> Iterator[None]:
     """A model in eval mode for the time being."""
-    training = isinstance(source, torch.nn.Module) and source.training
-    if training:
-        source.eval()
+    model = source if isinstance(source, torch.nn.Module) and source.training else None
+    if model is not None:
+        model.eval()
     try:
         yield
     finally:
-        if training:
-            source.train()
+        if model is not None:
+            model.train()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ def save_bars(
     references: Mapping[str, float] | None = None,
     reference_label: str = "reference",
 ) -> None:
-    """Bars with error bars, their values under the names, beside numbers from elsewhere.
+    """Bars with error bars, their values under the names, and reference values for comparison.
 
     Args:
         names, values: of the bars; NaN leaves a bar out, but not its reference.
@@ -183,7 +183,7 @@ def save_panels(
 
 
 def _numbers(values: _Array) -> list[str]:
-    """One number of decimals for all, four digits of the largest without zeros at the end; nothing for NaN."""
+    """The same number of decimals for all, four digits of the largest without trailing zeros; empty for NaN."""
     known = values[np.isfinite(values)]
     largest = np.abs(known).max(initial=0)
     decimals = max(0, 3 - int(np.floor(np.log10(largest)))) if largest else 0

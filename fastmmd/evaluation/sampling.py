@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastmmd.errors import UserError
+from fastmmd.nn import Autoencoder
 from fastmmd.ops.arguments import check_int
-from fastmmd.training.errors import UserError
 
 CHUNK = 2_000  # images decoded at once
 SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_samples` and `posterior_samples`
@@ -28,7 +29,7 @@ SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_s
 class Sampler:
     """A named way to draw images: `draw(count, generator)` -> [count, data_dim].
 
-    The name stands beside every figure that is computed from the samples.
+    The name accompanies every number computed from the samples.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Sampler:
     device: torch.device
 
     def stream(self, count: int, seed: int = 0, chunk: int = CHUNK) -> Iterator[Tensor]:
-        """Chunks of together `count` samples, the same ones for the same seed and chunk size."""
+        """Chunks with `count` samples in total, the same for the same seed and chunk size."""
         generator = torch.Generator(self.device).manual_seed(seed)
         for start in range(0, count, chunk):
             yield self.draw(min(chunk, count - start), generator)
@@ -46,18 +47,18 @@ class Sampler:
         return torch.cat(list(self.stream(count, seed)))
 
 
-def prior_samples(model: Any) -> Sampler:
+def prior_samples(model: Autoencoder) -> Sampler:
     """Decoded draws from the prior: the papers' sampler. The model must be in eval mode."""
 
     @torch.no_grad()
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        return model.sample(count, generator=generator)  # type: ignore[no-any-return]
+        return model.sample(count, generator=generator)
 
     return Sampler("prior", draw, _device(model))
 
 
-def posterior_samples(model: Any, images: Tensor, what: str = "images") -> Sampler:
-    """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): what the codes are, not what they shall be.
+def posterior_samples(model: Autoencoder, images: Tensor, what: str = "images") -> Sampler:
+    """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): the actual distribution of codes.
 
     The difference from `prior_samples` shows how well the codes match the prior. The model must be in eval mode.
 
@@ -87,7 +88,7 @@ class ChainState(NamedTuple):
 
 
 def chain(
-    model: Any, codes: Tensor, steps: int, generator: torch.Generator | None = None, *, corrupt: bool = False
+    model: Autoencoder, codes: Tensor, steps: int, generator: torch.Generator | None = None, *, corrupt: bool = False
 ) -> Iterator[ChainState]:
     """The Markov chain z -> x -> z of Creswell, Arulkumaran and Bharath (2016), for many codes at once.
 
@@ -115,7 +116,7 @@ def chain(
 
 @torch.no_grad()
 def _chain(
-    model: Any, codes: Tensor, steps: int, generator: torch.Generator | None, corrupt: bool
+    model: Autoencoder, codes: Tensor, steps: int, generator: torch.Generator | None, corrupt: bool
 ) -> Iterator[ChainState]:
     state = ChainState(codes, model.decode(codes))
     yield state
@@ -124,7 +125,7 @@ def _chain(
         yield state
 
 
-def markov_chain(model: Any, steps: int, start: Sampler | None = None, *, corrupt: bool = False) -> Sampler:
+def markov_chain(model: Autoencoder, steps: int, start: Sampler | None = None, *, corrupt: bool = False) -> Sampler:
     """Draws of `start`, followed by `steps` rounds of encoding and decoding: see `chain`.
 
     Args:
@@ -152,44 +153,44 @@ def markov_chain(model: Any, steps: int, start: Sampler | None = None, *, corrup
 
 
 @torch.no_grad()
-def _step(model: Any, images: Tensor, generator: torch.Generator | None, corrupt: bool) -> ChainState:
+def _step(model: Autoencoder, images: Tensor, generator: torch.Generator | None, corrupt: bool) -> ChainState:
     seen = model.corrupt(images, generator=generator) if corrupt else images
     codes = posterior_codes(model, seen, generator)
     return ChainState(codes, model.decode(codes))
 
 
-def _check_steps(model: Any, steps: int, corrupt: bool) -> None:
+def _check_steps(model: Autoencoder, steps: int, corrupt: bool) -> None:
     if check_int("steps", steps, 0):
         _check_decoder(model)
     if corrupt and not model.denoising:
         raise ValueError("corrupt: got True for a model with denoising=0, expected one trained with noise")
 
 
-def _check_decoder(model: Any) -> None:
-    """What decodes codes without a word of their class needs a decoder that takes none."""
+def _check_decoder(model: Autoencoder) -> None:
+    """Codes without labels can be decoded only by a decoder without classes."""
     if model.decoder_classes:
         raise UserError(
-            f"the decoder has {model.decoder_classes} classes, and codes of the posterior bear no label: decode them "
-            "with model.decode(codes, labels), or draw from the prior"
+            f"the decoder has {model.decoder_classes} classes, and codes drawn from the posterior have no labels: "
+            "decode them with model.decode(codes, labels), or draw from the prior"
         )
 
 
 @torch.no_grad()
-def posterior_codes(model: Any, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size]; the code itself if it is certain.
 
-    Over a data set these follow the aggregated posterior, which is what shall match the prior.
+    Over a data set these follow the aggregated posterior, which should match the prior.
     """
     if model.posterior == "deterministic":
-        return model.encode(images)  # type: ignore[no-any-return]
-    return model.draw_codes(images, generator=generator)  # type: ignore[no-any-return]
+        return model.encode(images)
+    return model.draw_codes(images, generator=generator)
 
 
 @contextlib.contextmanager
 def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -> Iterator[np.ndarray]:
-    """A float32 array of `shape` on the disk that becomes the .npy file `path` when all of it is written.
+    """A float32 array of `shape` on disk that becomes the .npy file `path` once it is completely written.
 
-    With it comes `path`.json: the record of where the images are from.
+    `path`.json is written with it: the record of the images' origin.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk has no room for the array.
@@ -216,6 +217,6 @@ def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -
         temporary.unlink(missing_ok=True)
 
 
-def _device(model: Any) -> torch.device:
+def _device(model: Autoencoder) -> torch.device:
     parameter: Tensor = next(model.parameters())
     return parameter.device

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastmmd.evaluation.sampling import chain
+from fastmmd.nn import Autoencoder
 from fastmmd.ops.arguments import check_int
 from fastmmd.priors import Gaussian, MixturePrior, Prior, SwissRoll, Uniform
 
@@ -52,7 +52,7 @@ PATHS = {"linear": lerp, "spherical": slerp}
 
 @torch.no_grad()
 def interpolate(
-    model: Any,
+    model: Autoencoder,
     first: Tensor,
     second: Tensor,
     count: int,
@@ -183,7 +183,7 @@ def _weights(first: Tensor, second: Tensor, count: int) -> Tensor:
 
 
 def _from_unit_cube(prior: Prior, u: Tensor) -> Tensor:
-    """The map that takes independent uniform numbers [..., D] to draws from the prior, monotone in each axis."""
+    """The map from independent uniform numbers [..., D] to draws from the prior, monotone in each axis."""
     if isinstance(prior, Uniform):
         low, high = prior.bounds()
         return (low + (high - low) * u).float()

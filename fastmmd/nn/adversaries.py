@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from ..kernels import Kernel
 from ..ops.arguments import check_int, check_number, positive_floats
 from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..priors import Prior
-from .networks import MLP
+from .networks import MLP, Precision, check_choice
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
+
+Mode = Literal["first_order", "doubly_stochastic"]
 
 
 class FourierAdversary(Regularizer):
-    """The adversary of the doubly stochastic adversarial autoencoder: a random function in place of a network.
+    """The adversary of the doubly stochastic adversarial autoencoder: a random function instead of a network.
 
     zeta = mean phi(prior) - mean phi(codes) in random Fourier features phi of a sum of Gaussian kernels, over a random
     batch of codes and of prior draws.
@@ -27,7 +30,7 @@ class FourierAdversary(Regularizer):
       discrepancy would depend on where the origin lies. The encoder descends delta = sum_k alpha_k zeta_k^2. The
       adversary ascends delta under the constraint that alpha has mean 1: alpha moves by `learning_rate` towards
       zeta_k^2 / mean zeta^2, so it weighs the frequencies where codes and prior differ most, and stays bounded.
-      On CUDA `update` launches two kernels, `forward` two and its backward pass one or two, beside the prior's draws
+      On CUDA `update` launches two kernels, `forward` two and its backward pass one or two, besides the prior's draws
       and the counter of steps.
     - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
       learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
@@ -35,13 +38,13 @@ class FourierAdversary(Regularizer):
       encoder descends mean f_t(prior) - mean f_t(codes). With many blocks it acts like an integral controller of gain
       weight * learning_rate * blocks: about 100 is stable, several hundred oscillates or runs away; shrinkage helps.
 
-    With classes the features are those of (z, t e_c), the point beside a switch: e_c the unit vector of its class, with
+    With classes the features are those of (z, t e_c), the point and a switch: e_c the unit vector of its class, with
     one more position for unlabeled points, t = 6 max bandwidth. Switches of two classes lie sqrt(2) t apart, so under
     the kernel of bandwidth s two such points have k((z, t e_c), (z', t e_c')) <= exp(-t^2 / s^2) <= exp(-36), which is
-    nothing, and two of one class k(z, z'). Codes and draws bear the same labels, so the discrepancy becomes
+    negligible, and two of one class k(z, z'). Codes and draws have the same labels, so the discrepancy becomes
     sum_c p_c^2 MMD^2(codes of class c, draws of class c) with p_c the share of class c in the batch (unlabeled points
-    are a class whose part is the whole prior): the frequencies W of the switch give the features of each class random
-    phases t W e_c of their own. The share p_c^2 asks for a larger weight of the regularizer, about C times.
+    are one more class, whose part is the whole prior): the frequencies W of the switch give the features of each class
+    random phases t W e_c of their own. The factor p_c^2 requires a larger weight of the regularizer, by about C.
 
     Args:
         code_size: dimension D of the codes.
@@ -61,7 +64,7 @@ class FourierAdversary(Regularizer):
         *,
         count: int = 480,
         bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
-        mode: str = "first_order",
+        mode: Mode = "first_order",
         learning_rate: float = 0.05,
         shrinkage: float = 0.0,
         blocks: int = 10,
@@ -69,8 +72,7 @@ class FourierAdversary(Regularizer):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        if mode not in ("first_order", "doubly_stochastic"):
-            raise ValueError(f'mode: got {mode!r}, expected "first_order" or "doubly_stochastic"')
+        check_choice("mode", mode, get_args(Mode))
         check_int("blocks", blocks)
         check_number("learning_rate", learning_rate)
         if not 0 <= learning_rate * shrinkage < 1:
@@ -174,7 +176,7 @@ class Adversarial(Regularizer):
         hidden: Sequence[int] = (1000, 1000),
         *,
         scale: float = 1.0,
-        precision: str = "float32",
+        precision: Precision = "float32",
         num_classes: int = 0,
     ) -> Adversarial:
         """With a fully connected discriminator, two layers of 1000 units as in the paper."""
@@ -236,7 +238,7 @@ def _switch_size(num_classes: int) -> int:
 
 
 def _with_switch(points: Tensor, labels: Tensor | None, num_classes: int, size: float = 1.0) -> Tensor:
-    """[N, D] -> [N, D + 1 + num_classes]: the points beside `size` at the position of their labels, -1 first."""
+    """[N, D] -> [N, D + 1 + num_classes]: the points, then `size` at the position of their labels, -1 first."""
     if labels is None:
         labels = torch.full(points.shape[:1], -1, device=points.device)
     switch = labels[:, None] == torch.arange(-1, num_classes, device=points.device)

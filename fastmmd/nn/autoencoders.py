@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from ..ops.arguments import check_int, check_number
 from ..ops.labels import check_labels
 from ..priors import Prior
+from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
 
-POSTERIORS = ("deterministic", "gaussian", "implicit")
-RECONSTRUCTIONS = ("cross_entropy", "squared_error")
+Posterior = Literal["deterministic", "gaussian", "implicit"]
+Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
 class Autoencoder(nn.Module):
@@ -26,10 +27,10 @@ class Autoencoder(nn.Module):
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
             for the implicit one [B, data_dim + noise_size] -> [B, code_size].
         decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
-        prior: the distribution that the codes shall have; its dimension is the code size.
+        prior: the target distribution of the codes; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
         posterior: q(z | x): "deterministic", "gaussian" (reparameterized) or "implicit": z = encoder(x, eta) with
-            eta ~ N(0, I) beside x, the universal approximator of the AAE paper (Makhzani et al. 2015, section 2.1).
+            eta ~ N(0, I), the universal approximator of the AAE paper (Makhzani et al. 2015, section 2.1).
         noise_size: dimension of eta, of the implicit posterior only; default: the code size.
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
@@ -55,10 +56,10 @@ class Autoencoder(nn.Module):
         prior: Prior,
         regularizer: Regularizer,
         *,
-        posterior: str = "deterministic",
+        posterior: Posterior = "deterministic",
         noise_size: int | None = None,
         denoising: float = 0.0,
-        reconstruction: str = "cross_entropy",
+        reconstruction: Reconstruction = "cross_entropy",
         regularizer_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
@@ -68,12 +69,8 @@ class Autoencoder(nn.Module):
         decoder_classes: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("posterior", posterior, POSTERIORS),
-            ("reconstruction", reconstruction, RECONSTRUCTIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}")
+        check_choice("posterior", posterior, get_args(Posterior))
+        check_choice("reconstruction", reconstruction, get_args(Reconstruction))
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
         check_int("warmup_steps", warmup_steps, 0)
@@ -107,7 +104,7 @@ class Autoencoder(nn.Module):
 
     @property
     def phase_progress(self) -> float:
-        """How much of the phase under way is done, in [0, 1): schedules of learning rates begin anew with a phase."""
+        """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
         return self.progress
 
     def encode(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.arguments import check_int, check_number
-from .networks import check_precision, check_widths, half_precision
+from .networks import Precision, check_precision, check_widths, half_precision
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # a layer halves or doubles the side exactly
 
@@ -27,8 +27,8 @@ class ConvEncoder(nn.Module):
         data_dim: pixels of a square image of any side; it is padded with zeros to a multiple of 2^layers.
         channels: of each layer. outputs: width of the code.
         input_dropout: probability of dropping a pixel while training.
-        noise_inputs: how many inputs, the last ones, are noise (the implicit posterior's eta). It enters as constant
-            planes beside the image would, whose convolution is a number for each channel.
+        noise_inputs: how many inputs, the last ones, are noise (the implicit posterior's eta). It enters as
+            constant extra channels would, whose convolution is a number for each channel.
         precision: as for `MLP`; the linear layer stays in float32.
 
     Raises:
@@ -43,7 +43,7 @@ class ConvEncoder(nn.Module):
         *,
         input_dropout: float = 0.0,
         noise_inputs: int = 0,
-        precision: str = "float32",
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         channels = check_channels(channels)
@@ -90,7 +90,9 @@ class ConvDecoder(nn.Module):
         ValueError, TypeError: naming the argument; `data_dim` of no square image.
     """
 
-    def __init__(self, inputs: int, channels: Sequence[int], data_dim: int, *, precision: str = "float32") -> None:
+    def __init__(
+        self, inputs: int, channels: Sequence[int], data_dim: int, *, precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         channels = check_channels(channels)
         self.side, self.padding, smallest = _sides(data_dim, len(channels))
@@ -113,10 +115,9 @@ class ConvDecoder(nn.Module):
 
 def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
     """The channels of one or more layers: positive ints."""
-    found = check_widths("channels", channels)
-    if not found:
+    if not channels:
         raise ValueError("channels: got none, expected a number for each layer such as (64, 128, 256)")
-    return found
+    return check_widths("channels", channels)
 
 
 def _sides(data_dim: int, layers: int) -> tuple[int, tuple[int, int, int, int], int]:

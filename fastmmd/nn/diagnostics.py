@@ -1,4 +1,4 @@
-"""Checks that training loops run now and then: do the codes match the prior, can the kernel see them?"""
+"""Periodic checks for training loops: do the codes match the prior, and is the kernel sensitive at their scale?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
     """Compare the distances of codes [N, D] and prior draws [M, D] from the draws' mean.
 
     Codes count as collapsed when their median distance is below 1 / factor of the draws', as escaped when their median,
-    95% or 99% quantile is beyond factor times the draws'. Reads values on the host: call it every so many steps.
+    95% or 99% quantile is beyond factor times the draws'. Reads values on the host: do not call it at every step.
     """
     check_points(2, codes=codes, draws=draws)
     center = draws.float().mean(0)

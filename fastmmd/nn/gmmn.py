@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..ops.arguments import check_int, check_number, compute_dtype
+from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
 from .autoencoders import adam, descend
-from .base import Model, keywords
+from .base import Model
 from .networks import MLP
 from .regularizers import MMD
+from .settings import GMMNAEOptions, GMMNAESettings
 
 
 class GeneratorPrior(nn.Module, Prior):
@@ -56,7 +57,7 @@ class GMMNAE(Model):
     from the prior as in every other model.
 
     The training loop sets `progress`, the share of the run that is done; the first phase lasts until it reaches
-    `autoencoder_share`. A loop of one's own does the same before each step, or the first phase never ends.
+    `autoencoder_share`. A custom loop must set it before each step, or the first phase never ends.
 
     Args:
         data_dim: number of pixels.
@@ -66,52 +67,60 @@ class GMMNAE(Model):
         bandwidths: standard deviations of the Gaussian kernels, which are averaged; codes lie in [0, 1]^code_size.
         draws: generated codes for each step, any number: more of them make a better gradient.
         learning_rate, prior_learning_rate: Adam's, of the first and of the second phase.
-        The others: see `Autoencoder` and `MLP`.
+        The others, and all defaults: see `settings.GMMNAESettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
-    _paper = {
-        "code_size": 32,
-        "hidden": (1024,),
-        "input_dropout": 0.2,
-        "hidden_dropout": 0.2,
-        "generator": (64, 256, 256, 1024),
-        "noise_size": 10,
-    }
+    Settings: ClassVar[type[GMMNAESettings]] = GMMNAESettings
 
-    def __init__(
-        self,
-        data_dim: int = 784,
-        *,
-        code_size: int = 5,
-        hidden: Sequence[int] = (1024, 512, 216),
-        input_dropout: float = 0.1,
-        hidden_dropout: float = 0.0,
-        generator: Sequence[int] = (256, 256, 256),
-        noise_size: int = 5,
-        denoising: float = 0.0,
-        autoencoder_share: float = 0.75,
-        bandwidths: Sequence[float] = (0.1, 0.2, 0.4, 0.8),
-        draws: int = 1000,
-        learning_rate: float = 2e-3,
-        prior_learning_rate: float = 2e-3,
-        precision: str = "auto",
-    ) -> None:
-        settings = keywords(locals())
-        check_number("autoencoder_share", autoencoder_share, below=1)
-        check_number("prior_learning_rate", prior_learning_rate)
-        network = nn.Sequential(MLP(noise_size, settings["generator"], code_size, precision=precision), nn.Sigmoid())
-        bandwidths = settings["bandwidths"]
+    def __init__(self, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> None:
+        settings = GMMNAESettings(**options)
+        code_size, hidden, precision = settings.code_size, settings.hidden, settings.precision
+        network = nn.Sequential(
+            MLP(settings.noise_size, settings.generator, code_size, precision=precision), nn.Sigmoid()
+        )
+        bandwidths = settings.bandwidths
         average = [1.0 / len(bandwidths)] * len(bandwidths)
-        regularizer = MMD(bandwidths, kernel_weights=average, draws=draws)
-        super().__init__(data_dim, settings, GeneratorPrior(network, noise_size, code_size), regularizer)
+        encoder = MLP(
+            data_dim,
+            hidden,
+            code_size,
+            input_dropout=settings.input_dropout,
+            hidden_dropout=settings.hidden_dropout,
+            precision=precision,
+        )
+        super().__init__(
+            data_dim,
+            settings,
+            encoder,
+            MLP(code_size, hidden[::-1], data_dim, precision=precision, last_in_float32=False),
+            GeneratorPrior(network, settings.noise_size, code_size),
+            MMD(bandwidths, kernel_weights=average, draws=settings.draws),
+        )
         # Unnormalized, all codes run into one corner of the cube, where the sigmoid has no slope left (Li et al. train
         # layer by layer first).
-        self.encoder = nn.Sequential(self.encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
-        self.autoencoder_share, self.prior_learning_rate = autoencoder_share, prior_learning_rate
+        self.encoder = nn.Sequential(encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
+        self.autoencoder_share, self.prior_learning_rate = settings.autoencoder_share, settings.prior_learning_rate
+
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 1000."""
+        paper: GMMNAEOptions = {
+            "code_size": 32,
+            "hidden": (1024,),
+            "input_dropout": 0.2,
+            "hidden_dropout": 0.2,
+            "generator": (64, 256, 256, 1024),
+            "noise_size": 10,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
 
     @property
     def phase_progress(self) -> float:
-        """How much of the phase under way is done."""
+        """Completed share of the current phase."""
         share = self.autoencoder_share
         return self.progress / share if self.progress < share else (self.progress - share) / (1 - share)
 

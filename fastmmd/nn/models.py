@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, Self, Unpack
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS, Estimator
+from ..ops.arguments import DEFAULT_BANDWIDTHS
 from .adversaries import Adversarial, FourierAdversary
-from .base import Model, keywords, named_prior, regularizer_classes
+from .base import FixedPriorModel, Model, named_prior
 from .gmmn import GMMNAE
 from .regularizers import KL, MMD, ClosedFormMMD, Regularizer
+from .settings import (
+    AAEOptions,
+    AAESettings,
+    DSAAEOptions,
+    DSAAESettings,
+    FixedPriorOptions,
+    MMDAEOptions,
+    MMDAESettings,
+    VAESettings,
+)
 
-HIDDEN = (1024, 512, 216)
 
-
-class MMDAE(Model):
+class MMDAE(FixedPriorModel):
     """MMD autoencoder: reconstruction + lambda MMD^2(codes, prior), the WAE-MMD of Tolstikhin et al. (2018).
 
     The MMD-AE of table 1 of the DS-AAE paper (Azarafrooz 2018). The estimator is equation 5 of Gretton et al. (2012),
@@ -24,123 +31,102 @@ class MMDAE(Model):
     Args:
         data_dim: number of pixels.
         closed_form: compare with the prior itself instead of with draws from it, which prior="swiss_roll" and
-            labels="regularizer" need.
+            labels="regularizer" require.
         estimator: "biased" or "unbiased", see `MMD`.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
-        posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 in place of 300): untrained it
+        posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 instead of 300): untrained it
             is nearly N(0, I), which a large weight takes for a perfect match, and the codes stay empty.
-        The others: see `Model`, `Autoencoder` and `MLP`.
+        The others, and all defaults: see `settings.MMDAESettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
-    _paper = {
-        "bandwidths": DEFAULT_BANDWIDTHS,
-        "closed_form": False,
-        "regularizer_weight": 6.0,
-        "input_dropout": 0.2,
-        "learning_rate": 1e-3,
-    }
+    Settings: ClassVar[type[MMDAESettings]] = MMDAESettings
 
-    def __init__(
-        self,
-        data_dim: int = 784,
-        *,
-        code_size: int = 4,
-        hidden: Sequence[int] = HIDDEN,
-        input_dropout: float = 0.1,
-        prior_std: float = 1.0,
-        posterior: str = "deterministic",
-        noise_size: int | None = None,
-        denoising: float = 0.0,
-        bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
-        closed_form: bool = True,
-        estimator: Estimator = "biased",
-        regularizer_weight: float = 1000.0,
-        learning_rate: float = 2e-3,
-        precision: str = "auto",
-        **shared: Any,
-    ) -> None:
-        settings = keywords(locals())
+    def __init__(self, data_dim: int = 784, **options: Unpack[MMDAEOptions]) -> None:
+        settings = MMDAESettings(**options)
         prior, _ = named_prior(settings)
-        bandwidths, classes = settings["bandwidths"], regularizer_classes(settings)
+        bandwidths, estimator, classes = settings.bandwidths, settings.estimator, settings.regularizer_classes
         average = [1.0 / len(bandwidths)] * len(bandwidths)
         regularizer: Regularizer
-        if not closed_form:
+        if not settings.closed_form:
             regularizer = MMD(bandwidths, estimator=estimator, kernel_weights=average, num_classes=classes)
-        elif settings["prior"] == "swiss_roll" or classes:
-            what = 'prior="swiss_roll"' if settings["prior"] == "swiss_roll" else 'labels="regularizer"'
+        elif settings.prior == "swiss_roll" or classes:
+            what = 'prior="swiss_roll"' if settings.prior == "swiss_roll" else 'labels="regularizer"'
             raise ValueError(f"closed_form: got true, but there is none for {what}; set closed_form=false")
         else:
             regularizer = ClosedFormMMD(bandwidths, estimator=estimator, kernel_weights=average)
         super().__init__(data_dim, settings, prior, regularizer)
 
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[MMDAEOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 1000."""
+        paper: MMDAEOptions = {
+            "bandwidths": DEFAULT_BANDWIDTHS,
+            "closed_form": False,
+            "regularizer_weight": 6.0,
+            "input_dropout": 0.2,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
 
-class DSAAE(Model):
+
+class DSAAE(FixedPriorModel):
     """Doubly stochastic adversarial autoencoder (Azarafrooz 2018): the adversary is a function in random features.
 
-    In place of the AAE's discriminator stands f(z) = alpha zeta . phi(z), zeta = mean phi(prior) - mean phi(codes), phi
-    the random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). With mode="doubly_stochastic" every batch
-    is a functional gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order
-    terms.
+    f(z) = alpha zeta . phi(z) replaces the discriminator of the AAE: zeta = mean phi(prior) - mean phi(codes), phi the
+    random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). With mode="doubly_stochastic" every batch is a
+    functional gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order terms.
 
     Args:
         data_dim: number of pixels.
-        bandwidths, features, mode, adversary_rate, shrinkage, blocks, feature_seed: of `FourierAdversary`. With
-            labels="regularizer" the classes' shares make its loss smaller: raise regularizer_weight by num_classes.
-        posterior: see `Autoencoder`; for "gaussian" see `MMDAE`.
-        The others: see `Model`, `Autoencoder` and `MLP`.
+        bandwidths, features, mode, adversary_rate, shrinkage, blocks, feature_seed: `bandwidths`, `count`, `mode`,
+            `learning_rate`, `shrinkage`, `blocks` and `seed` of `FourierAdversary`. With labels="regularizer" the
+            shares of the classes make its loss smaller: raise regularizer_weight by num_classes.
+        warmup_steps: see `Autoencoder`. posterior: see `Autoencoder`; for "gaussian" see `MMDAE`.
+        The others, and all defaults: see `settings.DSAAESettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
-    _paper = {
-        "code_size": 6,
-        "bandwidths": (1.0,),
-        "features": 500,
-        "regularizer_weight": 1000.0,
-        "input_dropout": 0.2,
-        "learning_rate": 1e-3,
-        "warmup_steps": 0,
-    }
+    Settings: ClassVar[type[DSAAESettings]] = DSAAESettings
 
-    def __init__(
-        self,
-        data_dim: int = 784,
-        *,
-        code_size: int = 4,
-        hidden: Sequence[int] = HIDDEN,
-        input_dropout: float = 0.1,
-        prior_std: float = 1.0,
-        posterior: str = "deterministic",
-        noise_size: int | None = None,
-        denoising: float = 0.0,
-        bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
-        features: int = 480,
-        mode: str = "first_order",
-        adversary_rate: float = 0.05,
-        shrinkage: float = 0.0,
-        blocks: int = 10,
-        feature_seed: int = 0,
-        regularizer_weight: float = 2000.0,
-        warmup_steps: int = 100,
-        learning_rate: float = 2e-3,
-        precision: str = "auto",
-        **shared: Any,
-    ) -> None:
-        settings = keywords(locals())
+    def __init__(self, data_dim: int = 784, **options: Unpack[DSAAEOptions]) -> None:
+        settings = DSAAESettings(**options)
         prior, _ = named_prior(settings)
         regularizer = FourierAdversary(
-            code_size,
-            count=features,
-            bandwidths=settings["bandwidths"],
-            mode=mode,
-            learning_rate=adversary_rate,
-            shrinkage=shrinkage,
-            blocks=blocks,
-            seed=feature_seed,
-            num_classes=regularizer_classes(settings),
+            settings.code_size,
+            count=settings.features,
+            bandwidths=settings.bandwidths,
+            mode=settings.mode,
+            learning_rate=settings.adversary_rate,
+            shrinkage=settings.shrinkage,
+            blocks=settings.blocks,
+            seed=settings.feature_seed,
+            num_classes=settings.regularizer_classes,
         )
-        super().__init__(data_dim, settings, prior, regularizer, warmup_steps=warmup_steps)
+        super().__init__(data_dim, settings, prior, regularizer, warmup_steps=settings.warmup_steps)
+
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[DSAAEOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 1000."""
+        paper: DSAAEOptions = {
+            "code_size": 6,
+            "bandwidths": (1.0,),
+            "features": 500,
+            "regularizer_weight": 1000.0,
+            "input_dropout": 0.2,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
 
 
-class AAE(Model):
+class AAE(FixedPriorModel):
     """Adversarial autoencoder (Makhzani et al. 2015, section 2): a discriminator network between codes and prior draws.
 
     The paper's two phases, reconstruction and regularization, in one step with a weight between them, or one after the
@@ -151,93 +137,77 @@ class AAE(Model):
         data_dim: number of pixels.
         discriminator: hidden widths of the discriminator.
         reconstruction, adversary_learning_rate, adversary_beta1, generator_learning_rate: see `Autoencoder`.
-        The others: see `Model`, `Autoencoder` and `MLP`.
+        The others, and all defaults: see `settings.AAESettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
-    _paper = {
-        "code_size": 8,
-        "hidden": (1000, 1000),
-        "discriminator": (1000, 1000),
-        "reconstruction": "squared_error",
-        "regularizer_weight": 1.0,
-        "learning_rate": 5e-4,
-        "adversary_learning_rate": 5e-4,
-        "adversary_beta1": 0.9,
-        "generator_learning_rate": 5e-4,
-    }
+    Settings: ClassVar[type[AAESettings]] = AAESettings
 
-    def __init__(
-        self,
-        data_dim: int = 784,
-        *,
-        code_size: int = 4,
-        hidden: Sequence[int] = HIDDEN,
-        discriminator: Sequence[int] = (256, 256),
-        input_dropout: float = 0.0,
-        prior_std: float = 5.0,
-        posterior: str = "deterministic",
-        noise_size: int | None = None,
-        denoising: float = 0.0,
-        reconstruction: str = "cross_entropy",
-        regularizer_weight: float = 10.0,
-        learning_rate: float = 2e-3,
-        adversary_learning_rate: float = 1e-3,
-        adversary_beta1: float = 0.5,
-        generator_learning_rate: float | None = None,
-        precision: str = "auto",
-        **shared: Any,
-    ) -> None:
-        settings = keywords(locals())
+    def __init__(self, data_dim: int = 784, **options: Unpack[AAEOptions]) -> None:
+        settings = AAESettings(**options)
         prior, scale = named_prior(settings)
-        classes = regularizer_classes(settings)
         regularizer = Adversarial.mlp(
-            code_size, settings["discriminator"], scale=scale, precision=precision, num_classes=classes
+            settings.code_size,
+            settings.discriminator,
+            scale=scale,
+            precision=settings.precision,
+            num_classes=settings.regularizer_classes,
         )
         super().__init__(
             data_dim,
             settings,
             prior,
             regularizer,
-            reconstruction=reconstruction,
-            adversary_learning_rate=adversary_learning_rate,
-            adversary_beta1=adversary_beta1,
-            generator_learning_rate=generator_learning_rate,
+            reconstruction=settings.reconstruction,
+            adversary_learning_rate=settings.adversary_learning_rate,
+            adversary_beta1=settings.adversary_beta1,
+            generator_learning_rate=settings.generator_learning_rate,
         )
 
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[AAEOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 100; its learning rates are not stated."""
+        paper: AAEOptions = {
+            "code_size": 8,
+            "hidden": (1000, 1000),
+            "discriminator": (1000, 1000),
+            "reconstruction": "squared_error",
+            "regularizer_weight": 1.0,
+            "learning_rate": 5e-4,
+            "adversary_learning_rate": 5e-4,
+            "adversary_beta1": 0.9,
+            "generator_learning_rate": 5e-4,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
 
-class VAE(Model):
+
+class VAE(FixedPriorModel):
     """Variational autoencoder (Kingma and Welling 2014, equation 10): Gaussian posterior, KL divergence to the prior.
 
     Args:
         data_dim: number of pixels.
         posterior: "gaussian": the divergence needs its moments.
-        The others: see `Model`, `Autoencoder` and `MLP`.
+        The others, and all defaults: see `settings.VAESettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
     """
 
-    _paper = {"hidden": (500,), "code_size": 20}
+    Settings: ClassVar[type[VAESettings]] = VAESettings
 
-    def __init__(
-        self,
-        data_dim: int = 784,
-        *,
-        code_size: int = 8,
-        hidden: Sequence[int] = HIDDEN,
-        input_dropout: float = 0.0,
-        prior_std: float = 1.0,
-        posterior: str = "gaussian",
-        denoising: float = 0.0,
-        regularizer_weight: float = 1.0,
-        learning_rate: float = 1e-3,
-        precision: str = "auto",
-        **shared: Any,
-    ) -> None:
-        settings = keywords(locals())
-        if settings["prior"] != "gaussian":
-            raise ValueError(f"prior: got {settings['prior']!r}, expected 'gaussian': KL has a closed form for it only")
-        if settings["labels"] == "regularizer":
-            raise ValueError("labels: got 'regularizer', but KL takes none; expected 'none' or 'decoder'")
+    def __init__(self, data_dim: int = 784, **options: Unpack[FixedPriorOptions]) -> None:
+        settings = VAESettings(**options)
         prior, _ = named_prior(settings)
         super().__init__(data_dim, settings, prior, KL())
+
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[FixedPriorOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 100."""
+        paper: FixedPriorOptions = {"hidden": (500,), "code_size": 20, "precision": "float32"}
+        return cls(data_dim, **(paper | options))
 
 
 MODELS: dict[str, type[Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE, "vae": VAE, "gmmn-ae": GMMNAE}

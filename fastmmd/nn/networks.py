@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.arguments import check_int, check_number
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class MLP(nn.Module):
@@ -35,7 +36,7 @@ class MLP(nn.Module):
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
         noise_inputs: int = 0,
-        precision: str = "float32",
+        precision: Precision = "float32",
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
@@ -80,15 +81,20 @@ def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(check_int(name, width) for width in widths)
 
 
-def check_precision(precision: str) -> str:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """`value` is one of the names, those of a `Literal`."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_precision(precision: Precision) -> Precision:
     """One of "auto", "float32", "bfloat16"."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, get_args(Precision))
     return precision
 
 
 @cache
-def resolve_precision(precision: str, device_type: str) -> str:
+def resolve_precision(precision: Precision, device_type: str) -> Precision:
     """What "auto" means on a device: "bfloat16" where it multiplies bfloat16 natively, else "float32"."""
     if check_precision(precision) != "auto":
         return precision

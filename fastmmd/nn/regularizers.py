@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Regularizer(nn.Module):
 
     `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
     Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument, int64, -1 for an
-    unlabeled point. Draws from the prior then bear the labels of the codes: that of a labeled point comes from its
+    unlabeled point. Draws from the prior then have the labels of the codes: that of a labeled point comes from its
     class's part of the prior, that of an unlabeled one (all of them without labels) from the whole prior.
     """
 
@@ -123,9 +123,7 @@ class MMD(Regularizer):
         elif len(class_weights) != num_classes:
             raise ValueError(f"class_weights: got {len(class_weights)}, expected one for each of {num_classes} classes")
         if draws is not None and num_classes:
-            raise ValueError(
-                f"draws: got {draws!r} with classes, whose draws bear the labels of the codes; leave it out"
-            )
+            raise ValueError(f"draws: got {draws!r} with classes, where each code has a draw of its label; omit it")
         self.draws = None if draws is None else check_int("draws", draws)
         self.class_weights = tuple(check_number("class_weights", weight, zero=True) for weight in class_weights)
         self.unconditional_weight = check_number("unconditional_weight", unconditional_weight, zero=True)
@@ -141,20 +139,23 @@ class MMD(Regularizer):
         self.check_labels(codes, prior, labels)
         if labels is not None and self.estimator == "unbiased":
             labels = without_lone(labels, self.num_classes)
-        classes: dict[str, Any] = {}
+        draws = draws_like(prior, codes, labels, self.draws)
+        class_weights, unconditional_weight = None, 0.0
         if self.num_classes:
-            known = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
-            weights = {"class_weights": self.class_weights, "unconditional_weight": self.unconditional_weight}
-            classes = {"x_labels": known, "y_labels": known, **weights}
+            class_weights, unconditional_weight = self.class_weights, self.unconditional_weight
+            labels = torch.full(codes.shape[:1], -1, device=codes.device) if labels is None else labels
         return mmd2(
             codes,
-            draws_like(prior, codes, labels, self.draws),
+            draws,
             self.bandwidths,
             kernel=self.kernel,
             estimator=self.estimator,
             kernel_weights=self.kernel_weights,
             alpha=self.alpha,
-            **classes,
+            x_labels=labels,
+            y_labels=labels,
+            class_weights=class_weights,
+            unconditional_weight=unconditional_weight,
         )
 
     def kernel_spec(self) -> Kernel | None:
@@ -237,7 +238,7 @@ def without_lone(labels: Tensor, num_classes: int) -> Tensor:
     return labels.masked_fill(lone[labels.clamp(0, num_classes - 1)], -1)
 
 
-def kernel_of(bandwidths: Floats, kernel: str = "gaussian", alpha: float = 1.0) -> Kernel:
+def kernel_of(bandwidths: Floats, kernel: KernelName = "gaussian", alpha: float = 1.0) -> Kernel:
     """The kernel of a regularizer, for the checks of its scale."""
     scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
     return Kernel(kernel, scales, (1.0,) * len(bandwidths), alpha)

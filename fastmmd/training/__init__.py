@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fastmmd.data import Dataset, Split, load_data
+from fastmmd.errors import UserError
 from fastmmd.training.config import Recipe, load_recipe, recipe_names
-from fastmmd.training.data import Dataset, Split, load_data
-from fastmmd.training.errors import UserError
 
 __all__ = ["Dataset", "Recipe", "Split", "UserError", "load_data", "load_recipe", "recipe_names"]

@@ -17,10 +17,10 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Endless passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of one.
+    """Repeated passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of a pass.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
-    the order is the same on every device and a run may go on on another one.
+    the order is the same on every device and a run may be resumed on another one.
     """
 
     def __init__(self, images: Tensor, batch_size: int, seed: int, labels: Tensor | None = None) -> None:
@@ -35,7 +35,7 @@ class Batches:
         return len(self.images) // self.batch_size
 
     def epoch(self) -> Iterator[Batch]:
-        """The batches that are left of this epoch."""
+        """The remaining batches of this epoch."""
         self._epoch_state = self._generator.get_state()
         order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
         while self.position < len(self):

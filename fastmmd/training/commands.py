@@ -6,13 +6,14 @@ import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fastmmd.training.data import load_data
-from fastmmd.training.errors import Interrupted, UserError, unknown
-from fastmmd.training.run import absolute, print_info
+from fastmmd.data import load_data
+from fastmmd.errors import Interrupted, UserError, unknown
+from fastmmd.evaluation import ParzenResult
+from fastmmd.training.run import RunFolder, absolute, print_info
 
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
@@ -41,20 +42,20 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images per step (default: the recipe's).")] = None,
     device: Device = "auto",
     seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of weights, batches, noise, samples.")
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, batches, noise, samples.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Default: runs/RECIPE-DATA-TIMESTAMP.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the recipe.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an earlier run.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an earlier run.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe and report its Parzen log-likelihood."""
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.loop import Trainer
     from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, default_run_dir
+    from fastmmd.training.run import RunConfig, choose_device, default_run_dir
 
     if resume is not None:
         if set_ or any(option is not None for option in (recipe, data, batch_size, seed, run_dir)):
@@ -98,7 +99,7 @@ def train(
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
     except KeyboardInterrupt:
         remedy = f"fastmmd train --resume {shlex.quote(str(folder.path))}"
-        message = f"trained, but stopped in the final evaluation; go on with: {remedy}"
+        message = f"trained, but stopped in the final evaluation; resume with: {remedy}"
         raise Interrupted(message, signal.SIGINT) from None
     _print_result(result.parzen, folder)
 
@@ -107,13 +108,15 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     data_dir: DataDir = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="For Parzen (default: the recipe's).")] = None,
-    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the prior.")] = 0,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Number of Parzen samples (default: the recipe's).")
+    ] = None,
+    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the draw from the prior.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Measure a trained run again, and rewrite its report."""
+    """Evaluate a trained run again and rewrite its report."""
     from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
+    from fastmmd.training.run import RunConfig, choose_device, load_model
 
     folder = RunFolder.existing(run)
     folder.require_writable()
@@ -131,18 +134,18 @@ def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")],
     output: Annotated[Path, typer.Option(help="An .npy file: float32 [count, data_dim] in [0, 1].")],
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the draws.")] = 0,
     sampler: Annotated[
-        str, typer.Option(help="prior, or posterior: the aggregated one of the training images.")
+        str, typer.Option(help="prior, or posterior: the aggregated posterior of the training images.")
     ] = "prior",
     chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the sampler's draws.")] = 0,
-    corrupt: Annotated[bool, typer.Option("--corrupt", help="Steps with a denoising model's noise.")] = False,
+    corrupt: Annotated[bool, typer.Option("--corrupt", help="Add a denoising model's noise before each step.")] = False,
     data_dir: DataDir = None,
     device: Device = "auto",
 ) -> None:
-    """Draw images from a trained run; OUTPUT.json beside them names the sampler."""
+    """Draw images from a trained run; OUTPUT.json names the sampler."""
     from fastmmd.evaluation.sampling import SAMPLERS, images_file, markov_chain, posterior_samples, prior_samples
-    from fastmmd.training.run import RunConfig, RunFolder, choose_device, load_model
+    from fastmmd.training.run import RunConfig, choose_device, load_model
 
     if output.suffix != ".npy":
         raise UserError(f"--output must end in .npy, got {output}")
@@ -175,6 +178,6 @@ def info() -> None:
     print_info()
 
 
-def _print_result(parzen: Any, folder: Any) -> None:
+def _print_result(parzen: ParzenResult, folder: RunFolder) -> None:
     print(f"test log-likelihood: {parzen}")
     print(f"pictures and report: {folder.report} (samples.png, reconstructions.png, latent.png)")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from fastmmd.training.errors import UserError, first_line, require, unknown
+from fastmmd.errors import UserError, first_line, require, unknown
+from fastmmd.nn import MODELS
+from fastmmd.nn.base import Model
+from fastmmd.nn.settings import ModelSettings
 
-SCHEDULES = ("constant", "cosine")
+Schedule = Literal["constant", "cosine"]
 FORMER_NAMES = {("training", "labelled"): "labeled"}  # in recipes and runs made before
 
 
@@ -24,23 +27,23 @@ class Training:
     Attributes:
         epochs: passes over the training split.
         batch_size: images per step; a last incomplete batch of an epoch is left out.
-        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model of several
-            phases over those of each.
-        labeled: number of training images whose labels take part, chosen by the seed, the others count as unlabeled;
+        schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model with several
+            phases over the steps of each.
+        labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
         threads: CPU threads of the training steps; 0: torch's choice. One is fastest for small networks: two that
             wait for each other on a busy machine can be thirty times slower.
-        health_every: steps between two looks at the codes and the kernel; 0: never. On a GPU a look waits for the
-            device, so it comes at the next step where the loop reads its figures anyway (every 20 steps and at the
+        health_every: steps between two checks of the codes and the kernel; 0: never. On a GPU a check waits for the
+            device, so it is made at the next step where the loop reads its losses anyway (every 20 steps and at the
             end of an epoch).
     """
 
     epochs: int = 50
     batch_size: int = 1000
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
@@ -59,8 +62,8 @@ class Training:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"training.{name} must be a whole number >= {least}, got {value!r}")
-        if self.schedule not in SCHEDULES:
-            raise unknown("training.schedule", str(self.schedule), SCHEDULES)
+        if self.schedule not in get_args(Schedule):
+            raise unknown("training.schedule", str(self.schedule), get_args(Schedule))
         if not isinstance(self.average, int | float) or not 0 <= self.average < 1:
             raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
 
@@ -87,46 +90,59 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model class by name, its keyword arguments, and how it is trained and measured."""
+    """A model by the name of its class, its settings, and how it is trained and measured."""
 
     name: str
     kind: str
-    model: dict[str, Any]
+    model: ModelSettings
     training: Training
     evaluation: Evaluation
 
-    def build(self, data_dim: int) -> Any:
+    def build(self, data_dim: int) -> Model:
         """The model of this recipe for images of `data_dim` pixels.
 
         Raises:
-            UserError: a setting that the model does not take.
+            UserError: settings that do not fit together, or the images.
         """
-        try:
-            return _models()[self.kind](data_dim, **self.model)
-        except ValueError as error:  # the model's own checks: they name the setting
-            raise UserError(f"model: {error}") from error
-        except (TypeError, RuntimeError, ArithmeticError) as error:  # torch's: they know no settings
-            raise UserError(f"model: {first_line(error)} (not the defaults: {self._own_settings()})") from error
-
-    def _own_settings(self) -> str:
-        """The model's settings that are not its class's defaults."""
-        parameters = inspect.signature(_models()[self.kind].__init__).parameters
-        return ", ".join(
-            f"model.{name} = {_listed(value)!r}"
-            for name, value in self.model.items()
-            if name not in parameters or _listed(value) != _listed(parameters[name].default)
-        )
+        with _named_settings(self.model):
+            return MODELS[self.kind](data_dim, **self.model.keywords())
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "model": {"kind": self.kind, **self.model},
+            "model": {"kind": self.kind, **self.model.keywords()},
             "training": asdict(self.training),
             "evaluation": asdict(self.evaluation),
         }
 
 
+@contextmanager
+def _named_settings(settings: ModelSettings | None = None) -> Iterator[None]:
+    """What goes wrong in a model as an error of the user that names the settings.
+
+    Raises:
+        UserError: for any error that settings can lead to.
+    """
+    try:
+        yield
+    except ValueError as error:  # the model's own checks: they name the setting
+        raise UserError(f"model: {error}") from error
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # those of torch, which knows no settings
+        hint = "" if settings is None else f" (not the defaults: {_changed(settings)})"
+        raise UserError(f"model: {first_line(error)}{hint}") from error
+
+
+def _changed(settings: ModelSettings) -> str:
+    """The settings that are not the defaults."""
+    defaults = asdict(type(settings)())
+    return ", ".join(
+        f"model.{name} = {list(value) if isinstance(value, tuple) else value!r}"
+        for name, value in asdict(settings).items()
+        if value != defaults[name]
+    )
+
+
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
+    """The recipes shipped with the package."""
     folder = resources.files("fastmmd.training") / "recipes"
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
@@ -135,7 +151,7 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
     """Read a recipe by name or path.
 
     A recipe has the tables [model], [training], [evaluation], and may have tables for one data set, such as
-    [digits.training], that go over them. Last come the overrides.
+    [digits.training], which override them. `overrides` come last.
 
     Args:
         recipe: a name of `recipe_names()`, or the path of a TOML file.
@@ -173,14 +189,11 @@ def recipe_from_dict(
         raise UserError(f"model must be a table of a recipe, got {model!r}")
     model = dict(model)
     kind = model.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _models():
-        raise unknown(f"model.kind in recipe {name}:", str(kind), _models())
-    # What every table may hold, with the values that it starts from.
-    allowed = {
-        "model": model_keywords(kind),
-        "training": [field.name for field in fields(Training)],
-        "evaluation": [field.name for field in fields(Evaluation)],
-    }
+    if not isinstance(kind, str) or kind not in MODELS:
+        raise unknown(f"model.kind in recipe {name}:", str(kind), MODELS)
+    settings = MODELS[kind].Settings
+    tables_of = {"model": settings, "training": Training, "evaluation": Evaluation}
+    allowed = {table: [field.name for field in fields(made_of)] for table, made_of in tables_of.items()}
     layers: list[Mapping[str, Any]] = [{**tables, "model": model}]
     specific = layers[0].get(data) if data not in allowed else None
     layers += [specific] if isinstance(specific, Mapping) else []
@@ -200,14 +213,9 @@ def recipe_from_dict(
                 dotted = [f"{owner}.{key}" for owner, keys in allowed.items() for key in keys]
                 inner = next(iter(values), "") if isinstance(values, Mapping) else ""
                 raise unknown("key", f"{table}.{inner}".rstrip("."), dotted)
-    training, evaluation = Training(**merged["training"]), Evaluation(**merged["evaluation"])
-    return Recipe(name, kind, merged["model"], training, evaluation)
-
-
-def model_keywords(kind: str) -> list[str]:
-    """The keyword arguments of a model class."""
-    parameters = inspect.signature(_models()[kind].__init__).parameters
-    return [name for name in parameters if name not in ("self", "data_dim")]
+    with _named_settings():
+        made = settings(**merged["model"])
+    return Recipe(name, kind, made, Training(**merged["training"]), Evaluation(**merged["evaluation"]))
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -216,7 +224,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def write_toml(path: Path, tables: Mapping[str, Any]) -> None:
-    """Write tables as TOML, leaving out values of None, which TOML has not."""
+    """Write tables as TOML, without values of None, which TOML cannot represent."""
     path.write_text(require("tomli_w").dumps(_without_none(tables)))
 
 
@@ -241,11 +249,6 @@ def _without_none(value: T) -> T:
     return value
 
 
-def _listed(value: Any) -> Any:
-    """Tuples as the lists that TOML has."""
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(overrides, Mapping):
         overrides = dict(map(_parse_override, overrides))
@@ -267,9 +270,3 @@ def _parse_override(text: str) -> tuple[str, Any]:
         if not value.replace("-", "").replace("_", "").isalnum():
             raise UserError(f"--set {key}: {value!r} is no TOML value (a number, true, [list])") from None
         return key, value  # a bare word is a string: a shell has taken its quotes away
-
-
-def _models() -> dict[str, Any]:
-    from fastmmd.nn import MODELS
-
-    return dict(MODELS)

@@ -6,8 +6,8 @@
             ...
             experiment.write_report("...")
 
-Interrupted work loses nothing: the same command with the same --run-dir loads the runs that are finished and goes on
-with the one that was interrupted.
+Interrupted work loses nothing: the same command with the same --run-dir loads the finished runs and resumes
+the interrupted one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -30,18 +30,19 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastmmd.data import Dataset, load_data
+from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
+from fastmmd.nn.base import Model
 from fastmmd.training.config import load_recipe
-from fastmmd.training.data import Dataset, load_data
-from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
 from fastmmd.training.run import RunConfig, RunFolder, choose_device, hardware, load_model, versions
 
 
 class Spec(NamedTuple):
-    """One model to train: its name in the experiment, a recipe, what goes over it (dotted keys), a seed."""
+    """One model to train: its name in the experiment, a recipe, overrides (dotted keys), a seed."""
 
     name: str
     recipe: str
@@ -51,7 +52,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model in eval mode and what its run folder says of it.
+    """A trained model in eval mode and what its run folder records.
 
     Attributes:
         seconds: of training, without evaluation.
@@ -62,7 +63,7 @@ class Run:
     seed: int
     config: RunConfig
     folder: Path
-    model: Any
+    model: Model
     epochs: int
     seconds: float
     parzen: ParzenResult | None
@@ -82,7 +83,7 @@ class Experiment:
     @classmethod
     @contextlib.contextmanager
     def start(cls, title: str, options: argparse.Namespace) -> Iterator[Experiment]:
-        """Load the data and make the folder; mistakes of the user and interruptions end the program in one line.
+        """Load the data and make the folder; user errors and interruptions end the program with one line.
 
         Args:
             title: of the report; in lower case with hyphens it begins the folder's name.
@@ -101,7 +102,7 @@ class Experiment:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except (Interrupted, KeyboardInterrupt) as stop:
-            print(f"stopped; go on with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
+            print(f"stopped; resume with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
             raise SystemExit(getattr(stop, "exit_code", 130)) from None
         print(f"pictures and report: {folder}")
 
@@ -112,7 +113,7 @@ class Experiment:
 
     def train(
         self, name: str, recipe: str, overrides: Mapping[str, Any] | None = None, *, seed: int | None = None
-    ) -> Any:
+    ) -> Model:
         """The trained model in eval mode; see `run`."""
         return self.run(name, recipe, overrides, seed=seed, evaluate=False).model
 
@@ -125,12 +126,12 @@ class Experiment:
         seed: int | None = None,
         evaluate: bool = True,
     ) -> Run:
-        """Train a model in a run folder of its own, or load it where it is trained already.
+        """Train a model in its own run folder, or load it if it is already trained.
 
         Args:
             name: of the model in this experiment.
-            recipe: see `load_recipe`; --epochs goes over its number of epochs.
-            overrides: dotted keys and values over the recipe.
+            recipe: see `load_recipe`; --epochs overrides its number of epochs.
+            overrides: dotted keys and values that override the recipe.
             seed: of weights, batches and samples; default: the experiment's.
             evaluate: by the Parzen protocol, with the run's own pictures and report, as `fastmmd train` does.
 
@@ -141,7 +142,7 @@ class Experiment:
         return self.run_all([Spec(name, recipe, overrides or {}, seed)], evaluate=evaluate)[0]
 
     def run_all(self, specs: Sequence[Spec], *, evaluate: bool = True) -> list[Run]:
-        """`run` for many models; with --jobs above 1 so many at once, each in a process of its own on one thread."""
+        """`run` for many models; with --jobs N > 1, N at a time, each in its own process with one thread."""
         planned = [(spec, *self._plan(spec)) for spec in specs]
         quiet = not sys.stderr.isatty() or self.options.jobs > 1
         open_ones = [
@@ -178,12 +179,12 @@ class Experiment:
         for option in ("--data-dir", "--run-dir"):  # where they lie on this machine means nothing elsewhere
             if option in words[:-1]:
                 words[words.index(option) + 1] = "DIR"
-        found = versions()
+        known = versions()
         return {
             "command": f"python python/{shlex.join(words)}",
             "date": date.today().isoformat(),
             "hardware": hardware(self.device),
-            "versions": {name: found[name] for name in ("fastmmd", "python", "torch", "numpy")},
+            "versions": {name: known[name] for name in ("fastmmd", "python", "torch", "numpy")},
         }
 
     def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
@@ -199,8 +200,8 @@ class Experiment:
     def _load(self, spec: Spec, config: RunConfig, folder: RunFolder) -> Run:
         records = folder.records()
         last = [record for record in records if "epoch" in record][-1]
-        found = [record for record in records if record.get("kind") == "evaluation"]
-        evaluation = found[-1] if found else None
+        evaluations = [record for record in records if record.get("kind") == "evaluation"]
+        evaluation = evaluations[-1] if evaluations else None
         return Run(
             spec=spec,
             seed=config.seed,
@@ -219,9 +220,9 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits, mnist, fashion-mnist, an array or a folder")
     parser.add_argument("--data-dir", help="folder of the MNIST files")
-    parser.add_argument("--epochs", type=int, help="of every model; default: the recipes'")
+    parser.add_argument("--epochs", type=int, help="epochs of every model; default: the recipes'")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an earlier one: go on")
+    parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an existing one is resumed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--jobs", type=int, default=1, help="models trained at once, one CPU thread each")
     return parser
@@ -238,15 +239,15 @@ def slug(name: str) -> str:
 
 
 def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
-    """Whether nothing is left to do.
+    """Whether the run is complete.
 
     Raises:
         UserError: it is a run with other settings.
     """
     if not folder.config.exists():
         return False
-    found = RunConfig.read(folder.config)
-    if _settings(found) != _settings(config):
+    existing = RunConfig.read(folder.config)
+    if _settings(existing) != _settings(config):
         raise UserError(f"{folder.path} holds a run with other settings: choose another --run-dir")
     epochs = max((record["epoch"] for record in folder.records() if "epoch" in record), default=0)
     trained = folder.checkpoint.exists() and epochs == config.recipe.training.epochs
@@ -254,15 +255,14 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
 
 
 def _settings(config: RunConfig) -> str:
-    """What a run depends on; settings that an older version did not know have their defaults."""
-    recipe = replace(config.recipe, model=config.recipe.build(config.data_dim).settings())
-    return json.dumps([recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
+    """What a run depends on; settings unknown to the version that wrote it have their defaults."""
+    return json.dumps([config.recipe.to_dict(), config.data, config.data_dim, config.seed], sort_keys=True)
 
 
 def _finish(
     name: str, config: RunConfig, folder: RunFolder, evaluate: bool, quiet: bool, data: Dataset | None = None
 ) -> str:
-    """Train and evaluate what is left of a run; returns a line that says what came of it."""
+    """Train and evaluate the rest of a run; returns a line with the result."""
     data = config.load_data(quiet=True) if data is None else data
     trainer = Trainer(config, data, folder, quiet=quiet)
     if folder.checkpoint.exists():
@@ -279,6 +279,6 @@ def _finish(
 
 
 def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:
-    """A result again from its record."""
+    """A result restored from its record."""
     values = {field.name: record[field.name] for field in fields(kind)}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

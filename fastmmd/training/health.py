@@ -1,14 +1,12 @@
-"""Looks at the codes and the kernel now and then, and says once what is wrong and what helps."""
+"""Periodic checks of the codes and the kernel; each kind of problem is reported once, with a remedy."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastmmd.evaluation.sampling import posterior_codes
-from fastmmd.nn import code_health, kernel_problem
+from fastmmd.nn import Autoencoder, code_health, kernel_problem
 
 
 class HealthMonitor:
@@ -18,7 +16,7 @@ class HealthMonitor:
     as an unchecked one. It waits for the device: call it where the loop waits anyway.
     """
 
-    def __init__(self, model: Any, seed: int = 0) -> None:
+    def __init__(self, model: Autoencoder, seed: int = 0) -> None:
         self._model = model
         self._seed = seed
         self.warned: list[str] = []  # kinds of problems; a resumed run does not repeat them

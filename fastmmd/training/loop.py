@@ -13,18 +13,19 @@ import time
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.data import Dataset
+from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
+from fastmmd.nn.base import Model
 from fastmmd.training.batches import Batch, Batches
-from fastmmd.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
-from fastmmd.training.data import Dataset
-from fastmmd.training.errors import Interrupted, UserError
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
@@ -77,9 +78,9 @@ class Trainer:
         return self.config.recipe.training.epochs * len(self.batches)
 
     @property
-    def evaluated_model(self) -> Any:
+    def evaluated_model(self) -> Model:
         """The averaged model if there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(Model, self.average.module)
 
     def fit(self) -> None:
         """Train up to the recipe's number of epochs.
@@ -100,7 +101,7 @@ class Trainer:
         if requested:
             self.save()
             remedy = f"fastmmd train --resume {shlex.quote(str(self.folder.path))}"
-            raise Interrupted(f"stopped after step {self.step}; go on with: {remedy}", requested[0])
+            raise Interrupted(f"stopped after step {self.step}; resume with: {remedy}", requested[0])
 
     def evaluate(self) -> dict[str, float]:
         """Parzen log-likelihood of the validation images that choose sigma; the test split is not touched."""
@@ -163,7 +164,7 @@ class Trainer:
         set_random_states(state["random"], self.device)
 
     def _training_labels(self) -> Tensor | None:
-        """Labels [N] int64 of the training images on the device, -1 for those that shall count as unlabeled.
+        """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
 
         Raises:
             UserError: the model takes no labels, needs some, or the data set has none that fit.
@@ -189,7 +190,7 @@ class Trainer:
         return labels.to(self.device)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
-        """What is left of an epoch, its evaluation and its record; after a request only the step under way."""
+        """The rest of an epoch, its evaluation and its record; after a stop request only the current step."""
         begin = time.perf_counter()
         for batch in self.batches.epoch():
             self._train_step(batch, progress)
@@ -226,7 +227,7 @@ class Trainer:
         if self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches):
             self._require_finite(self._sums["loss"])
             figures = _figures({**self._last_record, **self._means(position)})
-            # The device is waited for here, so here the codes are looked at, if that fell due since the last time.
+            # The loop waits for the device here anyway, so a check of the codes that has become due is made here.
             last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
             if (every := training.health_every) and self.step // every > last // every:
                 for message in self.health.check(batch.images, self.step):
@@ -270,7 +271,7 @@ class Trainer:
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:
-    """A record in the words of the progress line."""
+    """A record as the progress line shows it."""
     figures = {name: f"{record[name]:.4g}" for name in TERMS}
     if "validation_log_likelihood" in record:
         figures["validation LL"] = f"{record['validation_log_likelihood']:.1f}"
@@ -289,7 +290,7 @@ def _seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """torch with so many CPU threads for the time being; 0: as it is."""
+    """Run torch with `count` CPU threads; 0: leave the number as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -300,7 +301,7 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that gets the number of the first SIGINT or SIGTERM; a second one acts at once."""
+    """A list that receives the number of the first SIGINT or SIGTERM; a second one takes effect immediately."""
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield requested

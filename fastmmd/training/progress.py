@@ -1,4 +1,4 @@
-"""What a training run shows: a live bar in a terminal, plain lines elsewhere."""
+"""Progress of a training run: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TrainingProgress:
             self._bar.update(self._task, figures=join(figures))
 
     def line(self, text: str, *, always: bool = True) -> None:
-        """Print a line; unless it is for `always`, only if the last one is some seconds old."""
+        """Print a line; unless `always`, at most one every few seconds."""
         now = time.monotonic()
         if self._quiet or not (always or now - self._last_line >= SECONDS_BETWEEN_LINES):
             return

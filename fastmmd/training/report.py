@@ -6,18 +6,18 @@ import os
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastmmd.data import Dataset
 from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
 from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
+from fastmmd.nn import Autoencoder
 from fastmmd.training.config import Evaluation
-from fastmmd.training.data import Dataset
 from fastmmd.training.run import RunConfig, RunFolder
 
 CHUNK = 2_000  # images at once
@@ -28,7 +28,7 @@ PAPER_LIKELIHOODS = {"GMMN+AE": 282, "DS-AAE": 243, "MMD-AE": 228, "AAE": 340}
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the evaluation of a run found; `reconstruction_error` is the mean squared error per test pixel."""
+    """The result of an evaluation; `reconstruction_error` is the mean squared error per test pixel."""
 
     parzen: ParzenResult
     codes: CodeStatistics
@@ -36,7 +36,7 @@ class RunResult:
 
 
 def sigma_grid(settings: Evaluation) -> list[float]:
-    """The bandwidths with which the Parzen search begins."""
+    """The initial grid of Parzen bandwidths."""
     return [float(s) for s in np.geomspace(settings.sigma_low, settings.sigma_high, settings.sigma_count)]
 
 
@@ -44,7 +44,7 @@ def evaluate_run(
     folder: RunFolder,
     config: RunConfig,
     dataset: Dataset,
-    model: Any,
+    model: Autoencoder,
     *,
     samples: int | None = None,
     chain_steps: int = 0,
@@ -87,7 +87,7 @@ def _save_pictures(
     path: Path,
     config: RunConfig,
     dataset: Dataset,
-    model: Any,
+    model: Autoencoder,
     sampler: Sampler,
     codes: Tensor,
     draws: Tensor,
@@ -105,7 +105,7 @@ def _save_pictures(
 
 
 def _labels(dataset: Dataset) -> Tensor:
-    """Labels [N] of the test images, beside them on their device: for a decoder that takes labels."""
+    """Labels [N] of the test images, on the device of the images: for a decoder that takes labels."""
     assert dataset.test.labels is not None  # or it could not have been trained
     return dataset.test.labels.to(dataset.test.images.device)
 

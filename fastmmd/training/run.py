@@ -17,17 +17,18 @@ import numpy as np
 import torch
 
 import fastmmd
-from fastmmd.backends import cpu
+from fastmmd.backends import native_build
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
+from fastmmd.errors import UserError, first_line
+from fastmmd.nn.base import Model
 from fastmmd.nn.networks import resolve_precision
-from fastmmd.training.checkpoint import load_checkpoint
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
-from fastmmd.training.data import IDX_SOURCES, NAMES, Dataset, load_data
-from fastmmd.training.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything needed to repeat a run, but for the code itself."""
+    """Everything needed to repeat a run, except the code itself."""
 
     recipe: Recipe
     data: str
@@ -40,17 +41,17 @@ class RunConfig:
     def resolved(
         cls, recipe: Recipe, data: str, dataset: Dataset, seed: int, device: torch.device, data_dir: str | None = None
     ) -> RunConfig:
-        """A run's configuration in which every setting of the model stands, defaults included.
+        """The configuration of a run, with the precision that its device gets.
 
         Args:
             data: the data set's name, or the path of an array or a folder.
             data_dir: of the MNIST files, as given; the run folder keeps where they were found.
 
         Raises:
-            UserError: a setting that the model does not take.
+            UserError: settings that do not fit together, or the images.
         """
-        settings = recipe.build(dataset.data_dim).settings()
-        settings["precision"] = resolve_precision(settings["precision"], device.type)
+        recipe.build(dataset.data_dim)  # what it refuses is refused here, before the first run of many
+        settings = replace(recipe.model, precision=resolve_precision(recipe.model.precision, device.type))
         kept = absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
         name = data if data in NAMES else str(absolute(data))
         return cls(replace(recipe, model=settings), name, dataset.data_dim, seed, str(device), kept)
@@ -109,7 +110,9 @@ class RunFolder:
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 remedy = (
-                    f"go on with --resume {shlex.quote(str(path))}" if (path / "config.toml").exists() else "clear it"
+                    f"continue it with --resume {shlex.quote(str(path))}"
+                    if (path / "config.toml").exists()
+                    else "clear it"
                 )
                 raise UserError(f"{path} exists and is not empty: {remedy}, or choose another --run-dir")
             path.mkdir(parents=True, exist_ok=True)
@@ -122,14 +125,14 @@ class RunFolder:
         """The folder of an earlier run.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not a run folder.
         """
         if not (path / "config.toml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.toml")
         return cls(path)
 
     def require_writable(self) -> None:
-        """Find out now, not after hours of work.
+        """Fail now rather than after hours of work.
 
         Raises:
             UserError: no file can be made in the folder, or one that is rewritten is read-only.
@@ -154,14 +157,14 @@ class RunFolder:
             file.write(json.dumps(record).encode() + b"\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will do again."""
+        """Drop the metrics of steps that a resumed run repeats."""
         if not self.metrics.exists():
             return
         kept = [line + "\n" for line, record in self._lines() if record.get("step", 0) <= step]
         self.metrics.write_text("".join(kept))
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without one that a killed run left unfinished."""
+        """The lines of metrics.jsonl, without an unfinished one left by a killed run."""
         return [record for _, record in self._lines()]
 
     def evaluations(self) -> int:
@@ -169,12 +172,12 @@ class RunFolder:
         return sum(map(_is_evaluation, self.records()))
 
     def is_evaluated(self) -> bool:
-        """Whether an evaluation came after the last epoch."""
+        """Whether an evaluation follows the last epoch."""
         records = [record for record in self.records() if "epoch" in record or _is_evaluation(record)]
         return bool(records) and _is_evaluation(records[-1])
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The whole lines of metrics.jsonl and what they say."""
+        """The complete lines of metrics.jsonl and their parsed records."""
         text = self.metrics.read_text() if self.metrics.exists() else ""
         for line in text.splitlines():
             try:
@@ -184,7 +187,7 @@ class RunFolder:
 
 
 def absolute(path: str | None) -> str | None:
-    """The path from the root, as a run folder keeps it."""
+    """The absolute path, as a run folder stores it."""
     return None if path is None else str(Path(path).expanduser().resolve())
 
 
@@ -198,7 +201,7 @@ def default_run_dir(recipe: str, data: str) -> Path:
     return Path("runs") / f"{recipe}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Any:
+def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Model:
     """The trained model of a run, in eval mode: the averaged weights if the run averages them.
 
     Raises:
@@ -224,7 +227,7 @@ def choose_device(name: str) -> torch.device:
         UserError: no such device, it is not there, or its kernels refuse their environment.
     """
     try:
-        cpu.capability()
+        native_build()
     except ImportError:  # the reference kernels serve in their place
         pass
     except ValueError as error:
@@ -242,7 +245,7 @@ def choose_device(name: str) -> torch.device:
 def versions() -> dict[str, str]:
     """What the run's numbers depend on, down to the instruction set of the compiled kernels."""
     try:
-        compiled = {name: str(value) for name, value in cpu.capability().items()}
+        compiled = {name: str(value) for name, value in native_build().items()}
     except (ImportError, ValueError):  # fastmmd.available_backends() says why
         compiled = {}
     return {

@@ -1,4 +1,4 @@
-"""How much of a training step the regularizer takes."""
+"""The regularizer's share of the time of a training step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then now and then
+from fastmmd.nn import Regularizer
+
+FIRST, EVERY = 10, 50  # steps at which to measure: a warm step, then periodically
 
 
 class RegularizerTimer:
     """Measures the regularizer's share of the step time on sampled steps; the others run untouched.
 
     A sampled step carries hooks around the regularizer's forward and backward pass and the update of its
-    adversary. On a GPU it waits for the device at each of them, so as to time the work and not its launch.
+    adversary. On a GPU it waits for the device at each of them, to time the work and not its launch.
     The backward pass ends when the gradients of all inputs are there, the posterior's moments included.
     """
 
-    def __init__(self, regularizer: Any, device: torch.device) -> None:
+    def __init__(self, regularizer: Regularizer, device: torch.device) -> None:
         self._regularizer = regularizer
         self._device = device
         self._inside = 0.0
@@ -44,7 +46,7 @@ class RegularizerTimer:
             module.register_forward_pre_hook(self._before_forward),
             module.register_forward_hook(self._after_forward),
         ]
-        module.update = self._timed(module.update)  # on the instance, over the class's method
+        module.update = self._timed(module.update)  # type: ignore[method-assign]  # on the instance, over the class's method
         start = self._now()
         try:
             yield

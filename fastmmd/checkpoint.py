@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmmd.training.errors import UserError, first_line
+from fastmmd.errors import UserError, first_line
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from fastmmd.training.errors import UserError
+from fastmmd.errors import UserError
 
 try:  # Windows has no flock; there, two programs should not download the same file at once.
     import fcntl
@@ -58,7 +58,7 @@ def open_maybe_gzip(path: Path) -> gzip.GzipFile | BufferedReader:
 def download(urls: Sequence[str], destination: Path, md5: str, *, quiet: bool = False) -> None:
     """Fetch one file from the first mirror that gives it, whole and with the right content.
 
-    An interrupted transfer stays beside the destination as `NAME.part` and is resumed with an HTTP range
+    An interrupted transfer is kept next to the destination as `NAME.part` and is resumed with an HTTP range
     request, by this call or a later one. The destination appears only when it is complete and verified.
 
     Args:
@@ -106,15 +106,15 @@ def _fetch_verified(url: str, file: IO[bytes], part: Path, md5: str, quiet: bool
         resumed = file.seek(0, 2) > 0
         _fetch(url, file, quiet)
         try:
-            found = md5_of_content(part)
+            digest = md5_of_content(part)
         except UserError:
-            found = "a damaged gzip file"
-        if found == md5:
+            digest = "a damaged gzip file"
+        if digest == md5:
             return
         file.truncate(0)
         if not resumed:
             break
-    raise UserError(f"wrong content (MD5 {found}, expected {md5})")
+    raise UserError(f"wrong content (MD5 {digest}, expected {md5})")
 
 
 def _fetch(url: str, file: IO[bytes], quiet: bool) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmmd.training.download import DownloadError, download, md5_of_content, open_maybe_gzip
-from fastmmd.training.errors import UserError, first_line, require
+from fastmmd.data.download import DownloadError, download, md5_of_content, open_maybe_gzip
+from fastmmd.errors import UserError, first_line, require
 
 #: Name -> (mirrors, {file: MD5 of the decompressed file}).
 IDX_SOURCES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -153,11 +153,11 @@ def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -
     paths = locate_idx(name, data_dir, quiet=quiet)
     original = True
     for file, path in paths.items():
-        found = md5_of_content(path)
-        if found == IDX_SOURCES[name][1][file]:
+        digest = md5_of_content(path)
+        if digest == IDX_SOURCES[name][1][file]:
             continue
         for other, (_, files) in IDX_SOURCES.items():
-            if found == files[file]:
+            if digest == files[file]:
                 raise UserError(f"{path} is a file of {other}, not of {name}")
         original = False
     if not original:
@@ -198,22 +198,22 @@ def locate_idx(name: str, data_dir: str | os.PathLike[str] | None = None, *, qui
         folder = root if data_dir is not None else root / name
     paths = {}
     for file, md5 in files.items():
-        found = _existing(folder, file)
-        if found is None:
-            found = folder / f"{file}.gz"
+        location = _existing(folder, file)
+        if location is None:
+            location = folder / f"{file}.gz"
             try:
-                download([f"{mirror}{file}.gz" for mirror in mirrors], found, md5, quiet=quiet)
+                download([f"{mirror}{file}.gz" for mirror in mirrors], location, md5, quiet=quiet)
             except DownloadError as error:
                 raise UserError(
                     f"{name} could not be downloaded ({error}). Put the files {', '.join(files)} (plain or "
                     f".gz) into {folder}, or name their folder with --data-dir or the variable FASTMMD_DATA"
                 ) from error
-        paths[file] = found
+        paths[file] = location
     return paths
 
 
 def _existing(folder: Path, file: str) -> Path | None:
-    # Some copies have a dot in place of the hyphen before "idx".
+    # Some copies have a dot instead of the hyphen before "idx".
     names = (file, f"{file}.gz", file.replace("-idx", ".idx"), f"{file.replace('-idx', '.idx')}.gz")
     return next((folder / name for name in names if (folder / name).is_file()), None)
 

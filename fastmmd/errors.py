@@ -1,4 +1,4 @@
-"""How a program ends early: errors that the user can mend (one line, exit code 2), and requests to stop."""
+"""How a program ends early: errors that the user can fix (one line, exit code 2), and requests to stop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ INSTALL = 'pip install "fastmmd[train]" (from a checkout: pip install ".[train]"
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for; the message says what came and what is allowed."""
+    """A user error; the message says what was given and what is allowed."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop by a signal; the message says where it stands and how to go on."""
+    """The run was asked to stop by a signal; the message says where it stopped and how to resume."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ def require(module: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its name if it says nothing."""
+    """The first line of an error's message; its class name if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
