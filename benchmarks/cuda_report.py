@@ -1,4 +1,4 @@
-"""What the CUDA kernels compile to, without a GPU: registers, spills, instructions for each pair, predicted times.
+"""What the CUDA kernels compile to, without a GPU: registers, spills, instructions per pair, predicted times.
 
     python benchmarks/cuda_report.py [--module build/.../_cuda.so] [--arch sm_90a ...] [--all] [--json FILE]
 
@@ -99,15 +99,15 @@ def _nested(text: str, at: int) -> tuple[str, list[Any], int]:
     """N [namespace ...] name [I argument ... E] E: the name, its arguments, and where it ends."""
     name, arguments, at = "", [], at + 1
     while text[at] != "E":
-        if found := re.compile(r"S\w?_").match(text, at):  # a namespace named before
-            at = found.end()
+        if substitution := re.compile(r"S\w?_").match(text, at):  # a namespace named before
+            at = substitution.end()
         elif text[at] == "I":
             arguments, at = _arguments(text, at + 1)
         else:
-            found = re.compile(r"\d+").match(text, at)
-            assert found is not None, f"a name of another kind: {text} at {at}"
-            at = found.end() + int(found[0])
-            name = text[found.end() : at]
+            length = re.compile(r"\d+").match(text, at)
+            assert length is not None, f"a name of another kind: {text} at {at}"
+            at = length.end() + int(length[0])
+            name = text[length.end() : at]
     return name, arguments, at + 1
 
 
@@ -118,10 +118,10 @@ def _arguments(text: str, at: int) -> tuple[list[Any], int]:
             name, inner, at = _nested(text, at)
             arguments.append(_written(name, inner))
         elif text[at] == "L":
-            found = re.compile(r"(?:[a-z]|N\w+?E)(n?)(\d+)E").match(text, at + 1)
-            assert found is not None, f"a number of another kind: {text} at {at}"
-            arguments.append(int(found[2]) * (-1 if found[1] else 1))
-            at = found.end()
+            literal = re.compile(r"(?:[a-z]|N\w+?E)(n?)(\d+)E").match(text, at + 1)
+            assert literal is not None, f"a number of another kind: {text} at {at}"
+            arguments.append(int(literal[2]) * (-1 if literal[1] else 1))
+            at = literal.end()
         else:
             arguments.append(TYPES[text[at]])
             at += 1
@@ -199,7 +199,7 @@ def seconds(case: Case, codes: dict[str, Code]) -> dict[str, float]:
 
 def markdown(codes: Sequence[Code], everything: bool) -> str:
     """Two tables: the kernels, and what an H200 needs at least for the operations."""
-    head = ["kernel", "target", "registers", "shared, B", "spills", "instructions", "for a pair", *SHOWN]
+    head = ["kernel", "target", "registers", "shared, B", "spills", "instructions", "per pair", *SHOWN]
     used = {name for case in CASES.values() for name, _ in case.kernels}
     rows = []
     for code in codes:

@@ -59,13 +59,13 @@ export root python device out work tests
 cat >"$work/steps.sh" <<'STEPS'
 wheels() {
   shopt -s nullglob
-  local found=("$root"/build/wheels/*.whl)
-  if [ ${#found[@]} = 0 ]; then
+  local wheels=("$root"/build/wheels/*.whl)
+  if [ ${#wheels[@]} = 0 ]; then
     echo "no wheels in build/wheels"
     return 77
   fi
   "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --upgrade \
-    --target "$work/site" "${found[@]}"
+    --target "$work/site" "${wheels[@]}"
 }
 
 build() {
@@ -100,8 +100,8 @@ CMAKE
     cmake --build "$work/cmake" --target install || return
   "$python" -c '
 import fastmmd
-from fastmmd.backends import native
-print("native on the CPU:", native.capability()["capability"])
+from fastmmd.backends import cpu
+print("native on the CPU:", cpu.capability()["capability"])
 status = fastmmd.available_backends()["native"]["cuda"]
 print("native on CUDA:", status.reason or "runs")
 raise SystemExit("'"$device"'" == "cuda" and not status.available)'

@@ -147,15 +147,15 @@ def in_process(case: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The case with what was measured, or with "died" and why."""
     command = [sys.executable, "-W", "ignore", __file__, json.dumps(case)]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return case | {"died": f"over {seconds:.0f} s"}
-    if found.returncode == 0:
-        return case | json.loads(found.stdout.splitlines()[-1])
-    if any(words in found.stderr for words in OUT_OF_MEMORY):
+    if done.returncode == 0:
+        return case | json.loads(done.stdout.splitlines()[-1])
+    if any(words in done.stderr for words in OUT_OF_MEMORY):
         return case | {"died": "out of memory"}
-    lines = found.stderr.strip().splitlines() or [f"exit status {found.returncode}"]
-    return case | {"died": lines[-1][:120], "stderr": found.stderr[-4000:]}
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return case | {"died": lines[-1][:120], "stderr": done.stderr[-4000:]}
 
 
 def run(seconds: float, output: Path | None) -> bool:
@@ -185,13 +185,13 @@ def run(seconds: float, output: Path | None) -> bool:
 def table(rows: list[dict[str, Any]]) -> str:
     """Milliseconds: a line for each size, a column for each implementation."""
     names = list(dict.fromkeys(row["implementation"] for row in rows))
-    found: dict[str, dict[str, str]] = {}
+    cells_of: dict[str, dict[str, str]] = {}
     for row in rows:
         size = ", ".join(f"{key}={row[key]}" for key in ("n", "count") if key in row)
         cell = f"† {row['died']}" if "died" in row else f"{1e3 * row['median_s']:.3g}"
-        found.setdefault(f"{row['operation']} {size}", {})[row["implementation"]] = cell
+        cells_of.setdefault(f"{row['operation']} {size}", {})[row["implementation"]] = cell
     lines = [["ms", *names], ["---"] * (len(names) + 1)]
-    lines += [[size, *(cells.get(name, "") for name in names)] for size, cells in found.items()]
+    lines += [[size, *(cells.get(name, "") for name in names)] for size, cells in cells_of.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -90,12 +90,12 @@ class Code:
         batch = self.grid[2] if len(self.grid) > 2 else 1
         if self.arguments.get("CANCELING"):  # a launch that looks for pairs which hardly any data have
             return 0
-        found = math.prod(sizes)
+        number = math.prod(sizes)
         if not self.arguments.get("RAGGED"):
-            found *= batch
+            number *= batch
         elif len(sizes) == 2:  # the sizes are those of all classes together
-            found //= self.arguments["members"]
-        return found // 2 if self.arguments.get("HALF") else found
+            number //= self.arguments["members"]
+        return number // 2 if self.arguments.get("HALF") else number
 
     def of(self, pattern: str | re.Pattern[str]) -> list[str]:
         """All instructions that begin with the pattern."""
@@ -119,7 +119,7 @@ class Code:
         return cls(**values | parts | {"instructions": [(at, name) for at, name in values["instructions"]]})
 
     def per_pair(self) -> Counter[str]:
-        """Executed instructions of all threads for each pair of the tile loop."""
+        """Executed instructions of all threads per pair of the tile loop."""
         counts: Counter[str] = Counter()
         outer = self.loops[0] if self.loops else Loop(0, self.instructions[-1][0] if self.instructions else 0)
         for at, name in self.instructions:
@@ -137,7 +137,7 @@ class Code:
         }
 
     def matrix_multiply_adds(self) -> float:
-        """Of tensor cores for each pair, before Blackwell; one in TF32 as two, which is the time that it takes."""
+        """Of tensor cores per pair, before Blackwell; one in TF32 as two, which is the time that it takes."""
         return sum(_multiply_adds(self.per_pair()).values())
 
 
@@ -150,8 +150,8 @@ def _multiply_adds(counts: Counter[str]) -> Counter[str]:
     """Those of tensor cores in place of instructions: a warp's (HMMA, 16 rows, 8 columns) or four warps' (HGMMA)."""
     result: Counter[str] = Counter()
     for name, number in counts.items():
-        if found := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)|HMMA\.168(8|16)\b", name):
-            size = 16 * 8 * int(found[4]) * 4 if found[4] else math.prod(map(int, found.groups()[:3]))
+        if shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)|HMMA\.168(8|16)\b", name):
+            size = 16 * 8 * int(shape[4]) * 4 if shape[4] else math.prod(map(int, shape.groups()[:3]))
             result[name] += number * size / 128 * (2 if "TF32" in name else 1)
     return result
 
@@ -187,10 +187,10 @@ def cuobjdump() -> str:
     triton = importlib.util.find_spec("triton")
     places = [f"{where}/backends/nvidia/bin" for where in (triton and triton.submodule_search_locations) or ()]
     places += [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
-    found = shutil.which("cuobjdump", path=os.pathsep.join(places))
-    if found is None:
+    path = shutil.which("cuobjdump", path=os.pathsep.join(places))
+    if path is None:
         raise FileNotFoundError("cuobjdump: neither with Triton nor with a CUDA toolkit; pip install triton")
-    return found
+    return path
 
 
 Branch = tuple[int, int, bool]  # address, goal, whether it depends on something
@@ -200,16 +200,16 @@ def scan(listing: str) -> tuple[list[tuple[int, str]], list[Branch], list[int]]:
     """Instructions and branches of a function in cuobjdump's listing, and where it scales by powers of 2."""
     instructions, branches, scaling = [], [], []
     for line in listing.splitlines():
-        found = PROGRAM.match(line)
-        if not found or found[3] == "NOP":
+        instruction = PROGRAM.match(line)
+        if not instruction or instruction[3] == "NOP":
             continue
-        at, name, operands = int(found[1], 16), found[3], found[4]
+        at, name, operands = int(instruction[1], 16), instruction[3], instruction[4]
         instructions.append((at, name))
         if re.search(r"\b0x(17|800000)\b", operands):  # 23, where the exponent of a float32 begins
             scaling.append(at)
         goal = re.search(r"0x([0-9a-f]+)\s*$", operands.strip())
         if name.startswith("BRA") and goal:
-            branches.append((at, int(goal[1], 16), bool(found[2]) or "P" in operands))
+            branches.append((at, int(goal[1], 16), bool(instruction[2]) or "P" in operands))
     return instructions, branches, scaling
 
 

@@ -14,7 +14,7 @@ from test_triton import CALLS, NothingRead, check_segments_that_have_no_value
 from torch import Tensor
 
 import fastmmd
-from fastmmd.backends.cuda import mmd
+from fastmmd.backends.cuda import library, mmd
 
 ON_HOST = "FASTMMD_CUDA_ON_HOST" in os.environ
 
@@ -96,3 +96,36 @@ def test_many_bandwidths() -> None:
     check(x, y, bandwidths[:128])
     with pytest.raises(ValueError, match="bandwidths: got 129, the CUDA kernels take at most 128"):
         fastmmd.mmd2(x, y, bandwidths)
+
+
+def test_tasks_are_filled_by_field_name() -> None:
+    """A field that is missing, unknown or of another type is an error that names it."""
+    module = library.load()
+    fields = {"key": 256, "count": 8, "bandwidths": (1.0, 2.0), "kernel_weights": (1.0, 1.0)}
+    module.Features(**fields)
+    names = "key count bandwidths kernel_weights"
+    with pytest.raises(TypeError, match=f"Features: expected the fields {names}; got key$"):
+        module.Features(key=256)
+    with pytest.raises(TypeError, match=f"expected the fields {names}; got key count bandwidths kernel_weights seed"):
+        module.Features(**fields, seed=1)
+    with pytest.raises(TypeError, match="got key count bandwidths weights$"):
+        module.Features(**{"weights" if name == "kernel_weights" else name: fields[name] for name in fields})
+    with pytest.raises(TypeError, match="incompatible"):
+        module.Features(*fields.values())
+    with pytest.raises(TypeError, match=r"Features.count: got 'eight'"):
+        module.Features(**fields | {"count": "eight"})
+    with pytest.raises(TypeError, match=r"Features.bandwidths: got .*: expected at most 128 numbers"):
+        module.Features(**fields | {"bandwidths": (1.0,) * 129})
+    with pytest.raises(ValueError, match="kernel_weights: expected one for each bandwidth"):
+        module.Features(**fields | {"kernel_weights": (1.0,)})
+    frequencies = {"dim": 3, "features": module.Features(**fields), "out": 256}
+    with pytest.raises(TypeError, match=r"FourierFrequencies.is_double: got 1: expected a bool"):
+        module.FourierFrequencies(is_double=1, **frequencies)
+    with pytest.raises(TypeError, match=r"FourierFrequencies.features: got 256"):
+        module.FourierFrequencies(**{"is_double": True, **frequencies, "features": 256})
+    kernel = {"alpha": 1.0, "count": 2, "bandwidths": (1.0, 2.0), "weights": 256}
+    module.Kernel(family="imq", **kernel)
+    with pytest.raises(TypeError, match=r"Kernel.family: got 'cauchy': unknown family"):
+        module.Kernel(family="cauchy", **kernel)
+    with pytest.raises(ValueError, match="as many as count says"):
+        module.Kernel(family="imq", **kernel | {"bandwidths": (1.0,)})

@@ -40,7 +40,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path | None
     find_spec = importlib.util.find_spec
 
     def install(path: Path | None) -> None:
-        def found(name: str, *more: str) -> ModuleSpec | None:
+        def find(name: str, *more: str) -> ModuleSpec | None:
             if name != "fastmmd._cuda":
                 return find_spec(name, *more)
             return None if path is None else importlib.util.spec_from_file_location(name, path)
@@ -50,7 +50,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path | None
             return loaded(path)
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(importlib.util, "find_spec", found)
+        monkeypatch.setattr(importlib.util, "find_spec", find)
         monkeypatch.setattr(library, "load", load)
         backends.select.cache_clear()
 
@@ -76,14 +76,14 @@ def module_path() -> Path:
 @needs_nvcc
 def test_compiles_and_links(capsys: pytest.CaptureFixture[str]) -> None:
     """For every architecture under test, and our sources give no warning."""
-    found = built()
+    module = built()
     with capsys.disabled():
-        took = "as an earlier run" if found.seconds is None else f"in {found.seconds:.0f} s"
+        took = "as an earlier run" if module.seconds is None else f"in {module.seconds:.0f} s"
         print(f"\n[CUDA module for {', '.join(architectures())}: built {took}]")
     assert FULL == (len(architectures()) > 1)
-    targets = set(re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", found.log))
+    targets = set(re.findall(r"Compiling entry function '\w+' for 'sm_(\w+)'", module.log))
     assert targets == set(architectures())
-    ours = [line for line in found.log.splitlines() if "csrc" in line and "warning" in line.lower()]
+    ours = [line for line in module.log.splitlines() if "csrc" in line and "warning" in line.lower()]
     assert not ours, ours
 
 

@@ -42,12 +42,12 @@ Read = Callable[[str], dict[str, Any]]
 def read(report: ModuleType) -> Read:
     """The codes of all kernels for one architecture, by name."""
 
-    def codes(architecture: str) -> dict[str, Any]:
-        found = {code.kernel: code for code in report.read_module(built().module, architecture)}
-        assert len(found) > 50
-        return found
+    def read_all(architecture: str) -> dict[str, Any]:
+        codes = {code.kernel: code for code in report.read_module(built().module, architecture)}
+        assert len(codes) > 50
+        return codes
 
-    return codes
+    return read_all
 
 
 def no_spills(codes: dict[str, Any], log: str) -> None:
@@ -61,16 +61,16 @@ def no_spills(codes: dict[str, Any], log: str) -> None:
 
 
 def counted(report: ModuleType, code: Any, **expected: float | tuple[float, float]) -> None:
-    """Instructions for a pair: by name a number, which scheduling may change by 2%, or bounds. FFMA2, FADD2 and FMUL2
+    """Instructions per pair: by name a number, which scheduling may change by 2%, or bounds. FFMA2, FADD2 and FMUL2
     of newer GPUs are two."""
     assert code.loops, f"{code.kernel}: no loop over pairs"
     counts = code.per_pair()
     for name, bounds in expected.items():
         pattern = {"EX2": EXP2, "all": "."}.get(name, name)
-        found = report.amount(counts, pattern) + report.amount(counts, name + "2" if name != "EX2" else "$")
+        number = report.amount(counts, pattern) + report.amount(counts, name + "2" if name != "EX2" else "$")
         least, most = bounds if isinstance(bounds, tuple) else (0.98 * bounds, 1.02 * bounds)
-        assert least <= found <= most, (
-            f"{code.kernel}: {found:.3g} {name} for a pair, expected {least:.3g} to {most:.3g}"
+        assert least <= number <= most, (
+            f"{code.kernel}: {number:.3g} {name} per pair, expected {least:.3g} to {most:.3g}"
         )
 
 
@@ -99,7 +99,7 @@ def words_of(numbers: int) -> int:
 
 def test_every_kernel_is_compiled(read: Read) -> None:
     written = set()
-    for path in (ROOT / "csrc" / "cuda").glob("*.cu*"):
+    for path in (ROOT / "csrc" / "cuda").rglob("*.cu*"):
         written |= set(re.findall(r"__global__[^;{]*?(\w+_kernel)\(", path.read_text()))
     for architecture in ARCHITECTURES:
         assert {name.split("<")[0] for name in read(architecture)} == written
@@ -168,9 +168,9 @@ def compile_planted(
         shutil.copytree(ROOT / "csrc", folder / "csrc")
         for pattern, text in changes:
             changed = 0
-            for path in (folder / "csrc" / "cuda").glob("*.cu*"):
-                found, number = re.subn(pattern, text, path.read_text())
-                path.write_text(found)
+            for path in (folder / "csrc" / "cuda").rglob("*.cu*"):
+                planted, number = re.subn(pattern, text, path.read_text())
+                path.write_text(planted)
                 changed += number
             assert changed, f"no {pattern} to change"
         cubin = folder / "planted.cubin"
@@ -196,21 +196,21 @@ def compile_planted(
 def test_planted_spills_and_exponentials_are_found(report: ModuleType, compile_planted: Any) -> None:
     """Few registers; every fourth power by the special-function unit in place of three."""
     bounds = (r"__launch_bounds__\([^()]*(\([^()]*\))?[^()]*\)", "")  # they would win
-    codes, log = compile_planted("parzen.cu", "-maxrregcount=32", bounds, (r"k % 4 != 3", "k % 4 == 3"))
+    codes, log = compile_planted("parzen/parzen.cu", "-maxrregcount=32", bounds, (r"k % 4 != 3", "k % 4 == 3"))
     with pytest.raises(AssertionError, match="spills, and registers"):
         no_spills(codes, log)
     with pytest.raises(AssertionError, match="spills: "):
         no_spills({}, log)
-    with pytest.raises(AssertionError, match="EX2 for a pair, expected 0.735"):
+    with pytest.raises(AssertionError, match="EX2 per pair, expected 0.735"):
         counted(report, codes["update_kernel<float, Products<float>>"], EX2=0.75)
 
 
 def test_planted_roundings_and_reads_are_found(report: ModuleType, compile_planted: Any) -> None:
     """Products and sums apart; points at multiples of 4 bytes; a constant in float64."""
     narrow, double = (r"alignas\(16\) Pack", "alignas(4) Pack"), (r"3\.14159179f", "3.14159179")
-    codes, log = compile_planted("fourier.cu", "-fmad=false", narrow, double)
+    codes, log = compile_planted("fourier/fourier.cu", "-fmad=false", narrow, double)
     no_spills({}, log)
-    with pytest.raises(AssertionError, match="0 FFMA for a pair, expected"):
+    with pytest.raises(AssertionError, match="0 FFMA per pair, expected"):
         counted(report, codes["few_function_kernel<float, 6, 4, 1>"], FFMA=16)
     with pytest.raises(AssertionError, match="few_sum_kernel<float, 6, 4>: .*LDS"):
         wide_reads(codes["few_sum_kernel<float, 6, 4>"], 2, 4)

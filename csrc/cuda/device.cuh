@@ -8,14 +8,13 @@
 //   n, m, dim   numbers of rows, of columns, of dimensions
 //   r           a squared distance; u, kappa: a kernel minus its value at r = 0, and the kernel
 //   mass        weight of a column as given; 0 in the padding
-//   split       a part of the columns whose sums another kernel adds up, in order; at most most_splits of
-//   them
+//   split       a part of the columns whose sums another kernel adds up in order; at most most_splits
 #pragma once
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "operations.hpp"
+#include "launcher.hpp"
 
 #define FASTMMD_ISA cuda  // the namespace of what csrc/common holds
 
@@ -134,7 +133,9 @@ template <int THREADS, class T> DEVICE T block_sum(T value, T* scratch) {
 template <class T> DEVICE T checked(T value) { return value + (value - value); }
 
 // A sum that keeps what additions in T round off: in double where a multiprocessor adds those at half the
-// rate of float, elsewhere, where it is at most a 32nd, in two floats (Knuth's two-sum).
+// rate of float, elsewhere, where it is at most a 32nd, in two floats: `rest` is the exact error of every
+// addition, added up (Knuth, The Art of Computer Programming 2, 4.2.2, theorem B). The compiler must not
+// simplify it, which only -ffast-math would let it do.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
 constexpr bool fast_double = true;
 #else
@@ -164,9 +165,10 @@ struct Splits {
     int64_t per_split;  // tiles of one
 };
 
-// Parts into which `tiles` are shared out where there are so many blocks without, by sizes alone: the sums,
-// and their order, depend on nothing else. worth_having: blocks, by default eight for each of the 132
-// multiprocessors of an H200.
+// Parts into which `tiles` are shared out where there are so many blocks without. Another kernel adds up
+// their sums in order, without atomics; and the parts follow from sizes alone, not from the device or its
+// load: so the same call gives the same bits everywhere. worth_having: blocks, by default eight for each of
+// the 132 multiprocessors of an H200.
 inline Splits splits_of(int64_t blocks, int64_t tiles, int64_t worth_having = 1056) {
     int64_t parts = ceil_divide(worth_having, blocks < 1 ? 1 : blocks);
     if (parts > most_splits) parts = most_splits;

@@ -10,13 +10,13 @@ template <class T> struct Number;
 template <> struct Number<float> {
     typedef int32_t Integer;
     static constexpr float rounder = 12582912;  // 1.5 * 2^23: adding it rounds to an integer
-    static constexpr float least_exponent = -87.3365f, huge = 1e30f;
+    static constexpr float least_exponent = -87.3365f;
     static constexpr int mantissa = 23, bias = 127;
 };
 template <> struct Number<double> {
     typedef int64_t Integer;
     static constexpr double rounder = 6755399441055744;  // 1.5 * 2^52
-    static constexpr double least_exponent = -708.396, huge = 1e300;
+    static constexpr double least_exponent = -708.396;
     static constexpr int mantissa = 52, bias = 1023;
 };
 
@@ -28,6 +28,8 @@ template <class T> DEVICE T power_of_rounded(T rounded) {
 }
 
 // expm1(x) and exp(x) for x <= 0, relative error about 1e-7 (float) or 3e-16; -1 and 0 below -87.3 (-708.4).
+// x = n ln 2 + rest with ln 2 in two parts, of which the first has so few bits that its multiple is exact
+// (Cody and Waite); exp(x) = 2^n (1 + p), expm1(x) = 2^n p + (2^n - 1), where p = expm1(rest).
 template <class T> struct Exponentials {
     T expm1, exp;
 };
@@ -60,7 +62,8 @@ DEVICE double logarithm(double x) {
 }
 
 // sqrt(r) and its reciprocal, r >= 0, to about one unit in the last place; at 0 the root is 0 and the
-// reciprocal some number, and a float beyond 3e38 counts as that.
+// reciprocal some number, and a float beyond 3e38 counts as that. In float one step of Newton's method from
+// an approximate y = r^(-1/2): r y + (r - (r y)^2) y / 2 and y + (1 - r y y) y / 2.
 template <class T> struct Root {
     T root, inverse;
 };
@@ -71,11 +74,23 @@ DEVICE Root<float> root_of(float r) {
     return {(r - root * root) * half + root, (1 - root * start) * half + start};
 }
 
-// log(1 + t) for 0 <= t < the largest number; what 1 + t loses is added back to first order.
+// log(1 + t) for 0 <= t < the largest number: with x = 1 + t as it is rounded, log(x) + (t - (x - 1)) / x,
+// what rounding lost to first order.
 template <class T> DEVICE T logarithm_1p(T t) {
     const T x = t + 1;
     return t == t ? logarithm(x) + (t - (x - 1)) / x : t;
 }
+
+// What the families' formulas need (common/families.hpp).
+template <class Number> struct ThreadMath {
+    typedef Number T, V;
+    static DEVICE T reciprocal(T x) { return cuda::reciprocal(x); }
+    static DEVICE T log1p(T x) { return logarithm_1p(x); }
+    static DEVICE Exponentials<T> exponentials(T x) { return cuda::exponentials(x); }
+    static DEVICE T at_most(T x, T limit) { return minimum(x, limit); }
+    static DEVICE T exp(T x) { return cuda::exponentials(x).exp; }
+    static DEVICE T root(T x) { return sqrt(x); }
+};
 
 }  // namespace
 }  // namespace fastmmd::cuda

@@ -49,6 +49,12 @@ def launch(function: Callable[..., Any], like: Tensor, *arguments: Any) -> None:
         function(*arguments, torch.cuda.current_stream().cuda_stream)
 
 
+def run(task: Any, like: Tensor) -> None:
+    """A task of the compiled module that takes one launch and a workspace."""
+    memory = workspace(like, task.workspace)
+    launch(task.run, like, memory.data_ptr())
+
+
 def workspace(like: Tensor, size: int) -> Tensor:
     """Memory between kernels, `size` bytes on the device of `like`.
 

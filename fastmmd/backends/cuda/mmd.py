@@ -2,62 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...kernels import Kernel
-from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
-from ..cpu.library import address, is_double
-from ..cpu.products import blocks_of, full_precision, squared_norms, tile_size
+from ...kernels import FAMILIES, Kernel
+from ..calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
+from ..common.native import address, is_double
+from ..common.products import blocks_of, full_precision, squared_norms, tile_size
 from .library import launch, load, workspace
 
 F64 = torch.float64
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
 DIRECT_WORK = 2**28  # pairs times dimensions; products take some 80 torch operations for each member of a batch
-MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/operations.hpp
+MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/launcher.hpp
 LEADERS = 64  # points whose mean is near enough to all points' to center them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache
 
 
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
-    x, x_weights, x_offsets, kernel, needs = call.x.points, call.x.weights, call.x.offsets, call.kernel, call.needs
-    y, y_weights, y_offsets = (None,) * 3 if call.y is None else (call.y.points, call.y.weights, call.y.offsets)
-    batch, count = len(x) if x_offsets is None else len(x_offsets) - 1, len(kernel.bandwidths)
+    x, y, needs = call.x.points, None if call.y is None else call.y.points, call.needs
+    batch = len(x) if call.x.offsets is None else len(call.x.offsets) - 1
+    made = torch.empty_like if call.x.offsets is None else torch.zeros_like  # some points may be of no member
+
+    def gradient(need: bool, of: Tensor | None) -> Tensor:
+        return made(of) if need and of is not None else x.new_empty(0)
+
+    grads = Mmd2Inputs(
+        x=gradient(needs.x, x),
+        y=gradient(needs.y, y),
+        x_weights=gradient(needs.x_weights, x[..., 0]),
+        y_weights=gradient(needs.y_weights, None if y is None else y[..., 0]),
+        bandwidths=x.new_empty((batch, len(call.kernel.bandwidths)) if needs.bandwidths else 0),
+        kernel_weights=x.new_empty((batch, len(call.kernel.weights)) if needs.kernel_weights else 0),
+    )
     value = x.new_empty(batch, dtype=F64)
-    given = (x, y, x_weights, y_weights)
-    made = torch.empty_like if x_offsets is None else torch.zeros_like  # some points may be of no member
-    grads = [
-        made(of) if need and of is not None else x.new_empty(0)
-        for of, need in zip((x, y, x[..., 0], None if y is None else y[..., 0]), needs, strict=False)
-    ]
-    rungs = [x.new_empty((batch, count) if need else 0) for need in needs[4:]]
-    samples = [
-        (0 if points is None else points.shape[1], *map(address, (offsets, points, mass)), 0, *map(address, of))
-        for offsets, points, mass, of in zip(
-            (x_offsets, y_offsets), given[:2], given[2:], (grads[::2], grads[1::2]), strict=True
-        )
-    ]
-    work = x.shape[2] * max(x.shape[1], 0 if y is None else y.shape[1]) ** 2
-    # Laplacian and energy show what products round; the tiles of products are of one size for all members.
-    products = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK and kernel.family not in ("laplacian", "energy")
-    products = products and x_offsets is None
-    _run(x, y, batch, samples, kernel, True, call.unbiased, products, value, rungs)
-    return value, Mmd2Inputs(*grads, *rungs)
+    if batch == 0:
+        return value, grads
+    kernel, products = _listed(call.kernel), _by_products(call)
+    task = load().Mmd(
+        is_double=is_double(x),
+        batch=batch,
+        dim=x.shape[2],
+        x=_sample(call.x, grads.x, grads.x_weights),
+        y=None if call.y is None else _sample(call.y, grads.y, grads.y_weights),
+        kernel=_kernel(kernel),
+        normalized=True,
+        unbiased=call.unbiased,
+        products=products,
+        value=value.data_ptr(),
+        grad_bandwidths=address(grads.bandwidths),
+        grad_kernel_weights=address(grads.kernel_weights),
+    )
+    _run(task, x, x if y is None else y, products)
+    return value, grads
 
 
 def witness(call: Witness) -> Tensor:
     """sum_j weights_j u(points_i, samples_j): [P]."""
-    points, samples, weights = call.points, call.samples, call.weights
-    value = points.new_empty(len(points))
-    sides = [
-        (len(points), 0, address(points), 0, address(value), 0, 0),
-        (len(samples), 0, *map(address, (samples, weights)), 0, 0, 0),
-    ]
-    _run(points[None], samples[None], 1, sides, call.kernel, False, False, False, None, ())
+    value = call.points.new_empty(len(call.points))
+    _run_witness(call, None, value, None)
     return value
 
 
@@ -69,90 +76,162 @@ def witness_backward(call: WitnessBackward) -> WitnessInputs[Tensor]:
     grads = WitnessInputs(
         *[points.new_empty(shape if need else (0,)) for shape, need in zip(shapes, call.needs, strict=True)]
     )
-    sides = [
-        (len(points), 0, *map(address, (points, call.grad)), 0, address(grads.points), 0),
-        (len(samples), 0, *map(address, (samples, weights, grads.weights, grads.samples)), 0),
-    ]
-    _run(points[None], samples[None], 1, sides, forward.kernel, False, False, False, None, grads[3:])
+    _run_witness(forward, call.grad, None, grads)
     return grads
 
 
-def _run(
-    x: Tensor,  # [B, N, D], or with offsets [1, N, D]
-    y: Tensor | None,
-    batch: int,  # B
-    samples: list[tuple[int, ...]],
-    kernel: Kernel,
-    normalized: bool,
-    unbiased: bool,
-    products: bool,
-    value: Tensor | None,
-    rungs: Sequence[Tensor],
+def _run_witness(
+    call: Witness, points_weights: Tensor | None, value: Tensor | None, grads: WitnessInputs[Tensor] | None
 ) -> None:
-    if batch == 0:
-        return
+    """The value at the points, or the gradients of the product of their weights with it."""
+    points, samples, weights, kernel = call.points, call.samples, call.weights, _listed(call.kernel)
+    of_points, of_samples, of_weights, of_bandwidths, of_kernel_weights = grads or (None,) * 5
+    task = load().Mmd(
+        is_double=is_double(points),
+        batch=1,
+        dim=points.shape[1],
+        x=_sample(Sample(points[None], points_weights), of_points, values=value),
+        y=_sample(Sample(samples[None], weights), of_samples, values=of_weights),
+        kernel=_kernel(kernel),
+        normalized=False,
+        unbiased=False,
+        products=False,
+        value=0,
+        grad_bandwidths=address(of_bandwidths),
+        grad_kernel_weights=address(of_kernel_weights),
+    )
+    _run(task, points, samples, False)
+
+
+def _by_products(call: Mmd2) -> bool:
+    """Whether distances come from matrix products.
+
+    Slopes that are infinite at r = 0 show what products round; the tiles of products are of one size for all members.
+    """
+    x, y = call.x.points, call.y
+    work = x.shape[2] * max(x.shape[1], 0 if y is None else y.points.shape[1]) ** 2
+    large = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK
+    return large and FAMILIES[call.kernel.family].smooth and call.x.offsets is None
+
+
+def _listed(kernel: Kernel) -> Kernel:
+    """The kernel with contiguous tensors, whose numbers are as many as the launches take.
+
+    Raises:
+        ValueError: too many bandwidths.
+    """
     if len(kernel.bandwidths) > MOST_LISTED:
         raise ValueError(
             f"bandwidths: got {len(kernel.bandwidths)}, the CUDA kernels take at most {MOST_LISTED}; "
             'use fastmmd.backend("triton") or fewer'
         )
-    numbers = [
-        values.contiguous() if isinstance(values, Tensor) else values for values in (kernel.bandwidths, kernel.weights)
-    ]
-    lists = [[] if isinstance(values, Tensor) else values for values in numbers]
-    tensors = [address(values) if isinstance(values, Tensor) else 0 for values in numbers]
-    outputs = [address(gradient) for gradient in rungs] or [0, 0]
-    call = load().Mmd(
-        is_double(x), batch, x.shape[2], *samples, kernel.family, kernel.alpha, len(kernel.bandwidths), *lists,
-        *tensors, normalized, unbiased, products, address(value), *outputs,
-    )  # fmt: skip
-    memory = workspace(x, call.workspace)
+    if isinstance(kernel.bandwidths, Tensor):
+        kernel = replace(kernel, bandwidths=kernel.bandwidths.contiguous())
+    if isinstance(kernel.weights, Tensor):
+        kernel = replace(kernel, weights=kernel.weights.contiguous())
+    return kernel
+
+
+def _kernel(kernel: Kernel) -> Any:
+    return load().Kernel(
+        family=kernel.family,
+        alpha=kernel.alpha,
+        count=len(kernel.bandwidths),
+        bandwidths=_numbers(kernel.bandwidths),
+        weights=_numbers(kernel.weights),
+    )
+
+
+def _numbers(values: tuple[float, ...] | Tensor) -> tuple[float, ...] | int:
+    return address(values) if isinstance(values, Tensor) else values
+
+
+def _sample(
+    sample: Sample, grad_points: Tensor | None, grad_weights: Tensor | None = None, values: Tensor | None = None
+) -> Any:
+    """values: where the witness of the other sample goes."""
+    return load().Sample(
+        count=sample.points.shape[1],
+        offsets=address(sample.offsets),
+        points=address(sample.points),
+        weights=address(sample.weights),
+        values=address(values),
+        grad_points=address(grad_points),
+        grad_weights=address(grad_weights),
+    )
+
+
+def _run(task: Any, x: Tensor, y: Tensor, products: bool) -> None:
+    """x, y: [B, N, D]; with products their tiles are between plan and end."""
+    memory = workspace(x, task.workspace)
     if products:
         memory.zero_()  # sums grow there tile by tile
-    launch(call.plan, x, memory.data_ptr())
+    launch(task.plan, x, memory.data_ptr())
     if products:
-        _tiles(call, x, x if y is None else y, memory)
+        _tiles(task, x, y, memory)
     else:
-        launch(call.pairs, x, memory.data_ptr())
-    launch(call.finish, x, memory.data_ptr())
+        launch(task.pairs, x, memory.data_ptr())
+    launch(task.finish, x, memory.data_ptr())
 
 
-def _tiles(call: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
+def _tiles(task: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
     """All terms by matrix products of centered points, tile by tile, with the fused kernel on each."""
-    centers = [points[:, :LEADERS].mean(1, dtype=F64) for points in (x, y)]
+    samples = (x, y)
+    centers = [points[:, :LEADERS].mean(1, dtype=F64) for points in samples]
     with full_precision(x.device.type):
-        for term, (rows, columns, half, slopes) in enumerate(call.terms):
-            pair = [(x, y)[side] for side in (rows, columns)]
-            middle = (centers[rows] + centers[columns]) / 2
-            size = 8 * pair[0].numel()
-            sums = memory[slopes : slopes + size].view(F64).view(pair[0].shape) if slopes >= 0 else None
-            for b in range(len(x)):
-                p, q = ((points[b] - middle[b]).to(x.dtype) for points in pair)
-                _term(call, term, b, p, q, rows == columns, half, None if sums is None else sums[b], memory)
+        for number, place in enumerate(task.terms):
+            rows, columns = samples[place.rows], samples[place.columns]
+            middle = (centers[place.rows] + centers[place.columns]) / 2
+            sums = None
+            if place.slopes >= 0:
+                sums = memory[place.slopes : place.slopes + 8 * rows.numel()].view(F64).view(rows.shape)
+            for member in range(len(x)):
+                p, q = ((points[member] - middle[member]).to(x.dtype) for points in (rows, columns))
+                term = _Term(task, number, member, place.half, memory, None if sums is None else sums[member])
+                _add_products(term, p, q, place.rows == place.columns)
 
 
-def _term(
-    call: Any, term: int, b: int, p: Tensor, q: Tensor, same: bool, half: bool, sums: Tensor | None, memory: Tensor
-) -> None:
-    """One term for one member of the batch; p [n, D], q [m, D] centered. sums [n, D] float64: of the gradient."""
+@dataclass(frozen=True)
+class _Term:
+    """A term for one member of the batch."""
+
+    task: Any
+    number: int
+    member: int
+    half: bool  # tiles below the diagonal are left out
+    memory: Tensor  # of all kernels
+    slopes: Tensor | None  # [n, D] float64: the gradient's sums; None: not needed
+
+
+def _add_products(term: _Term, p: Tensor, q: Tensor, same: bool) -> None:
+    """The tiles of p [n, D] and q [m, D], centered points, which are the same or are not."""
     rows, columns = tile_size(len(p), TILE), tile_size(len(q), TILE)
     if same:
         rows = columns
     left = [(i, block, squared_norms(block)) for i, block in blocks_of(p, rows)]
     right = left if same else [(j, block, squared_norms(block)) for j, block in blocks_of(q, columns)]
     products = p.new_empty((rows, columns))
-    rest = None if sums is None else p.new_zeros(len(p), dtype=F64)
+    slope_sums = None if term.slopes is None else p.new_zeros(len(p), dtype=F64)
     for i, block, norms in left:
         for j, other, other_norms in right:
-            if half and j.start < i.start:
+            if term.half and j.start < i.start:
                 continue
             torch.mm(block, other.T, out=products)
-            launch(
-                call.tile, p, term, b, i.start, j.start, i.stop - i.start, j.stop - j.start, columns,
-                *map(address, (products, norms, other_norms, None if rest is None else rest[i])), memory.data_ptr(),
-            )  # fmt: skip
-            if sums is not None:
-                sums[i] -= (products @ other)[: i.stop - i.start]
-    if sums is not None:
-        assert rest is not None
-        sums.addcmul_(p.to(F64), rest[:, None])
+            tile = load().Tile(
+                term=term.number,
+                member=term.member,
+                row=i.start,
+                column=j.start,
+                rows=i.stop - i.start,
+                columns=j.stop - j.start,
+                stride=columns,
+                products=products.data_ptr(),
+                row_norms=norms.data_ptr(),
+                column_norms=other_norms.data_ptr(),
+                slope_sums=0 if slope_sums is None else slope_sums[i].data_ptr(),
+            )
+            launch(term.task.tile, p, tile, term.memory.data_ptr())
+            if term.slopes is not None:  # sum_j c_ij (p_i - q_j) = (sum_j c_ij) p_i - (c q)_i, c in products
+                term.slopes[i] -= (products @ other)[: i.stop - i.start]
+    if term.slopes is not None and slope_sums is not None:
+        term.slopes.addcmul_(p.to(F64), slope_sums[:, None])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..calls import Parzen, ParzenBackward
-from ..cpu.library import address, is_double
-from ..cpu.products import blocks_of, even_tile_size, full_precision
-from .library import launch, load, workspace
+from ..common.native import address, is_double
+from ..common.products import blocks_of, even_tile_size, full_precision
+from .library import launch, load, run
 
 F64 = torch.float64
 DIRECT_DIMS = 16  # up to here distances by differences cost less than a matrix product
@@ -20,61 +20,72 @@ FAR = 1e6  # |x|^2 / (2 sigma^2), beyond which products in gradients would lose 
 
 def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
-    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
-    if not (len(points) and len(samples)):
+    if not (len(call.points) and len(call.samples)):
         return
-    if points.shape[1] <= DIRECT_DIMS:
-        _direct(points, samples, sigmas, minimum, sums, None, None, None)
+    if call.points.shape[1] <= DIRECT_DIMS:
+        _direct(call)
         return
-    rows = _Side(points, TILE)
-    columns = _Side(samples, max(16, TILE * TILE // rows.size // 16 * 16))
-    with full_precision(points.device.type):
-        for _ in _tiles(rows, columns, sigmas, minimum, sums, None):
+    rows = _Side(call.points, TILE)
+    columns = _Side(call.samples, max(16, TILE * TILE // rows.size // 16 * 16))
+    with full_precision(call.points.device.type):
+        for _ in _tiles(call, rows, columns):
             pass
 
 
 def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad (log sums - minimum / (2 sigma^2)) in points [M, D] and samples [N, D]."""
-    forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
-    points, samples, sigmas = forward.points, forward.samples, forward.sigmas
-    minimum, sums = forward.minimum, forward.sums
+    points, samples = call.forward.points, call.forward.samples
     if not (len(points) and len(samples)):
         return torch.zeros_like(points), torch.zeros_like(samples)
     if points.shape[1] <= DIRECT_DIMS:
-        found = [torch.empty_like(x) if need else None for x, need in zip((points, samples), needs, strict=True)]
-        _direct(points, samples, sigmas, minimum, sums, grad, *found)
-    else:
-        rows, columns = _Side(points, TILE), _Side(samples, TILE)
-        pairs = ((rows, columns), (columns, rows))
-        sums_of = [_Gradient(*pair, sigmas) if need else None for pair, need in zip(pairs, needs, strict=True)]
-        turned = points.new_empty((columns.size, rows.size))
-        with full_precision(points.device.type):
-            for i, j, c in _tiles(rows, columns, sigmas, minimum, sums, grad):
-                if sums_of[0] is not None:
-                    sums_of[0].add(i, j, c)
-                if sums_of[1] is not None:
-                    sums_of[1].add(j, i, turned.copy_(c.T))
-        found = [None if part is None else part.total.to(points.dtype) for part in sums_of]
-    g_points, g_samples = (points.new_empty(0) if part is None else part for part in found)
-    return g_points, g_samples
+        grad_points = points.new_empty(points.shape if call.needs_points else 0)
+        grad_samples = samples.new_empty(samples.shape if call.needs_samples else 0)
+        _direct(call.forward, call.grad, grad_points, grad_samples)
+        return grad_points, grad_samples
+    return _backward_by_products(call)
 
 
 def _direct(
-    points: Tensor,
-    samples: Tensor,
-    sigmas: Sequence[float],
-    minimum: Tensor,
-    sums: Tensor,
-    grad: Tensor | None,
-    g_points: Tensor | None,
-    g_samples: Tensor | None,
+    call: Parzen,
+    grad: Tensor | None = None,
+    grad_points: Tensor | None = None,
+    grad_samples: Tensor | None = None,
 ) -> None:
+    """All samples by differences: into the state, or with grad the gradients that have a place."""
     task = load().ParzenDirect(
-        is_double(points), len(points), *samples.shape, points.data_ptr(), samples.data_ptr(), sigmas,
-        minimum.data_ptr(), sums.data_ptr(), address(grad), address(g_points), address(g_samples),
-    )  # fmt: skip
-    memory = workspace(points, task.workspace)
-    launch(task.run, points, memory.data_ptr())
+        is_double=is_double(call.points),
+        m=len(call.points),
+        n=len(call.samples),
+        dim=call.points.shape[1],
+        points=call.points.data_ptr(),
+        samples=call.samples.data_ptr(),
+        sigmas=call.sigmas,
+        minimum=call.minimum.data_ptr(),
+        sums=call.sums.data_ptr(),
+        grad=address(grad),
+        grad_points=address(grad_points),
+        grad_samples=address(grad_samples),
+    )
+    run(task, call.points)
+
+
+def _backward_by_products(call: ParzenBackward) -> tuple[Tensor, Tensor]:
+    """Gradients by products, tile by tile."""
+    points, samples, sigmas = call.forward.points, call.forward.samples, call.forward.sigmas
+    rows, columns = _Side(points, TILE), _Side(samples, TILE)
+    of_points = _Gradient(rows, columns, sigmas) if call.needs_points else None
+    of_samples = _Gradient(columns, rows, sigmas) if call.needs_samples else None
+    turned = points.new_empty((columns.size, rows.size))
+    with full_precision(points.device.type):
+        for i, j, c in _tiles(call.forward, rows, columns, call.grad):
+            if of_points is not None:
+                of_points.add(i, j, c)
+            if of_samples is not None:
+                of_samples.add(j, i, turned.copy_(c.T))
+    grad_points, grad_samples = (
+        points.new_empty(0) if part is None else part.total.to(points.dtype) for part in (of_points, of_samples)
+    )
+    return grad_points, grad_samples
 
 
 class _Side:
@@ -84,7 +95,11 @@ class _Side:
         self.points, self.size = points, even_tile_size(len(points), most)
         self.blocks = list(blocks_of(points, self.size))
         self.norms = points.new_zeros(len(self.blocks) * self.size)
-        launch(load().parzen_norms, points, is_double(points), *points.shape, points.data_ptr(), self.norms.data_ptr())
+        count, dim = points.shape
+        task = load().ParzenNorms(
+            is_double=is_double(points), count=count, dim=dim, points=points.data_ptr(), norms=self.norms.data_ptr()
+        )
+        launch(task.run, points)
 
     def norms_from(self, first: int) -> int:
         return self.norms.data_ptr() + first * self.norms.element_size()
@@ -104,16 +119,25 @@ class _Gradient:
         """The tile c [rows, columns] of the blocks i of the points and j of the others."""
         (rows, p), (columns, q) = self.side.blocks[i], self.other.blocks[j]
         products = c @ self.near[j]
-        launch(
-            load().parzen_gather, p, is_double(p), rows.stop - rows.start, columns.stop - columns.start, *q.shape,
-            c.data_ptr(), products.data_ptr(), p.data_ptr(), q.data_ptr(), self.side.norms_from(rows.start),
-            self.other.norms_from(columns.start), self.far, self.total[rows].data_ptr(),
-        )  # fmt: skip
+        task = load().ParzenGather(
+            is_double=is_double(p),
+            rows=rows.stop - rows.start,
+            columns=columns.stop - columns.start,
+            stride=len(q),
+            dim=q.shape[1],
+            coefficients=c.data_ptr(),
+            products=products.data_ptr(),
+            row_points=p.data_ptr(),
+            column_points=q.data_ptr(),
+            row_norms=self.side.norms_from(rows.start),
+            column_norms=self.other.norms_from(columns.start),
+            far=self.far,
+            gradient=self.total[rows].data_ptr(),
+        )
+        launch(task.run, p)
 
 
-def _tiles(
-    rows: _Side, columns: _Side, sigmas: Sequence[float], minimum: Tensor, sums: Tensor, grad: Tensor | None
-) -> Iterator[tuple[int, int, Tensor]]:
+def _tiles(call: Parzen, rows: _Side, columns: _Side, grad: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
     """Products tile by tile, each an identical call on zero-padded blocks, and the compiled step on them.
 
     Yields the numbers of the tile's blocks, and the tile [rows.size, columns.size] as the compiled step leaves it:
@@ -125,11 +149,21 @@ def _tiles(
         for i, (r, p) in enumerate(rows.blocks):
             torch.mm(p, q.T, out=products)
             task = load().ParzenTile(
-                is_double(points), r.stop - r.start, s.stop - s.start, *products.shape[1:], points.shape[1],
-                products.data_ptr(), p.data_ptr(), q.data_ptr(), rows.norms_from(r.start),
-                columns.norms_from(s.start), sigmas, len(points), minimum[r].data_ptr(), sums[:, r].data_ptr(),
-                0 if grad is None else grad[:, r].data_ptr(),
-            )  # fmt: skip
-            memory = workspace(points, task.workspace)
-            launch(task.run, points, memory.data_ptr())
+                is_double=is_double(points),
+                rows=r.stop - r.start,
+                columns=s.stop - s.start,
+                stride=columns.size,
+                dim=points.shape[1],
+                products=products.data_ptr(),
+                points=p.data_ptr(),
+                samples=q.data_ptr(),
+                point_norms=rows.norms_from(r.start),
+                sample_norms=columns.norms_from(s.start),
+                sigmas=call.sigmas,
+                points_in_all=len(points),
+                minimum=call.minimum[r].data_ptr(),
+                sums=call.sums[:, r].data_ptr(),
+                grad=0 if grad is None else grad[:, r].data_ptr(),
+            )
+            run(task, points)
             yield i, j, products

@@ -20,7 +20,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-#include "operations.hpp"
+#include "launcher.hpp"
 
 #define FASTMMD_ON_HOST
 #define DEVICE inline

@@ -1,6 +1,6 @@
 // Parzen windows: the kernels of the gradients.
 #pragma once
-#include "parzen_pairs.cuh"
+#include "pairs.cuh"
 
 namespace fastmmd::cuda {
 namespace {

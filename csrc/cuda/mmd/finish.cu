@@ -1,6 +1,13 @@
-// mmd2 and witness: the last step of their sums, and the launchers. mmd_plan.cu, mmd_pairs.cu and mmd_tile.cu
-// come before it.
-#include "mmd_memory.cuh"
+// mmd2 and witness: the last step of their sums, and the launchers. It adds the parts of all splits in order,
+// with what the plan left out of all pairs alike (plan.cu), and differentiates through the weights:
+//
+//   value = f_x S_xx + f_y S_yy - 2 S_xy,  S_xy = sum_i w_i v_i,  v_i = sum_j w'_j u_ij,
+//   w_i = m_i / M of the masses m_i, f = 1 / (1 - sum_i w_i^2) if unbiased, else 1.
+//
+// So in a weight of x: g_i = 2 (f v_i^xx - v_i^xy) + 2 f^2 S_xx w_i, the last if unbiased; and in its mass,
+// through the normalization, (g_i - sum_k w_k g_k) / M, where
+// sum_k w_k g_k = 2 (f S_xx - S_xy) + 2 f^2 S_xx sum_k w_k^2.
+#include "memory.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -23,7 +30,7 @@ DEVICE double row_factor(const Memory& memory, const Term& term, int64_t b) {
 template <class T>
 DEVICE void finish_values(const Memory& memory, const Terms& terms, int64_t program, int side,
                           double* scratch) {
-    const MmdSample& sample = memory.samples[side];
+    const Sample& sample = memory.samples[side];
     const auto [b, block] = block_of(sample, memory.batch, program, finish_threads);
     const Segment segment = segment_of(sample, b);
     const int64_t n = segment.count, i = block * finish_threads + threadIdx.x, at = segment.first + i;
@@ -51,7 +58,7 @@ DEVICE void finish_values(const Memory& memory, const Terms& terms, int64_t prog
 template <class T>
 DEVICE void finish_gradient(const Memory& memory, const Terms& terms, const Outputs& outputs, int64_t program,
                             int side) {
-    const MmdSample& sample = memory.samples[side];
+    const Sample& sample = memory.samples[side];
     const int64_t dim = memory.dim;
     const auto [b, block] = block_of(sample, memory.batch, program, finish_threads, dim);
     const Segment segment = segment_of(sample, b);
@@ -83,7 +90,7 @@ __global__ __launch_bounds__(finish_threads) void finish_kernel(const __grid_con
                                                                 const __grid_constant__ Outputs outputs) {
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
-    const MmdSample& sample = memory.samples[side];
+    const Sample& sample = memory.samples[side];
     const int64_t row_blocks = blocks_of(sample, memory.batch, finish_threads);
     const int64_t element_blocks =
         sample.grad_points ? blocks_of(sample, memory.batch, finish_threads, memory.dim) : 0;
@@ -95,7 +102,7 @@ __global__ __launch_bounds__(finish_threads) void finish_kernel(const __grid_con
 
 // The sum over a member's numbers, `each` from every block of `size` rows, the same in all threads.
 template <class Number>
-DEVICE double member_sum(const MmdSample& rows, int64_t b, int64_t size, int64_t each, double* scratch,
+DEVICE double member_sum(const Sample& rows, int64_t b, int64_t size, int64_t each, double* scratch,
                          Number number) {
     const int64_t first = first_block(rows, b, size) * each;
     const int64_t count = ceil_divide(segment_of(rows, b).count, size) * each;
@@ -113,8 +120,8 @@ DEVICE double result_of(const Memory& memory, int64_t b, double result) {
 
 // Blocks of total_kernel for a sample: its masses' gradients, or one of the first sample for each member.
 FASTMMD_ANYWHERE inline int64_t total_blocks(const Memory& memory, int side) {
-    const MmdSample& sample = memory.samples[side];
-    if (sample.grad_mass) return blocks_of(sample, memory.batch, finish_threads);
+    const Sample& sample = memory.samples[side];
+    if (sample.grad_weights) return blocks_of(sample, memory.batch, finish_threads);
     return side == 0 ? memory.batch : 0;
 }
 
@@ -125,10 +132,10 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
                                                                   const __grid_constant__ Outputs outputs) {
     SHARED(double, scratch, finish_threads / warp_size);
     const int side = blockIdx.y;
-    const MmdSample& sample = memory.samples[side];
+    const Sample& sample = memory.samples[side];
     if (blockIdx.x >= total_blocks(memory, side)) return;
     BlockOf place = {blockIdx.x, 0};
-    if (sample.grad_mass) place = block_of(sample, memory.batch, blockIdx.x, finish_threads);
+    if (sample.grad_weights) place = block_of(sample, memory.batch, blockIdx.x, finish_threads);
     const auto [b, block] = place;
     double value = 0, self = 0, cross = 0;
     for (int t = 0; t < terms.count; ++t) {
@@ -170,8 +177,8 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
     }
     const Segment segment = segment_of(sample, b);
     const int64_t i = block * finish_threads + threadIdx.x, at = segment.first + i;
-    if (!sample.grad_mass || i >= segment.count) return;
-    // Through the normalization, and through the factor of the self-term.
+    if (!sample.grad_weights || i >= segment.count) return;
+    // g_i and its mean, as above.
     const double factor = of_sample(memory, b, side, sample_factor), w = row_weight<T>(memory, b, side, i);
     const double through = outputs.unbiased ? 2 * factor * factor * self : 0;
     double mean = 2 * (factor * self - cross) + through * of_sample(memory, b, side, sample_squares),
@@ -180,7 +187,7 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
         const Term& term = terms.terms[t];
         if (term.rows == side) gradient += 2 * row_factor(memory, term, b) * term.rows_done[at];
     }
-    ((T*)sample.grad_mass)[at] = (T)((gradient - mean) * of_sample(memory, b, side, sample_scale));
+    ((T*)sample.grad_weights)[at] = (T)((gradient - mean) * of_sample(memory, b, side, sample_scale));
 }
 
 template <class T>
@@ -188,7 +195,7 @@ Status finish(const Memory& memory, const Terms& terms, const Outputs& outputs, 
     const int samples = memory.samples[1].count > 0 ? 2 : 1;
     int64_t blocks = 0, rows = 0;
     for (int side = 0; side < samples; ++side) {
-        const MmdSample& sample = memory.samples[side];
+        const Sample& sample = memory.samples[side];
         int64_t all = blocks_of(sample, memory.batch, finish_threads);
         if (sample.grad_points) all += blocks_of(sample, memory.batch, finish_threads, memory.dim);
         if (all > blocks) blocks = all;
@@ -210,14 +217,17 @@ int64_t mmd_workspace(const Mmd& call) {
     return space.used();
 }
 
-MmdTerms mmd_terms(const Mmd& call, void* workspace) {
-    Workspace space(workspace);
+std::vector<TermPlace> mmd_terms(const Mmd& call) {
+    char* const base = (char*)256;  // not null, which would mean that there is no memory yet
+    Workspace space(base);
     memory_of(call, space);
     const Terms terms = terms_of(call, space);
-    MmdTerms result;
-    for (result.count = 0; result.count < terms.count; ++result.count)
-        result.terms[result.count] = terms.terms[result.count];
-    return result;
+    std::vector<TermPlace> places;
+    for (int t = 0; t < terms.count; ++t) {
+        const Term& term = terms.terms[t];
+        places.push_back({term.rows, term.columns, term.half, term.slopes ? (char*)term.slopes - base : -1});
+    }
+    return places;
 }
 
 Status mmd_finish(const Mmd& call, void* workspace, void* stream) {

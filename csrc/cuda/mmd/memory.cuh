@@ -1,7 +1,8 @@
 // Where the kernels of mmd2 and witness leave what other kernels need. The algorithm and its numerics are
-// those of fastmmd/backends/triton/{mmd,plan,kernels}.py.
+// those of fastmmd/backends/triton/mmd.
 #pragma once
-#include "math.cuh"
+#include "../math.cuh"
+#include "operations.hpp"
 
 namespace fastmmd::cuda {
 namespace {
@@ -24,19 +25,19 @@ constexpr int64_t statistics_rows = 64;  // of a block of statistics_kernel, at 
 struct Segment {
     int64_t first, count;
 };
-DEVICE Segment segment_of(const MmdSample& sample, int64_t b) {
+DEVICE Segment segment_of(const Sample& sample, int64_t b) {
     if (!sample.offsets) return {b * sample.count, sample.count};
     return {sample.offsets[b], sample.offsets[b + 1] - sample.offsets[b]};
 }
 
 // Blocks that do `size` numbers each, `width` for a point, of all members, and the first of member b. Sizes
 // of members are unknown on the host: with offsets they have as many as they need, or one more.
-FASTMMD_ANYWHERE inline int64_t blocks_of(const MmdSample& sample, int64_t batch, int64_t size,
+FASTMMD_ANYWHERE inline int64_t blocks_of(const Sample& sample, int64_t batch, int64_t size,
                                           int64_t width = 1) {
     if (!sample.offsets) return batch * ceil_divide(sample.count * width, size);
     return sample.count * width / size + batch;
 }
-DEVICE int64_t first_block(const MmdSample& sample, int64_t b, int64_t size, int64_t width = 1) {
+DEVICE int64_t first_block(const Sample& sample, int64_t b, int64_t size, int64_t width = 1) {
     if (!sample.offsets) return b * ceil_divide(sample.count * width, size);
     return sample.offsets[b] * width / size + b;
 }
@@ -45,8 +46,7 @@ DEVICE int64_t first_block(const MmdSample& sample, int64_t b, int64_t size, int
 struct BlockOf {
     int64_t b, block;
 };
-DEVICE BlockOf block_of(const MmdSample& sample, int64_t batch, int64_t block, int64_t size,
-                        int64_t width = 1) {
+DEVICE BlockOf block_of(const Sample& sample, int64_t batch, int64_t block, int64_t size, int64_t width = 1) {
     if (!sample.offsets) {
         const int64_t each = ceil_divide(sample.count * width, size);
         return {block / each, block % each};
@@ -62,7 +62,7 @@ DEVICE BlockOf block_of(const MmdSample& sample, int64_t batch, int64_t block, i
     return {b, block - first_block(sample, b, size, width)};
 }
 
-FASTMMD_ANYWHERE inline int64_t points_of(const MmdSample& sample, int64_t batch) {
+FASTMMD_ANYWHERE inline int64_t points_of(const Sample& sample, int64_t batch) {
     return sample.offsets ? sample.count : batch * sample.count;
 }
 
@@ -104,8 +104,13 @@ struct Statistics {
     double* masses;  // [batch, parts, 2]: of mass, of mass^2
 };
 
-// A term with what its kernels need.
-struct Term : MmdTerm {
+// A sum over the pairs of two samples: what meets what, what of it is wanted, and where it goes.
+struct Term {
+    int rows, columns;  // 0 or 1
+    bool half;          // rows are columns, and only the sum of all values matters: pairs i < j count twice
+    double* values;     // [parts, batch, n], set by mmd_pairs, added to by mmd_tile in a workspace of zeros
+    double* slopes;     // [parts, batch, n, dim]: of the gradient; left to the caller of mmd_tile; null: none
+    int parts;
     int block;          // rows of one
     int64_t blocks;     // of all members
     double* rungs;      // [blocks, programs, 2, S]: sums of r slope, of u; null: not needed
@@ -124,9 +129,9 @@ struct Memory {
     int64_t batch;
     int dim;
     int count;  // S
-    KernelName name;
+    Family family;
     double alpha;
-    MmdSample samples[2];
+    Sample samples[2];
     Statistics statistics[2];
     void* table;        // [batch, S, table_columns]
     void* series;       // [batch, most_series]: coefficients of P, of Q, by rising powers, and 2 / reach
@@ -143,8 +148,9 @@ DEVICE double of_sample(const Memory& memory, int64_t b, int side, SampleTerm te
 
 // A row's weight: normalized, or its mass.
 template <class T> DEVICE double row_weight(const Memory& memory, int64_t b, int side, int64_t i) {
-    const MmdSample& sample = memory.samples[side];
-    const double mass = sample.mass ? (double)((const T*)sample.mass)[segment_of(sample, b).first + i] : 1.0;
+    const Sample& sample = memory.samples[side];
+    const double mass =
+        sample.weights ? (double)((const T*)sample.weights)[segment_of(sample, b).first + i] : 1.0;
     return mass * of_sample(memory, b, side, sample_scale);
 }
 
@@ -158,8 +164,9 @@ struct Ladder {
     double powers[series_terms][series_terms];  // values at the nodes -> coefficients of powers
 };
 
-FASTMMD_ANYWHERE inline bool has_powers(KernelName name) {
-    return name == KernelName::gaussian || name == KernelName::laplacian;
+// Whether a family's kernels are powers of one another, which have a ladder, and far rungs of their own.
+FASTMMD_ANYWHERE inline bool has_powers(Family family) {
+    return with_family(family, [](auto facts) { return is_exponential<decltype(facts)>; });
 }
 
 // The bandwidths in the ladder's order, where they are known: rung -> bandwidth, and which rung halves the
@@ -167,8 +174,8 @@ FASTMMD_ANYWHERE inline bool has_powers(KernelName name) {
 inline void order_rungs(const Kernel& kernel, uint8_t* order, bool* follows) {  // [S] each
     int places[most_listed];
     for (int s = 0; s < kernel.count; ++s) places[s] = s, follows[s] = false;
-    if (!kernel.bandwidth_values && !kernel.weight_values && has_powers(kernel.name))
-        plan_ladder(kernel.bandwidths.values, kernel.count, places, follows);
+    if (!kernel.bandwidths.tensor && !kernel.weights.tensor && has_powers(kernel.family))
+        plan_ladder(kernel.bandwidths.list.values, kernel.count, places, follows);
     for (int s = 0; s < kernel.count; ++s) order[s] = (uint8_t)places[s];
 }
 
@@ -177,14 +184,14 @@ inline Memory memory_of(const Mmd& call, Workspace& space) {
     memory.batch = call.batch;
     memory.dim = call.dim;
     memory.count = call.kernel.count;
-    memory.name = call.kernel.name;
+    memory.family = call.kernel.family;
     memory.alpha = call.kernel.alpha;
     for (int side = 0; side < 2; ++side) {
         constexpr int64_t dims = 128;  // of a block of statistics_kernel
-        memory.samples[side] = call.samples[side];
+        memory.samples[side] = call.sample(side);
         Statistics& of = memory.statistics[side];
-        const int64_t blocks = call.samples[side].offsets ? call.batch : 1;
-        of.parts = splits_of(blocks, ceil_divide(call.samples[side].count, statistics_rows)).parts;
+        const int64_t blocks = call.sample(side).offsets ? call.batch : 1;
+        of.parts = splits_of(blocks, ceil_divide(call.sample(side).count, statistics_rows)).parts;
         of.chunks = (int)ceil_divide(call.dim, dims);
         of.center = space.take<double>(call.batch * call.dim);
         of.reach = space.take<double>(call.batch * of.parts * of.chunks);
@@ -213,11 +220,11 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
                     bool rungs) {
     Term term = {};
     term.rows = rows, term.columns = columns, term.half = half;
-    const int64_t n = points_of(call.samples[rows], call.batch), m = call.samples[columns].count;
+    const int64_t n = points_of(call.sample(rows), call.batch), m = call.sample(columns).count;
     term.block = call.products    ? 1
                  : is_small(call) ? small_threads * small_rows(call.dim, gradient)
                                   : tile_size;
-    term.blocks = blocks_of(call.samples[rows], call.batch, term.block);
+    term.blocks = blocks_of(call.sample(rows), call.batch, term.block);
     // One or two blocks of the kernel for any number of dimensions fill a multiprocessor, and each split has
     // as many sums as there are coordinates.
     const Splits splits = splits_of(term.blocks, ceil_divide(m, tile_size), is_small(call) ? 1056 : 264);
@@ -229,7 +236,7 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
         term.programs = call.products ? 1 : term.parts * warps;
         term.rungs = space.take<double>(term.blocks * term.programs * 2 * call.kernel.count);
     }
-    term.totals = space.take<double>(blocks_of(call.samples[rows], call.batch, finish_threads));
+    term.totals = space.take<double>(blocks_of(call.sample(rows), call.batch, finish_threads));
     term.rows_done = space.take<double>(n);
     return term;
 }
@@ -238,15 +245,15 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
 // second with the first where that has a gradient or values of its own.
 inline Terms terms_of(const Mmd& call, Workspace& space) {
     Terms terms;
-    const bool two = call.samples[1].count > 0, rungs = has_rungs(call);
+    const bool two = call.y.count > 0, rungs = has_rungs(call);
     for (int side = 0; side <= two && call.normalized; ++side) {
-        const MmdSample& sample = call.samples[side];
-        const bool half = !sample.grad_points && !sample.grad_mass;
+        const Sample& sample = call.sample(side);
+        const bool half = !sample.grad_points && !sample.grad_weights;
         terms.terms[terms.count++] = term_of(call, space, side, side, sample.grad_points, half, rungs);
     }
     for (int side = 0; side <= 1 && two; ++side) {
-        const MmdSample& sample = call.samples[side];
-        const bool own = sample.grad_points || sample.grad_mass || sample.values;
+        const Sample& sample = call.sample(side);
+        const bool own = sample.grad_points || sample.grad_weights || sample.values;
         const bool first = side == 0 && (call.normalized || rungs);
         if (own || first)
             terms.terms[terms.count++] =

@@ -1,6 +1,6 @@
 // Parzen windows: the kernels that make the state of the points, and what comes before.
 #pragma once
-#include "parzen_pairs.cuh"
+#include "pairs.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(block_threads, 2)
 
 template <class T>
 __global__ void __launch_bounds__(block_threads) merge_kernel(const __grid_constant__ Rungs<T> rungs,
-                                                              const T* found,            // [parts, n]
-                                                              const double* found_sums,  // [parts, S, n]
+                                                              const T* minima,           // [parts, n]
+                                                              const double* split_sums,  // [parts, S, n]
                                                               T* minimum,                // [n]
                                                               double* sums,              // [S, state_stride]
                                                               int64_t n, int64_t state_stride, int parts) {
@@ -110,13 +110,13 @@ __global__ void __launch_bounds__(block_threads) merge_kernel(const __grid_const
     if (i >= n) return;
     const T before = minimum[i];
     T nearest = before;
-    for (int part = 0; part < parts; ++part) nearest = lesser(nearest, found[part * n + i]);
+    for (int part = 0; part < parts; ++part) nearest = lesser(nearest, minima[part * n + i]);
     for (int s = 0; s < rungs.count; ++s) {
         const int index = rungs.index[s];
         double total = sums[index * state_stride + i] * fall(before, nearest, rungs.rate[s]);
         for (int part = 0; part < parts; ++part)
-            total += found_sums[((int64_t)part * rungs.count + index) * n + i] *
-                     fall(found[part * n + i], nearest, rungs.rate[s]);
+            total += split_sums[((int64_t)part * rungs.count + index) * n + i] *
+                     fall(minima[part * n + i], nearest, rungs.rate[s]);
         sums[index * state_stride + i] = total;
     }
     minimum[i] = nearest;

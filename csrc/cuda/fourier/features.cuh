@@ -9,7 +9,7 @@
 // exactly 0 and -1, so that a cosine and its sine result. That cut, a modifier of the multiplication, takes
 // NaN to 0: what is not finite is found in the coordinates, by `poison`.
 #pragma once
-#include "math.cuh"
+#include "../math.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -117,7 +117,8 @@ DEVICE double cosine_of_rest(double z) {
 }
 
 // a cos(pi t) + b sin(pi t) = amplitude cos(pi (t + advance)): the terms of a function, or with `gradient`
-// its derivative in t.
+// its derivative in t. One polynomial then does for both. With q the smaller of |a|, |b| over the larger,
+// amplitude = larger sqrt(1 + q^2) and, of a the larger, advance = -atan(q) / pi; of b, atan(q) / pi - 1/2.
 template <class T> struct Wave {
     T amplitude, advance;
 };

@@ -6,8 +6,9 @@
 //
 // A warp holds one row and walks over chunks of columns. Few rows share the columns out to splits, whose
 // states another kernel merges in order.
-#include "parzen_gradient.cuh"
-#include "parzen_sums.cuh"
+#include "gradient.cuh"
+#include "operations.hpp"
+#include "sums.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -22,32 +23,32 @@ template <class T> Splits splits_for(int64_t rows, int64_t columns) {
 template <class T> int64_t padded(int64_t count) { return ceil_divide(count, chunk<T>) * chunk<T>; }
 
 // The states of several splits.
-template <class T> struct Found {
+template <class T> struct States {
     T* minimum;    // [parts, n]
     double* sums;  // [parts, S, n]
-    Found(Workspace& memory, int64_t n, int parts, int sigmas)
+    States(Workspace& memory, int64_t n, int parts, int sigmas)
         : minimum(memory.take<T>(parts > 1 ? parts * n : 0)),
           sums(memory.take<double>(parts > 1 ? parts * n * sigmas : 0)) {}
 };
 
 template <class T, class Source>
 Status update(const Source& source, int64_t n, const Rungs<T>& rungs, T* minimum, double* sums,
-              int64_t state_stride, const Found<T>& found, void* stream) {
+              int64_t state_stride, const States<T>& states, void* stream) {
     const Splits splits = splits_for<T>(n, source.m);
     const bool several = splits.parts > 1;
     const dim3 grid((unsigned)ceil_divide(n, warps), (unsigned)splits.parts);
     const Status status =
         launch("parzen update", update_kernel<T, Source>, grid, block_threads, stream, source, rungs,
-               several ? found.minimum : minimum, several ? found.sums : sums, rungs.count * n, n,
+               several ? states.minimum : minimum, several ? states.sums : sums, rungs.count * n, n,
                several ? n : state_stride, splits.per_split, several);
     if (!several || status.code) return status;
-    return launch("parzen merge", merge_kernel<T>, blocks_for(n), block_threads, stream, rungs, found.minimum,
-                  found.sums, minimum, sums, n, state_stride, splits.parts);
+    return launch("parzen merge", merge_kernel<T>, blocks_for(n), block_threads, stream, rungs,
+                  states.minimum, states.sums, minimum, sums, n, state_stride, splits.parts);
 }
 
 template <class T> int64_t tile_memory(const ParzenTile& task) {
     Workspace memory(nullptr);
-    Found<T>(memory, task.rows, splits_for<T>(task.rows, task.columns).parts, task.sigmas.count);
+    States<T>(memory, task.rows, splits_for<T>(task.rows, task.columns).parts, task.sigmas.count);
     return memory.used();
 }
 
@@ -80,11 +81,16 @@ template <class T> Status run_tile(const ParzenTile& task, void* workspace, void
     const Splits splits = splits_for<T>(task.rows, task.columns);
     if (!task.grad)
         return update(source, task.rows, rungs, (T*)task.minimum, task.sums, task.points_in_all,
-                      Found<T>(memory, task.rows, splits.parts, rungs.count), stream);
+                      States<T>(memory, task.rows, splits.parts, rungs.count), stream);
     const dim3 grid((unsigned)ceil_divide(task.rows, warps), (unsigned)splits.parts);
     return launch("parzen coefficients", coefficients_kernel<T>, grid, block_threads, stream, source, rungs,
                   (const T*)task.minimum, (const T*)task.grad, task.sums, task.rows, task.points_in_all,
                   splits.per_split);
+}
+
+template <class T> Status run_norms(const ParzenNorms& task, void* stream) {
+    return launch("parzen norms", norms_kernel<T>, (unsigned)ceil_divide(task.count, warps), block_threads,
+                  stream, (const T*)task.points, (T*)task.norms, task.count, task.dim);
 }
 
 template <class T> Status run_gather(const ParzenGather& task, void* stream) {
@@ -99,7 +105,7 @@ template <class T> struct DirectMemory {
     T *samples, *points;  // [dim, padded]
     T *minima, *shares;   // [padded], [S, padded]
     double* gradient;     // [splits, n, dim], first of the points, then of the samples
-    Found<T> found;
+    States<T> states;
     DirectMemory(Workspace& memory, const ParzenDirect& task)
         : samples(memory.take<T>(padded<T>(task.n) * task.dim)),
           points(memory.take<T>(task.grad_samples ? padded<T>(task.m) * task.dim : 0)),
@@ -109,7 +115,7 @@ template <class T> struct DirectMemory {
               larger(task.grad_points ? task.m * splits_for<T>(task.m, task.n).parts : 0,
                      task.grad_samples ? task.n * splits_for<T>(task.n, task.m).parts : 0) *
               task.dim)),
-          found(memory, task.grad ? 0 : task.m, splits_for<T>(task.m, task.n).parts, task.sigmas.count) {}
+          states(memory, task.grad ? 0 : task.m, splits_for<T>(task.m, task.n).parts, task.sigmas.count) {}
 
   private:
     static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -146,7 +152,7 @@ template <class T> Status run_direct(const ParzenDirect& task, void* workspace, 
                                         task.dim};
         if (!task.grad)
             return status +
-                   update(samples, task.m, rungs, (T*)task.minimum, task.sums, task.m, memory.found, stream);
+                   update(samples, task.m, rungs, (T*)task.minimum, task.sums, task.m, memory.states, stream);
         status = status + gradient<T, true>(samples, task.m, rungs, task, memory, task.grad_points, stream);
     }
     if (!task.grad_samples) return status;
@@ -167,13 +173,8 @@ template <class T> int64_t direct_memory(const ParzenDirect& task) {
 
 }  // namespace
 
-Status parzen_norms(bool is_double, int64_t count, int dim, const void* points, void* norms, void* stream) {
-    const dim3 grid((unsigned)ceil_divide(count, warps));
-    if (is_double)
-        return launch("parzen norms", norms_kernel<double>, grid, block_threads, stream,
-                      (const double*)points, (double*)norms, count, dim);
-    return launch("parzen norms", norms_kernel<float>, grid, block_threads, stream, (const float*)points,
-                  (float*)norms, count, dim);
+Status parzen_norms(const ParzenNorms& task, void* stream) {
+    return task.is_double ? run_norms<double>(task, stream) : run_norms<float>(task, stream);
 }
 
 int64_t parzen_tile_workspace(const ParzenTile& task) {

@@ -9,16 +9,16 @@ constexpr int threads = 256, warps = threads / warp_size, together = 4;  // pair
 template <class T>
 __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant__ Memory memory,
                                                           const __grid_constant__ Term term,
-                                                          const __grid_constant__ MmdTile tile) {
+                                                          const __grid_constant__ Tile tile) {
     const int lane = threadIdx.x % warp_size;
     const int64_t row = (int64_t)blockIdx.x * warps + threadIdx.x / warp_size, b = tile.member;
     if (row >= tile.rows) return;
-    const MmdSample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
+    const Sample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
     const int64_t i = tile.row + row;
     T* const products = (T*)tile.products + row * tile.stride;
     const T* const norms = (const T*)tile.column_norms;
     const T norm = ((const T*)tile.row_norms)[row];
-    const T* const mass = other.mass ? (const T*)other.mass + b * other.count + tile.column : nullptr;
+    const T* const mass = other.weights ? (const T*)other.weights + b * other.count + tile.column : nullptr;
     const bool same = term.rows == term.columns;
     const Evaluator<T> evaluator(memory, b);
     NoRungs none;
@@ -27,7 +27,6 @@ __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant_
     if (term.rungs) {
         rungs.sums = term.rungs + (b * own.count + i) * 2 * memory.count;
         rungs.count = memory.count;
-        rungs.laplacian = false;  // which products do not serve
         row_share = (T)row_weight<T>(memory, b, term.rows, i);
     }
     Sum<T> value, slopes;
@@ -70,7 +69,7 @@ __global__ __launch_bounds__(threads, 2) void tile_kernel(const __grid_constant_
 
 }  // namespace
 
-Status mmd_tile(const Mmd& call, const MmdTile& tile, void* workspace, void* stream) {
+Status mmd_tile(const Mmd& call, const Tile& tile, void* workspace, void* stream) {
     Workspace space(workspace);
     const Memory memory = memory_of(call, space);
     const Term term = terms_of(call, space).terms[tile.term];

@@ -4,7 +4,7 @@
 // Each lane holds `pairs` of a row's distances in registers, four neighboring columns at a time:
 // column(first, lane, k). From few chunks per row follow few minima, and sums over lanes are rare.
 #pragma once
-#include "math.cuh"
+#include "../math.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -210,6 +210,7 @@ template <class T> struct Products {
         }
         while (true) {
             constexpr int none = 1 << 30;
+            // The number of the lowest bit: each mask has the numbers with one binary digit set.
             const uint32_t lowest = wanted & (0 - wanted);
             int next = lane * 32 + ((lowest & 0xAAAAAAAA) != 0) + 2 * ((lowest & 0xCCCCCCCC) != 0) +
                        4 * ((lowest & 0xF0F0F0F0) != 0) + 8 * ((lowest & 0xFF00FF00) != 0) +

@@ -1,6 +1,7 @@
 // Random Fourier features: sums over a batch, functions and their gradients, frequencies, and the adversary's
 // discrepancy.
-#include "fourier_many.cuh"
+#include "many.cuh"
+#include "operations.hpp"
 
 namespace fastmmd::cuda {
 namespace {
@@ -111,7 +112,7 @@ FeatureList list_of(const Features& features, double unit) {
     list.inverse.count = list.scale.count = parts;
     for (int s = 0; s < parts; ++s) {
         list.inverse.values[s] = 1 / (unit * features.bandwidths.values[s]);
-        list.scale.values[s] = sqrt(features.weights.values[s] / list.part);
+        list.scale.values[s] = sqrt(features.kernel_weights.values[s] / list.part);
     }
     return list;
 }
@@ -238,7 +239,7 @@ template <class T> Status run(const FourierSum& task, void* memory, void* stream
     double* const partial = take_partial(workspace, plan, size);
     if (used) return *used = workspace.used(), Status();
     const FeatureList features = list_of(task.features, pi);
-    const Cloud<T> cloud = {(const T*)task.x, (const T*)task.sample_weights, T(0), task.n, 0};
+    const Cloud<T> cloud = {(const T*)task.x, (const T*)task.weights, T(0), task.n, 0};
     const Status status = launch_sum<T>(plan, task.batch, cloud, Cloud<T>{}, task.dim, features, partial,
                                         plan.merged ? nullptr : (T*)task.out, stream);
     if (!plan.merged) return status;
@@ -302,7 +303,7 @@ template <class T> Status run(const FourierDiscrepancy& task, void* memory, void
     if (task.delta)
         return status + launch("fourier_discrepancy", discrepancy_kernel<T>, one, discrepancy_threads, stream,
                                partial, plan.splits.parts, features, (const T*)task.alpha, (T*)task.delta,
-                               (T*)task.coefficients);
+                               (T*)task.slopes);
     const double least = sizeof(T) == 4 ? 0x1p-126 : 0x1p-1022;
     const auto ascend = [&](auto kernel, auto* alpha) {
         return launch("fourier_ascent", kernel, one, discrepancy_threads, stream, partial, plan.splits.parts,

@@ -21,9 +21,9 @@ DEVICE Place place_of(const Memory& memory, const Terms& terms) {
     Place place = {0, (int)blockIdx.y, 0, 0, blockIdx.x, {}, {}, 0, 0, 0};
     while (place.program >= terms.terms[place.term].blocks) place.program -= terms.terms[place.term++].blocks;
     const Term& term = terms.terms[place.term];
-    const MmdSample &rows = memory.samples[term.rows], &columns = memory.samples[term.columns];
-    const BlockOf found = block_of(rows, memory.batch, place.program, term.block);
-    place.b = found.b, place.block = found.block;
+    const Sample &rows = memory.samples[term.rows], &columns = memory.samples[term.columns];
+    const BlockOf block = block_of(rows, memory.batch, place.program, term.block);
+    place.b = block.b, place.block = block.block;
     place.rows = segment_of(rows, place.b), place.columns = segment_of(columns, place.b);
     place.row = place.split * points_of(rows, memory.batch) + place.rows.first + place.block * term.block;
     const int64_t tiles = ceil_divide(place.columns.count, tile_size), each = ceil_divide(tiles, term.parts);
@@ -39,6 +39,54 @@ template <int FAR, bool CROSSING> struct Way {
     static constexpr bool crossing = CROSSING;
 };
 
+// Numbers of a column in shared memory: coordinates, mass, nothing.
+constexpr int column_width(int dim) { return (dim + 1 + 3) / 4 * 4; }
+
+// A thread's rows, the last row of all in place of those beyond.
+template <int R, int D>
+DEVICE void load_rows(const float* rows, int64_t first, int64_t n, float (&p)[R][D]) {  // rows [n, D]
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        const int64_t i = first + a * small_threads < n ? first + a * small_threads : n - 1;
+#pragma unroll
+        for (int d = 0; d < D; ++d) p[a][d] = checked(rows[i * D + d]);
+    }
+}
+
+// Differences and squared distances of a thread's rows to a column.
+template <int R, int D, bool KEEP>
+DEVICE void distances(const float (&p)[R][D], const float* q, float (&difference)[R][D], float (&r)[R]) {
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        r[a] = 0;
+#pragma unroll
+        for (int d = 0; d < D; ++d) {
+            difference[a][d] = p[a][d] - q[d];
+            if (KEEP) keep(difference[a][d]);
+            r[a] += difference[a][d] * difference[a][d];
+        }
+    }
+}
+
+// The columns j0 ... in shared memory. The padding has no mass, and repeats the last column, so that it is
+// not farther away than any point, for which a series would not hold.
+template <int D>
+DEVICE void stage_columns(const float* columns,  // [m, D]
+                          const float* mass,     // [m]; null: ones
+                          int64_t j0, int64_t m, float times,
+                          float* numbers) {  // [tile_size, column_width(D)]
+    constexpr int width = column_width(D);
+    for (int e = threadIdx.x; e < tile_size * D; e += small_threads) {
+        const int j = e / D, d = e % D;
+        const int64_t there = j0 + j < m ? j0 + j : m - 1;
+        numbers[j * width + d] = checked(columns[there * D + d]);
+    }
+    if (threadIdx.x < tile_size) {
+        const int64_t j = j0 + threadIdx.x;
+        numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[j] : 1.0f) : 0.0f;
+    }
+}
+
 // One pass for few dimensions. A thread has rows of its own, their coordinates and sums in registers, and
 // walks over tiles of columns, which lie in shared memory and are read by all threads at once: nothing is
 // exchanged.
@@ -47,31 +95,28 @@ __global__ __launch_bounds__(small_threads,
                              GRADIENT ? 3 : 4) void small_kernel(const __grid_constant__ Memory memory,
                                                                  const __grid_constant__ Terms terms) {
     constexpr int R = small_rows(D, GRADIENT);
-    constexpr int width = (D + 1 + 3) / 4 * 4;  // of a column: coordinates, mass, nothing
+    constexpr int width = column_width(D);
     SHARED(float4, tile, tile_size * width / 4);
     const Place place = place_of(memory, terms);
     const Term& term = terms.terms[place.term];
     if (place.nothing(term)) return;
-    const MmdSample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
+    const Sample &own = memory.samples[term.rows], &other = memory.samples[term.columns];
     const int64_t n = place.rows.count, m = place.columns.count;
     const float* const rows = (const float*)own.points + place.rows.first * D;          // [n, D]
     const float* const columns = (const float*)other.points + place.columns.first * D;  // [m, D]
-    const float* const mass = other.mass ? (const float*)other.mass + place.columns.first : nullptr;  // [m]
+    const float* const mass =
+        other.weights ? (const float*)other.weights + place.columns.first : nullptr;  // [m]
     const Evaluator<float> evaluator(memory, place.b);
     NoRungs none;
 
     const int64_t first_row = place.block * small_threads * R, i0 = first_row + threadIdx.x;
     float p[R][D], lane_values[R], lane_slopes[R][D];
     Sum<float> values[R], slopes[R][D];
-#pragma unroll
-    for (int a = 0; a < R; ++a) {
-        const int64_t i = i0 + a * small_threads < n ? i0 + a * small_threads : n - 1;
-#pragma unroll
-        for (int d = 0; d < D; ++d) p[a][d] = checked(rows[i * D + d]);
-    }
+    load_rows(rows, i0, n, p);
 
     const bool fast = evaluator.fast();
-    // Terms added in float: mmd2 and its gradient are what is left when sums cancel, of fewer rungs less.
+    // Terms added in float before they go on in Sum: few, as mmd2 and its gradient are what is left when
+    // these sums cancel; fewer where no series takes care of the near rungs.
     const int few = fast ? 16 : 4;
     auto add_columns = [&](auto way, int64_t j0, int first) {
         const FarRungs<way.far + (way.far == 0)> far(evaluator);
@@ -84,16 +129,7 @@ __global__ __launch_bounds__(small_threads,
                 q[4 * k] = four.x, q[4 * k + 1] = four.y, q[4 * k + 2] = four.z, q[4 * k + 3] = four.w;
             }
             float r[R], total[R], slope[R], difference[R][D];
-#pragma unroll
-            for (int a = 0; a < R; ++a) {
-                r[a] = 0;
-#pragma unroll
-                for (int d = 0; d < D; ++d) {
-                    difference[a][d] = p[a][d] - q[d];
-                    if (GRADIENT) keep(difference[a][d]);
-                    r[a] += difference[a][d] * difference[a][d];
-                }
-            }
+            distances<R, D, GRADIENT>(p, q, difference, r);
             if constexpr (way.far > 0)
                 evaluate_folded(evaluator, far, r, total, slope);
             else
@@ -113,25 +149,13 @@ __global__ __launch_bounds__(small_threads,
         }
     };
 
-    int64_t at = place.tile;
-    if (term.half && at < first_row / tile_size) at = first_row / tile_size;
-    for (; at < place.behind; ++at) {
+    const int64_t start =
+        term.half && place.tile < first_row / tile_size ? first_row / tile_size : place.tile;
+    for (int64_t at = start; at < place.behind; ++at) {
         const int64_t j0 = at * tile_size;
-        const bool crossing =
-            term.half && j0 < first_row + small_threads * R;  // pairs of both sides of the diagonal
+        const bool crossing = term.half && j0 < first_row + small_threads * R;  // the diagonal
         barrier();
-        float* const numbers = (float*)tile;
-        for (int e = threadIdx.x; e < tile_size * D; e += small_threads) {
-            const int j = e / D, d = e % D;
-            const int64_t there =
-                j0 + j < m ? j0 + j : m - 1;  // the padding is not farther away than any point
-            numbers[j * width + d] = checked(columns[there * D + d]);
-        }
-        if (threadIdx.x < tile_size) {
-            const int64_t j = j0 + threadIdx.x;
-            const float times = term.half && !crossing ? 2 : 1;
-            numbers[threadIdx.x * width + D] = j < m ? times * (mass ? mass[j] : 1.0f) : 0.0f;
-        }
+        stage_columns<D>(columns, mass, j0, m, term.half && !crossing ? 2 : 1, (float*)tile);
         barrier();
 #pragma unroll 1
         for (int first = 0; first < tile_size; first += few) {
@@ -185,6 +209,68 @@ DEVICE void stage(const T* points, int64_t first, int64_t count, int dim, int fi
     }
 }
 
+// The points of a tile.
+template <class T> struct Sides {
+    const T *rows, *columns;  // [n, dim], [m, dim]
+    int64_t n, m, first_row, first_column;
+    int dim;
+
+    // Dimensions d0 ... in shared memory; all threads take part.
+    DEVICE void staged(int d0, T* left, T* right) const {
+        barrier();  // what was read of the dimensions before
+        stage(rows, first_row, n, dim, d0, left);
+        stage(columns, first_column, m, dim, d0, right);
+        barrier();
+    }
+};
+
+// Squared distances of the thread's pairs.
+template <class T> DEVICE void add_distances(const Sides<T>& sides, T* left, T* right, T (&r)[side][side]) {
+    const int tx = threadIdx.x % lanes, ty = threadIdx.x / lanes;
+    for (int d0 = 0; d0 < sides.dim; d0 += chunk) {
+        sides.staged(d0, left, right);
+#pragma unroll
+        for (int d = 0; d < chunk; ++d) {
+            T own[side], other[side];
+#pragma unroll
+            for (int a = 0; a < side; ++a) {
+                own[a] = left[d * stride + ty + a * lanes];
+                other[a] = right[d * stride + tx + a * lanes];
+            }
+#pragma unroll
+            for (int a = 0; a < side; ++a)
+#pragma unroll
+                for (int k = 0; k < side; ++k) r[a][k] += (own[a] - other[k]) * (own[a] - other[k]);
+        }
+    }
+}
+
+// sum_j c_ij (p_i - q_j) over a tile. A thread adds up the slopes of its rows in its own dimensions, across
+// tiles in memory.
+template <class T>
+DEVICE void add_slopes(const Sides<T>& sides,
+                       const T* c,  // [tile_size, tile_size + 1], shared
+                       T* left, T* right, bool first,
+                       double* slopes) {  // [rows, dim]; set by the first tile
+    for (int d0 = 0; d0 < sides.dim; d0 += chunk) {
+        sides.staged(d0, left, right);
+        for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
+            const int k = e % tile_size, d = e / tile_size;
+            const T own = left[d * stride + k];
+            T sums[4] = {};  // short chains: they wait for less, and round less
+#pragma unroll 4
+            for (int j = 0; j < tile_size; j += 4)
+#pragma unroll
+                for (int q = 0; q < 4; ++q)
+                    sums[q] += c[k * (tile_size + 1) + j + q] * (own - right[d * stride + j + q]);
+            if (sides.first_row + k >= sides.n || d0 + d >= sides.dim) continue;
+            double* const to = slopes + k * sides.dim + d0 + d;
+            const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+            *to = first ? sum : *to + sum;
+        }
+    }
+}
+
 template <class T, bool RUNGS>
 __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant__ Memory memory,
                                                            const __grid_constant__ Terms terms) {
@@ -194,12 +280,12 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     const Place place = place_of(memory, terms);
     const Term& term = terms.terms[place.term];
     if (place.nothing(term)) return;
-    const MmdSample &sample = memory.samples[term.rows], &others = memory.samples[term.columns];
+    const Sample &sample = memory.samples[term.rows], &others = memory.samples[term.columns];
     const int64_t n = place.rows.count, m = place.columns.count;
     const int dim = memory.dim;
-    const T* const p = (const T*)sample.points + place.rows.first * dim;                        // [n, dim]
-    const T* const q = (const T*)others.points + place.columns.first * dim;                     // [m, dim]
-    const T* const mass = others.mass ? (const T*)others.mass + place.columns.first : nullptr;  // [m]
+    const T* const p = (const T*)sample.points + place.rows.first * dim;     // [n, dim]
+    const T* const q = (const T*)others.points + place.columns.first * dim;  // [m, dim]
+    const T* const mass = others.weights ? (const T*)others.weights + place.columns.first : nullptr;  // [m]
     const Evaluator<T> evaluator(memory, place.b);
     const int tx = threadIdx.x % lanes, ty = threadIdx.x / lanes;
     const int64_t first_row = place.block * tile_size, row = place.row;
@@ -209,7 +295,6 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
         const int64_t program = place.program * term.programs + place.split * (threads / warp_size);
         rungs.sums = term.rungs + (program + threadIdx.x / warp_size) * 2 * memory.count;
         rungs.count = memory.count;
-        rungs.laplacian = memory.name == KernelName::laplacian;
         if (threadIdx.x % warp_size == 0)
             for (int s = 0; s < 2 * memory.count; ++s) rungs.sums[s] = 0;
     }
@@ -218,26 +303,9 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
     const int64_t start = term.half && place.tile < place.block ? place.block : place.tile;
     for (int64_t at = start; at < place.behind; ++at) {
         const int64_t first_column = at * tile_size;
+        const Sides<T> sides = {p, q, n, m, first_row, first_column, dim};
         T r[side][side] = {};
-        for (int d0 = 0; d0 < dim; d0 += chunk) {
-            barrier();
-            stage(p, first_row, n, dim, d0, left);
-            stage(q, first_column, m, dim, d0, right);
-            barrier();
-#pragma unroll
-            for (int d = 0; d < chunk; ++d) {
-                T own[side], other[side];
-#pragma unroll
-                for (int a = 0; a < side; ++a) {
-                    own[a] = left[d * stride + ty + a * lanes];
-                    other[a] = right[d * stride + tx + a * lanes];
-                }
-#pragma unroll
-                for (int a = 0; a < side; ++a)
-#pragma unroll
-                    for (int k = 0; k < side; ++k) r[a][k] += (own[a] - other[k]) * (own[a] - other[k]);
-            }
-        }
+        add_distances(sides, left, right, r);
         barrier();  // c has been read
 #pragma unroll
         for (int a = 0; a < side; ++a) {
@@ -268,27 +336,7 @@ __global__ __launch_bounds__(threads, 1) void pairs_kernel(const __grid_constant
             values[a].add(value);
         }
         if (!term.slopes) continue;
-        // A thread adds up the slopes of its rows in its own dimensions, across tiles in memory.
-        for (int d0 = 0; d0 < dim; d0 += chunk) {
-            barrier();
-            stage(p, first_row, n, dim, d0, left);
-            stage(q, first_column, m, dim, d0, right);
-            barrier();
-            for (int e = threadIdx.x; e < tile_size * chunk; e += threads) {
-                const int k = e % tile_size, d = e / tile_size;
-                const T own = left[d * stride + k];
-                T sums[4] = {};  // short chains: they wait for less, and round less
-#pragma unroll 4
-                for (int j = 0; j < tile_size; j += 4)
-#pragma unroll
-                    for (int q = 0; q < 4; ++q)
-                        sums[q] += c[k * (tile_size + 1) + j + q] * (own - right[d * stride + j + q]);
-                if (first_row + k >= n || d0 + d >= dim) continue;
-                double* const to = term.slopes + (row + k) * dim + d0 + d;
-                const double sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-                *to = at == start ? sum : *to + sum;
-            }
-        }
+        add_slopes(sides, c, left, right, at == start, term.slopes + row * dim);
     }
 #pragma unroll
     for (int a = 0; a < side; ++a) {

@@ -4,7 +4,7 @@
 // A warp has four features, and a lane the rows quad * lane ... of both halves of the tile: what it reads of
 // shared memory is 16 bytes at a time, rows without conflicts, frequencies the same for all lanes.
 #pragma once
-#include "fourier_few.cuh"
+#include "few.cuh"
 
 namespace fastmmd::cuda {
 namespace {

@@ -1,6 +1,6 @@
-// The kernels of mmd2 and witness on squared distances, as a plan says: fastmmd/backends/triton/kernels.py.
+// The kernels of mmd2 and witness on squared distances, as a plan says: common/families.hpp has the formulas.
 #pragma once
-#include "mmd_memory.cuh"
+#include "memory.cuh"
 
 namespace fastmmd::cuda {
 namespace {
@@ -9,7 +9,7 @@ constexpr int most_far = 4;  // of evaluate_folded
 
 // The kernels' table and terms for one member of the batch.
 template <class T> struct Evaluator {
-    KernelName name;
+    Family family;
     int count, far;
     bool folded, approximate;
     T start, alpha;
@@ -18,7 +18,7 @@ template <class T> struct Evaluator {
 
     DEVICE Evaluator(const Memory& memory, int64_t b) {
         const double* terms = memory.terms + b * plan_terms;
-        name = memory.name;
+        family = memory.family;
         count = memory.count;
         far = (int)terms[plan_far];
         folded = terms[plan_folded] > 0;
@@ -41,7 +41,6 @@ template <class T> struct Evaluator {
 
 // Leaves the sums per rung alone.
 struct NoRungs {
-    template <class T, int R> DEVICE void set_inverse(const T (&)[R]) {}
     template <class T, int R> DEVICE void add(int, T, const T (&)[R], const T (&)[R]) {}
 };
 
@@ -49,17 +48,13 @@ struct NoRungs {
 template <class T, int SIZE> struct WarpRungs {
     double* sums;  // [2, S]
     int count;
-    bool laplacian;
-    T shares[SIZE], finite[SIZE], inverse[SIZE];  // of the pairs that are evaluated: weights, distances
+    T shares[SIZE], finite[SIZE];  // of the pairs that are evaluated: weights, distances
 
-    template <int R> DEVICE void set_inverse(const T (&values)[R]) {
-        for (int a = 0; a < R; ++a) inverse[a] = values[a];
-    }
-    template <int R> DEVICE void add(int s, T times, const T (&plain)[R], const T (&term)[R]) {
+    template <int R> DEVICE void add(int s, T times, const T (&slopes)[R], const T (&term)[R]) {
         T by_slope = 0, by_value = 0;
 #pragma unroll
         for (int a = 0; a < R; ++a) {
-            by_slope += shares[a] * (finite[a] * (laplacian ? plain[a] * inverse[a] : plain[a]));
+            by_slope += shares[a] * (finite[a] * slopes[a]);
             by_value += shares[a] * term[a];
         }
         const T slope = warp_sum(by_slope) * times, value = warp_sum(by_value) * times;
@@ -67,10 +62,16 @@ template <class T, int SIZE> struct WarpRungs {
     }
 };
 
-// exp(rate argument) - 1 of gaussian and laplacian, one rung from another by squaring where it can be.
-template <int SQUARINGS, class T, int R, class Rungs>
-DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R], T (&slope)[R],
-                   Rungs& rungs) {
+// The slope of a family of roots has a factor 1 / sqrt(r).
+template <class F, class T> DEVICE T with_root(T slope, T inverse) {
+    return F::takes_root ? slope * inverse : slope;
+}
+
+// exp(rate argument) - 1 of the near rungs of an exponential family F, one from another by squaring where it
+// can be: with u = k - 1 the square k^2 - 1 is u (u + 2). `inverse`: of the root, 1 where there is none.
+template <class F, class T, int R, class Rungs>
+DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], const T (&inverse)[R], T (&total)[R],
+                   T (&slope)[R], Rungs& rungs) {
     T u[R];
 #pragma unroll
     for (int a = 0; a < R; ++a) u[a] = 0;
@@ -79,7 +80,7 @@ DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R],
 #pragma unroll
             for (int a = 0; a < R; ++a)
 #pragma unroll
-                for (int times = 0; times < SQUARINGS; ++times) u[a] = u[a] * u[a] + (u[a] + u[a]);
+                for (int times = 0; times < F::squarings; ++times) u[a] = u[a] * u[a] + (u[a] + u[a]);
         } else if (e.at(near, s) > 0) {  // else it counts nothing
             const T high = e.at(rate, s), rest = e.at(low, s), most = e.at(limit, s);
 #pragma unroll
@@ -89,24 +90,24 @@ DEVICE void ladder(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R],
             }
         }
         const T w = e.at(weight, s), steep = e.at(steepness, s), one = e.at(plain, s);
-        T kappa[R];
+        T slopes[R];
 #pragma unroll
         for (int a = 0; a < R; ++a) {
             total[a] += w * u[a];
             slope[a] += steep * (u[a] + one);  // exactly 0 where kappa is
-            kappa[a] = u[a] + 1;
+            slopes[a] = with_root<F>(u[a] + 1, inverse[a]);
         }
-        rungs.add(s, e.at(near, s), kappa, u);
+        rungs.add(s, e.at(near, s), slopes, u);
     }
 }
 
-// What far rungs of gaussian and laplacian add: powers of 2.
-template <class T, int R, class Rungs>
-DEVICE void far_rungs(const Evaluator<T>& e, const T (&argument)[R], T (&total)[R], T (&slope)[R],
-                      Rungs& rungs) {
+// What far rungs of an exponential family add: powers of 2.
+template <class F, class T, int R, class Rungs>
+DEVICE void far_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (&inverse)[R], T (&total)[R],
+                      T (&slope)[R], Rungs& rungs) {
     for (int s = 0; s < e.far; ++s) {
         const T high = e.at(far_rate, s), w = e.at(far_weight, s), steep = e.at(far_steepness, s);
-        T kappa[R];
+        T kappa[R], slopes[R];
         if (sizeof(T) == 4 && e.approximate) {
 #pragma unroll
             for (int a = 0; a < R; ++a) kappa[a] = exp2_approximate((float)(argument[a] * high));
@@ -119,13 +120,14 @@ DEVICE void far_rungs(const Evaluator<T>& e, const T (&argument)[R], T (&total)[
         for (int a = 0; a < R; ++a) {
             total[a] += w * kappa[a];
             slope[a] += steep * kappa[a];
+            slopes[a] = with_root<F>(kappa[a], inverse[a]);
         }
-        rungs.add((int)e.at(far_rung, s), T(1), kappa, kappa);
+        rungs.add((int)e.at(far_rung, s), T(1), slopes, kappa);
     }
 }
 
-// imq, rational_quadratic and energy. `inverse` is that of the distance, which only energy reads.
-template <KernelName NAME, class T, int R, class Rungs>
+// The rungs of a family that is no exponential.
+template <class F, class T, int R, class Rungs>
 DEVICE void other_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (&inverse)[R], T (&total)[R],
                         T (&slope)[R], Rungs& rungs) {
     for (int s = 0; s < e.count; ++s) {
@@ -134,23 +136,11 @@ DEVICE void other_rungs(const Evaluator<T>& e, const T (&argument)[R], const T (
         T slopes[R], term[R];
 #pragma unroll
         for (int a = 0; a < R; ++a) {
-            T shifted, u, kappa;
-            if (NAME == KernelName::energy) {
-                slopes[a] = shifted = inverse[a];
-                u = kappa = -argument[a];
-            } else if (NAME == KernelName::imq) {
-                const T over = reciprocal(argument[a] + by);
-                u = -argument[a] * over, kappa = by * over;
-                slopes[a] = kappa * kappa, shifted = u * (kappa + 1);
-            } else {
-                const T scaled = minimum(argument[a] * by, Number<T>::huge), over = reciprocal(scaled + 1);
-                const Exponentials<T> both = exponentials(-e.alpha * logarithm_1p(scaled));
-                u = both.expm1, kappa = both.exp;
-                slopes[a] = kappa * over, shifted = (u - scaled) * over;
-            }
-            term[a] = is_near ? u : kappa;
+            const typename F::template At<ThreadMath<T>> kappa(argument[a], inverse[a], by, e.alpha);
+            slopes[a] = kappa.slope();
+            term[a] = is_near ? kappa.u : kappa.k;
             total[a] += w * term[a];
-            slope[a] += steep * (is_plain ? slopes[a] : shifted);
+            slope[a] += steep * (is_plain ? slopes[a] : kappa.shifted());
         }
         rungs.add(s, T(1), slopes, term);
     }
@@ -205,44 +195,38 @@ DEVICE void evaluate_folded(const Evaluator<float>& e, const FarRungs<FAR>& far,
         }
 }
 
+template <class F, class T, int R, class Rungs>
+DEVICE void evaluate_family(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&slope)[R],
+                            Rungs& rungs) {
+    T argument[R], inverse[R];
+#pragma unroll
+    for (int a = 0; a < R; ++a) {
+        total[a] = 0, slope[a] = e.start, argument[a] = r[a], inverse[a] = 1;
+        if (is_capped<F>) argument[a] = minimum(r[a], (T)Limits<T>::argument);
+        if (F::takes_root) {
+            const Root<T> both = root_of(r[a]);
+            argument[a] = both.root, inverse[a] = both.inverse;
+        }
+    }
+    if constexpr (is_exponential<F>) {
+        if (is_foldable<F> && sizeof(T) == 4 && e.folded)
+            add_series(e, r, total, slope);
+        else
+            ladder<F>(e, argument, inverse, total, slope, rungs);
+        far_rungs<F>(e, argument, inverse, total, slope, rungs);
+#pragma unroll
+        for (int a = 0; a < R; ++a) slope[a] = with_root<F>(slope[a], inverse[a]);
+    } else {
+        other_rungs<F>(e, argument, inverse, total, slope, rungs);
+    }
+}
+
 // The kernels at R squared distances:
 //   total = sum_s weight_s kappa_s(r)          of a far rung, weight_s u_s(r) of a near one
 //   slope = sum_s weight_s kappa_s'(r) - shift
 template <class T, int R, class Rungs>
 DEVICE void evaluate(const Evaluator<T>& e, const T (&r)[R], T (&total)[R], T (&slope)[R], Rungs& rungs) {
-    T argument[R], inverse[R];
-#pragma unroll
-    for (int a = 0; a < R; ++a) total[a] = 0, slope[a] = e.start, argument[a] = r[a], inverse[a] = 1;
-    if (e.name == KernelName::gaussian) {
-        if (sizeof(T) == 4 && e.folded) {
-            add_series(e, r, total, slope);
-        } else {
-            ladder<2>(e, argument, total, slope, rungs);
-        }
-        far_rungs(e, argument, total, slope, rungs);
-    } else if (e.name == KernelName::laplacian || e.name == KernelName::energy) {
-#pragma unroll
-        for (int a = 0; a < R; ++a) {
-            const Root<T> both = root_of(r[a]);
-            argument[a] = both.root, inverse[a] = both.inverse;
-        }
-        rungs.set_inverse(inverse);
-        if (e.name == KernelName::energy) {
-            other_rungs<KernelName::energy>(e, argument, inverse, total, slope, rungs);
-        } else {
-            ladder<1>(e, argument, total, slope, rungs);
-            far_rungs(e, argument, total, slope, rungs);
-#pragma unroll
-            for (int a = 0; a < R; ++a) slope[a] *= inverse[a];
-        }
-    } else {
-#pragma unroll
-        for (int a = 0; a < R; ++a) argument[a] = minimum(r[a], Number<T>::huge);
-        if (e.name == KernelName::imq)
-            other_rungs<KernelName::imq>(e, argument, inverse, total, slope, rungs);
-        else
-            other_rungs<KernelName::rational_quadratic>(e, argument, inverse, total, slope, rungs);
-    }
+    with_family(e.family, [&](auto family) { evaluate_family<decltype(family)>(e, r, total, slope, rungs); });
 }
 
 }  // namespace

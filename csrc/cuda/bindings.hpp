@@ -1,0 +1,55 @@
+// What the bindings of all operations share. Tensors come as addresses, whose owner keeps them alive until
+// the stream is done. Each task is a struct that Python fills by field name (common/fields.hpp), with a
+// property `workspace` where it needs one, and methods that launch, which take the workspace and the stream
+// last.
+#pragma once
+#include <stdexcept>
+#include <string>
+
+#include "../common/fields.hpp"
+#include "device.hpp"
+#include "launcher.hpp"
+
+namespace fastmmd::cuda {
+
+namespace py = pybind11;
+typedef uintptr_t Address;
+
+void bind_mmd(py::module_&);
+void bind_fourier(py::module_&);
+void bind_parzen(py::module_&);
+
+#define FIELD(Struct, name) field<&Struct::name>(#name)  // of FilledClass<Struct>
+
+inline void expect(bool valid, const char* message) {
+    if (!valid) throw std::invalid_argument(message);
+}
+
+inline void check(Status status) {
+    if (status.code == 0) return;
+    throw std::runtime_error(std::string("CUDA kernel ") + status.kernel + ": " + error_text(status.code));
+}
+
+inline void read_field(py::handle value, List& list) {
+    const py::sequence numbers = py::cast<py::sequence>(value);
+    list.count = (int)numbers.size();
+    expect(list.count <= most_listed, "expected at most 128 numbers");
+    for (int s = 0; s < list.count; ++s) list.values[s] = py::cast<double>(numbers[s]);
+}
+
+// The address of a tensor's, or a sequence.
+inline void read_field(py::handle value, Numbers& numbers) {
+    if (PyLong_Check(value.ptr()))
+        numbers.tensor = (const void*)py::cast<Address>(value);
+    else
+        read_field(value, numbers.list);
+}
+
+template <auto LAUNCHER, class Task> void run(const Task& task, Address workspace, Address stream) {
+    check(LAUNCHER(task, (void*)workspace, (void*)stream));
+}
+template <auto LAUNCHER, class Task> void run_without_workspace(const Task& task, Address stream) {
+    check(LAUNCHER(task, (void*)stream));
+}
+
+}  // namespace fastmmd::cuda
