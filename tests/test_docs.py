@@ -117,3 +117,18 @@ def test_python_blocks_parse_and_name_what_exists(path: Path) -> None:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fastmmd":
                 assert hasattr(fastmmd, node.attr), f"fastmmd.{node.attr}"
+
+
+def test_cited_sections_exist() -> None:
+    """Comments cite sections of the design as docs/design.md, "Title"."""
+    sections = {line.lstrip("#").strip() for line in parts(page("docs/design.md"))[0] if line.startswith("#")}
+    wrong = []
+    for path in (
+        path for folder in ("fastmmd", "csrc", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.*")
+    ):
+        if path.suffix in (".py", ".hpp", ".cpp", ".cu", ".cuh") and path != Path(__file__):
+            flowing = re.sub(r"\s*\n\s*(//|#)?\s*", " ", path.read_text())
+            titles = re.findall(r'docs/design\.md, "([^"]+)"', flowing)
+            wrong += [f"{path.relative_to(ROOT)}: {title}" for title in titles if title not in sections]
+            wrong += [f"{path.relative_to(ROOT)}: DESIGN"] * ("DESIGN" in flowing)
+    assert not wrong, wrong
