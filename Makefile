@@ -1,7 +1,7 @@
-# Two commands do everything on a fresh machine with Python 3.11, a C++ compiler, make and git:
-#   make train   the main job on embedded data: install, build the kernels, train, evaluate, write pictures
-#   make test    the test-suite
-# Both create .venv and reuse it. TORCH chooses the build of PyTorch, e.g. TORCH="torch==2.13.0 --index-url URL".
+# Two commands are enough on a fresh machine with Python 3.11 or newer, a C++ compiler, make and git:
+#   make train   the main job on embedded data: install, build the kernels, train, evaluate, write figures
+#   make test    the test suite
+# Both create .venv and reuse it. TORCH selects the PyTorch build, e.g. TORCH="torch==2.13.0 --index-url URL".
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-# CUDA kernels are built where a GPU can run them; FASTMMD_CUDA=on or auto says otherwise.
+# CUDA kernels are built where a GPU is visible, unless FASTMMD_CUDA is set.
 ifndef FASTMMD_CUDA
 FASTMMD_CUDA := $(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),auto,off)
 endif

@@ -1,11 +1,13 @@
 """Builds the native code: hands csrc/ to CMake and Ninja. Everything declarative is in pyproject.toml.
 
-FASTMMD_NATIVE=off  builds the pure-Python package on purpose (the default on Windows, macOS); `on` insists.
-FASTMMD_CUDA=off    builds no CUDA kernels; `auto`, the default, builds them where nvcc is found; `on` insists.
+FASTMMD_NATIVE=off  builds the pure Python package (the default on Windows and macOS); `on` requires native code.
+FASTMMD_CUDA=off    builds no CUDA kernels; `auto`, the default, builds them where nvcc is found; `on` requires them.
 CXX                 the C++ compiler.
-CUDACXX, CUDA_HOME  nvcc, or the folder in whose bin it is; else it is looked for on the PATH and in /usr/local/cuda.
-CMAKE_ARGS          further arguments for CMake; those below win, but for -DCMAKE_CUDA_ARCHITECTURES=..., which are by
-                    default those of the GPUs that nvidia-smi lists, or else all of ARCHITECTURES that nvcc knows.
+CUDACXX, CUDA_HOME  nvcc, or the folder whose bin contains it; otherwise it is looked up on the PATH and in
+                    /usr/local/cuda.
+CMAKE_ARGS          additional arguments for CMake. The arguments below take precedence, except for
+                    -DCMAKE_CUDA_ARCHITECTURES=..., which defaults to the GPUs that nvidia-smi lists or, without any,
+                    to those of ARCHITECTURES that nvcc supports.
 """
 
 from __future__ import annotations
@@ -25,24 +27,24 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 REMEDY = """\
-fastmmd: the native code could not be built; the messages above say why. What helps:
+fastmmd: the native code could not be built; see the messages above. Possible remedies:
   - a C++17 compiler with OpenMP, GCC 11 or Clang 14 or newer, and Python's headers
     (Debian, Ubuntu: apt install g++ python3-dev)
   - CXX=/path/to/compiler pip install ...      another compiler
   - FASTMMD_NATIVE=off pip install ...         the package without native code (slower: plain torch)"""
 CUDA_REMEDY = """
-  - nvcc of CUDA 12.4 or newer, and a C++ compiler that it takes: CUDAHOSTCXX=/path/to/compiler pip install ...
-  - FASTMMD_CUDA=off pip install ...           the package without CUDA kernels (Triton's serve GPUs)"""
+  - nvcc of CUDA 12.4 or newer, and a C++ compiler that it supports: CUDAHOSTCXX=/path/to/compiler pip install ...
+  - FASTMMD_CUDA=off pip install ...           the package without CUDA kernels (GPUs use Triton)"""
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")  # compute capabilities, where no GPU is visible
 CHOICES = {"FASTMMD_NATIVE": ("on", "off"), "FASTMMD_CUDA": ("auto", "on", "off")}
 
 
 def choice(name: str, default: str) -> str:
-    found = os.environ.get(name, default)
-    if found not in CHOICES[name]:
-        expected = " or ".join(f'"{value}"' for value in CHOICES[name])
-        raise SystemExit(f"{name}: got {found!r}, expected {expected}")
-    return found
+    value = os.environ.get(name, default)
+    if value not in CHOICES[name]:
+        expected = " or ".join(f'"{allowed}"' for allowed in CHOICES[name])
+        raise SystemExit(f"{name}: got {value!r}, expected {expected}")
+    return value
 
 
 def native_wanted() -> bool:
@@ -50,27 +52,28 @@ def native_wanted() -> bool:
 
 
 def nvcc() -> str | None:
-    """The compiler of the CUDA kernels; None where none are built."""
+    """The compiler for the CUDA kernels, or None if they are not built."""
     wanted = choice("FASTMMD_CUDA", "auto")
     if wanted == "on" and not native_wanted():
-        raise SystemExit("FASTMMD_CUDA=on: CUDA kernels are native code, and FASTMMD_NATIVE is off here; set it to on")
+        raise SystemExit("FASTMMD_CUDA=on: requires native code, but FASTMMD_NATIVE is off; set FASTMMD_NATIVE=on")
     if wanted == "off" or not native_wanted():
         return None
     given, home = os.environ.get("CUDACXX"), os.environ.get("CUDA_HOME")
     path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/local/cuda/bin"
-    found = shutil.which(given or "nvcc", path=f"{home}/bin" if home and not given else path)
-    if found is None and (wanted == "on" or given):
+    compiler = shutil.which(given or "nvcc", path=f"{home}/bin" if home and not given else path)
+    if compiler is None and (wanted == "on" or given):
         where = f"CUDACXX={given}" if given else f"CUDA_HOME={home}" if home else "the PATH and /usr/local/cuda/bin"
         raise SystemExit(
-            f"FASTMMD_CUDA={wanted}: no nvcc in {where}; install NVIDIA's CUDA toolkit, or say where it is with "
+            f"FASTMMD_CUDA={wanted}: no nvcc in {where}; install the NVIDIA CUDA toolkit, set "
             "CUDA_HOME=/path/to/cuda, or build without CUDA kernels: FASTMMD_CUDA=off"
         )
-    return found
+    return compiler
 
 
 def architectures(compiler: str) -> str:
-    """As CMake takes them: machine code for the visible GPUs, or else for all of ARCHITECTURES that the compiler knows
-    with the intermediate code of the newest. Drivers translate intermediate code for GPUs newer than the compiler."""
+    """The value of CMAKE_CUDA_ARCHITECTURES: machine code for the visible GPUs or, without any, for those of
+    ARCHITECTURES that the compiler supports, plus PTX for the newest. Drivers compile PTX for GPUs that are newer than
+    the compiler."""
     specific = {name.rstrip("a"): name for name in ARCHITECTURES}
     known = re.findall(r"compute_(\d+)\b", output(compiler, "--list-gpu-arch")) or list(specific)
     visible = output("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").replace(".", "").split()
@@ -87,7 +90,7 @@ def architectures(compiler: str) -> str:
 
 
 def output(*command: str) -> str:
-    """What a command prints; nothing where it fails."""
+    """The standard output of a command, empty if it fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -95,13 +98,13 @@ def output(*command: str) -> str:
 
 
 def tool(name: str) -> str:
-    """A build tool on the PATH or beside the interpreter."""
+    """The path of a build tool, on the PATH or next to the interpreter."""
     places = [os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")]
     return shutil.which(name, path=os.pathsep.join(places)) or name
 
 
 def preprocess(compiler: str, folder: Path) -> None:
-    """An empty CUDA source, to see that the compiler works."""
+    """Preprocess an empty CUDA source to check that the compiler works."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "empty.cu").touch()
     host = os.environ.get("CUDAHOSTCXX")
@@ -110,7 +113,7 @@ def preprocess(compiler: str, folder: Path) -> None:
 
 
 class PythonBuild(build_py):
-    """Says so where no native code is built; CMake says what is."""
+    """Reports when no native code is built; CMake reports what it builds."""
 
     def run(self) -> None:
         if not native_wanted():
@@ -119,7 +122,7 @@ class PythonBuild(build_py):
 
 
 class CMakeBuild(build_ext):
-    """Builds the extensions with CMake, all at once."""
+    """Builds all extensions in one CMake run."""
 
     def build_extensions(self) -> None:
         import pybind11
@@ -147,24 +150,24 @@ class CMakeBuild(build_ext):
             print("fastmmd native parts: no CUDA kernels (FASTMMD_CUDA=off, or no nvcc was found)", flush=True)
         remedy = REMEDY + (CUDA_REMEDY if NVCC else "")
         try:
-            if NVCC:  # CMake would keep to itself why it does not work, such as a host compiler that is too new
+            if NVCC:  # CMake does not report why nvcc fails, for example an unsupported host compiler
                 preprocess(NVCC, build.parent)
             subprocess.run(configure, check=True)
             subprocess.run([cmake, "--build", str(build), "--target", "install"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"{error}\n{remedy}") from None
         for module in modules:
-            if not module.exists():  # a wheel without native code is never made by accident
-                raise SystemExit(f"CMake ended without an error and left no {module}\n{remedy}")
+            if not module.exists():  # never build a wheel without native code by accident
+                raise SystemExit(f"CMake succeeded but left no {module}\n{remedy}")
 
     def copy_extensions_to_source(self) -> None:
-        for earlier in (ROOT / "fastmmd").glob("_cuda.*.so"):  # of sources or choices that may be others now
-            earlier.unlink()
+        for stale in (ROOT / "fastmmd").glob("_cuda.*.so"):  # built from other sources or options
+            stale.unlink()
         super().copy_extensions_to_source()
 
 
 class BinaryDistribution(Distribution):
-    """Without native code the wheel is pure; with it, it belongs to one platform."""
+    """A wheel with native code is specific to a platform; without, it is pure."""
 
     def has_ext_modules(self) -> bool:
         return native_wanted()
