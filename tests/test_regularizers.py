@@ -45,7 +45,7 @@ def test_mmd_is_the_operator_on_fresh_draws() -> None:
     closed = ClosedFormMMD((1.0, 4.0), estimator="unbiased")(codes, prior)
     assert torch.equal(closed, fastmmd.mmd2_to_prior(codes, prior, (1.0, 4.0), estimator="unbiased"))
     spec = regularizer.kernel_spec()
-    assert spec is not None and (spec.name, spec.bandwidths) == ("gaussian", (1.0, 4.0))
+    assert spec is not None and (spec.family, spec.bandwidths) == ("gaussian", (1.0, 4.0))
     assert MMD(kernel="energy").kernel_spec() is None
 
 

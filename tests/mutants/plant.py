@@ -241,6 +241,9 @@ def main() -> int:
         return 0
     # In a mutated tree the list no longer applies, which says nothing about the fault.
     files = [name for name in options.files if not name.endswith("test_mutants.py")]
+    for mutant in chosen:
+        if mutant.file not in files:
+            raise SystemExit(f"{mutant.name}: {mutant.file} is not of the quick suite, {' '.join(files)}")
     folder = ROOT / "build" / "mutants"
     trees = [Tree(folder / str(number)) for number in range(options.jobs)]
     for tree in trees:
