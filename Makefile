@@ -1,13 +1,17 @@
 # Two commands are enough on a fresh machine with Python 3.11 or newer, a C++ compiler, make and git:
-#   make train   the main job on embedded data: install, build the kernels, train, evaluate, write figures
-#   make test    the test suite
-# Both create .venv and reuse it. TORCH selects the PyTorch build, e.g. TORCH="torch==2.13.0 --index-url URL".
+#   make train        the main job on embedded data: install, build the kernels, train, evaluate, write figures
+#   make test         the test suite
+#   make test-quick   what a change may have broken, in about a minute
+# They create .venv and reuse it. TORCH selects the PyTorch build, e.g. TORCH="torch==2.13.0 --index-url URL".
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TRITON ?= 3.7.0
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported, which most of torch never is.
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 # CUDA kernels are built where a GPU is visible, unless FASTMMD_CUDA is set.
@@ -17,57 +21,85 @@ endif
 export FASTMMD_CUDA
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-full cuda-on-host sanitize lint format bench bench-quick clean
+.PHONY: help train test test-quick test-full test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo 'also: make lint | format | test-full | sanitize | bench | bench-quick | clean'
+	@echo 'also: make lint | format | mutants | test-full | test-triton TRITON=3.7.0 | sanitize | bench | bench-quick | clean'
 
 train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test cuda-on-host
-	$(PYTEST) --dist loadfile tests
-	$(TRITON_TESTS) -k $(KERNELS_ONLY)
-	$(CUDA_TESTS) -k $(KERNELS_ONLY)
+	$(PYTEST) $(BY_FILE) tests
+	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS) -k $(KERNELS_ONLY)
+	$(ON_HOST) $(PYTEST) $(CUDA_TESTS) -k $(KERNELS_ONLY)
+
+# Every operation and kernel once. The CUDA kernels where `make cuda-on-host` has built them.
+test-quick: $(VENV)/installed-test
+	$(PYTEST) $(BY_FILE) $(QUICK)
+	$(INTERPRETED) $(PYTEST) --backends triton $(SUITE)
+	test ! -d build/cuda-on-host || $(ON_HOST) $(PYTEST) --backends cuda $(SUITE)
+
+# Plants faults, one at a time, and shows that the quick suite catches each; goes on where it was interrupted.
+mutants: $(VENV)/installed-test
+	$(BIN)/python tests/mutants/plant.py --jobs $(JOBS) $(QUICK)
 
 test-full: export FASTMMD_TEST_FULL = 1
 test-full: $(VENV)/installed-test cuda-on-host
-	$(PYTEST) --dist loadfile tests
-	$(TRITON_TESTS)
-	$(CUDA_TESTS)
+	$(PYTEST) $(BY_FILE) tests
+	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS)
+	$(ON_HOST) $(PYTEST) $(CUDA_TESTS)
 
-# A file stays with one worker: some compile kernels for all their tests.
+# The Triton kernels with another version of Triton, which lies before that of .venv and stays out of it.
+test-triton: $(VENV)/installed-test
+	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON)
+	PYTHONPATH="$(CURDIR)/build/triton-$(TRITON)" $(INTERPRETED) $(PYTEST) $(TRITON_TESTS) -k $(KERNELS_ONLY)
+
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
-OPERATORS = $(addprefix tests/test_,$(addsuffix .py,mmd labels fourier discrepancy parzen operators dispatch))
+# A file stays with one worker: some compile kernels for all their tests. conftest.py puts long files first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+SUITE := tests/test_quick.py
+QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants errors backends regularizers nn labels_nn evaluation gmmn \
+	checkpoint)
+OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier discrepancy parzen operators dispatch)
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
-TRITON_TESTS = TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(PYTEST) --backends triton $(OPERATORS) tests/test_triton.py
+INTERPRETED := TRITON_INTERPRET=1 OMP_NUM_THREADS=1
+TRITON_TESTS := --backends triton $(OPERATORS) tests/test_triton.py
 
 # And with the CUDA kernels, compiled for the CPU (tests/native/cuda/on_host.hpp) with AddressSanitizer and
 # UndefinedBehaviorSanitizer, whose library must be there before Python, with the one whose exceptions it watches.
-CUDA_TESTS = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))" \
+ON_HOST = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
-	FASTMMD_CUDA_ON_HOST=build/cuda-on-host $(PYTEST) --backends cuda $(OPERATORS) tests/test_cuda.py
+	FASTMMD_CUDA_ON_HOST=build/cuda-on-host
+CUDA_TESTS := --backends cuda $(OPERATORS) tests/test_cuda.py
 
-# Emulated kernels are slow: without what asks the operators around them, which ran before, and what only a GPU shows.
-KERNELS_ONLY = "not (gradcheck or second_derivatives or create_graph or compile or without_grad or precision or memory)"
+# Emulated kernels are slow: without what asks the operators around them, which ran before, what only a GPU shows, and
+# what test_quick.py has already.
+AROUND := gradcheck or second_derivatives or create_graph or compile or without_grad or precision or memory or opcheck \
+	or fake or errors or gradient_alone
+AGAIN := float32 or everything_differentiable or high_dimensions or bandwidth_lists or weights_of_both_signs or \
+	expm1_form or test_mean or test_function or follow_the_definition or test_discrepancy or dense_formula or halving
+KERNELS_ONLY := "quick or not ($(AROUND) or $(AGAIN))"
 
 cuda-on-host: $(VENV)/installed-test
-	$(BIN)/cmake -S csrc -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-		-DCMAKE_CXX_COMPILER=$(CXX) -DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined \
-		-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DPYBIND11_FINDPYTHON=ON \
-		-DPython_EXECUTABLE=$(abspath $(BIN)/python)
-	$(BIN)/cmake --build build/$@
+	$(CMAKE) -S csrc -B build/$@ -G Ninja -DCMAKE_CXX_COMPILER=$(CXX) \
+		-DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined \
+		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPYBIND11_FINDPYTHON=ON \
+		-DPython_EXECUTABLE="$$PWD/$(BIN)/python"
+	$(CMAKE) --build build/$@
+
+# With Ninja beside it; the path of this folder may contain spaces.
+CMAKE := PATH="$$PWD/$(BIN):$$PATH" cmake
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.
 sanitize: sanitize-address,undefined sanitize-thread
 
 sanitize-%: $(VENV)/build-tools
-	$(BIN)/cmake -S csrc -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-		-DFASTMMD_TESTS=ON -DFASTMMD_SANITIZE=$*
-	$(BIN)/cmake --build build/$@
+	$(CMAKE) -S csrc -B build/$@ -G Ninja -DFASTMMD_TESTS=ON -DFASTMMD_SANITIZE=$*
+	$(CMAKE) --build build/$@
 	OMP_WAIT_POLICY=passive ASAN_OPTIONS=malloc_fill_byte=255:max_malloc_fill_size=1000000000 \
 		UBSAN_OPTIONS=print_stacktrace=1 $(UNRANDOMIZED) build/$@/native_tests
 
@@ -96,17 +128,17 @@ bench-quick: $(VENV)/installed-bench
 # All that the C++ tests need besides a compiler.
 $(VENV)/build-tools:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check cmake ninja
+	$(PIP) cmake ninja
 	touch $@
 
 # torch first and by itself: with it in place no dependency pulls another build.
 $(VENV)/torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PIP) $(TORCH)
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/torch $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,$*]'
+	$(PIP) --editable '.[train,$*]'
 	touch $@
 
 clean:

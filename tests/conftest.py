@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads shall not spin on a busy machine
 
+import interpreter
 import pytest
 import torch
 from helpers import EMULATED, INTERPRETED
@@ -31,6 +30,13 @@ settings.register_profile(
 settings.load_profile("fastmmd")
 
 
+#: Those that compile or train for long, the longest first.
+SLOW_FILES = (
+    "test_cuda_code", "test_triton_compile", "test_build", "test_native_program", "test_native", "test_programs",
+    "test_dispatch", "test_labels", "test_cuda_build", "test_mmd_products",
+)  # fmt: skip
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends",
@@ -42,12 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The interpreter patches triton.language at each call of a function, half of its time; here once per function."""
     if INTERPRETED:
-        interpreter = importlib.import_module("triton.runtime.interpreter")
-        assert hasattr(interpreter, "_LangPatchScope"), "Triton has changed: the tests will be slow without this"
-        interpreter._patch_lang = functools.cache(interpreter._patch_lang)
-        interpreter._LangPatchScope.restore = lambda self: None
+        interpreter.patch_once()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -57,16 +59,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Emulated kernels take seconds a test: of each test those cases that have each value of each parameter once."""
+    """Long files first, so that no worker waits for one at the end.
+
+    Emulated kernels take seconds a test: only what asks for a backend runs there, and of each test those cases that
+    have each value of each parameter once; all cases in test_quick.py, which is chosen that way by hand.
+    """
+    items.sort(key=lambda item: SLOW_FILES.index(name) if (name := item.path.stem) in SLOW_FILES else len(SLOW_FILES))
     if not EMULATED or config.getoption("--backends") not in ("triton", "cuda"):
         return
-    kept = [
-        item
-        for _, cases in itertools.groupby(items, key=lambda item: item.nodeid.split("[")[0])
-        for item in covering(list(cases))
-    ]
+    kept = []
+    for _, cases in itertools.groupby(items, key=lambda item: item.nodeid.split("[")[0]):
+        tests = [case for case in cases if "backend" in getattr(case, "fixturenames", ()) or _of_one_backend(case)]
+        kept += tests if tests and tests[0].path.stem == "test_quick" else covering(tests)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+def _of_one_backend(item: pytest.Item) -> bool:
+    return item.path.stem in ("test_triton", "test_cuda")
 
 
 def covering(cases: list[pytest.Item]) -> list[pytest.Item]:
@@ -82,34 +92,27 @@ def covering(cases: list[pytest.Item]) -> list[pytest.Item]:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test on one backend by explicit choice, which never falls back, with new tensors on the device."""
-    device = request.config.getoption("--device")
-    if device != "cpu":
-        for name in ("rand", "randn", "randint"):
-            monkeypatch.setattr(torch, name, _drawn_on_cpu(getattr(torch, name)))
-        numpy = torch.Tensor.numpy
-        monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: numpy(tensor.cpu()))
-        frequencies = fastmmd.FourierFeatures.frequencies
-        monkeypatch.setattr(
-            fastmmd.FourierFeatures,
-            "frequencies",
-            lambda self, device=device, dtype=None: frequencies(self, device, dtype),
-        )
-        torch.set_default_device(device)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where the tensors of a test are, by default those that it makes without a word. Draw on the CPU: `points`."""
+    chosen = torch.device(request.config.getoption("--device"))
+    torch.set_default_device(chosen)
+    yield chosen
+    torch.set_default_device(None)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test on one backend by explicit choice, which never falls back."""
     name = request.param
     if name == "cuda":
-        _cuda_on_host(monkeypatch)
+        _register_cuda_on_host(monkeypatch)
         name = "native"
-    try:
-        with fastmmd.backend(name):
-            yield name
-    finally:
-        backends.select.cache_clear()
-        torch.set_default_device(None)
+    with fastmmd.backend(name):
+        yield name
+    backends.select.cache_clear()
 
 
-def _cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def _register_cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend "native" on CPU tensors means the CUDA kernels, compiled for the CPU."""
     if "fastmmd._cuda" not in sys.modules:
         (path,) = Path(os.environ["FASTMMD_CUDA_ON_HOST"]).glob("_cuda*.so")
@@ -117,20 +120,10 @@ def _cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
         assert spec is not None and spec.loader is not None
         sys.modules["fastmmd._cuda"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    monkeypatch.setattr(backends, "package", lambda name, _: f"fastmmd.backends.{'cuda' if name == 'native' else name}")
+    package = backends.package
+    on_host = {("native", "cpu"): package("native", "cuda")}
+    monkeypatch.setattr(backends, "package", lambda *key: on_host.get(key) or package(*key))
     backends.select.cache_clear()
-
-
-def _drawn_on_cpu(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The numbers of a generator do not depend on the device."""
-
-    def drawn(*shape: Any, generator: torch.Generator | None = None, **options: Any) -> torch.Tensor:
-        if generator is None:
-            return draw(*shape, **options)
-        device = options.pop("device", None) or torch.get_default_device()
-        return draw(*shape, generator=generator, device="cpu", **options).to(device)
-
-    return drawn
 
 
 @pytest.fixture(autouse=True)

@@ -67,10 +67,15 @@ def points(*shape: int, seed: int = 0, dtype: torch.dtype = F32, scale: float = 
     return (shift + scale * z).to(torch.get_default_device(), dtype)
 
 
+def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = F32) -> Tensor:
+    """Reproducible numbers in [0, 1), drawn in their dtype, on the default device."""
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype, device="cpu")
+    return drawn.to(torch.get_default_device())
+
+
 def positive(*shape: int, seed: int = 0, dtype: torch.dtype = F32) -> Tensor:
     """Reproducible weights in (0.2, 1.2), on the default device."""
-    z = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=F64, device="cpu")
-    return (0.2 + z).to(torch.get_default_device(), dtype)
+    return (0.2 + uniform(*shape, seed=seed, dtype=F64)).to(dtype)
 
 
 def leaf(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -86,8 +91,8 @@ def value_and_gradients(
     out = function(*leaves)
     cotangent = positive(*out.shape, seed=seed).to(out.dtype)
     wanted = [tensor for tensor in leaves if tensor is not None]
-    found = iter(torch.autograd.grad(out, wanted, cotangent))
-    return out, [None if tensor is None else next(found) for tensor in leaves]
+    gradients = iter(torch.autograd.grad(out, wanted, cotangent))
+    return out, [None if tensor is None else next(gradients) for tensor in leaves]
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

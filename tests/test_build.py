@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,11 @@ def test_architectures(source: Path, tools: Path, known: str, gpus: str, expecte
     options, _ = asked(source, tools, FASTMMD_CUDA="auto")
     assert f"-DCMAKE_CUDA_COMPILER={tools / 'nvcc'}" in options and "-DFASTMMD_CUDA=ON" in options
     assert [option for option in options if "ARCHITECTURES" in option] == [f"-DCMAKE_CUDA_ARCHITECTURES={expected}"]
+
+
+@linux
+def test_given_architectures(source: Path, tools: Path) -> None:
+    script(tools / "nvcc", "echo compute_90")
     given = "-DCMAKE_CUDA_ARCHITECTURES=90"
     options, _ = asked(source, tools, FASTMMD_CUDA="on", CMAKE_ARGS=given)
     assert [option for option in options if "ARCHITECTURES" in option] == [given]
@@ -248,7 +254,7 @@ def test_flags_of_the_user_do_not_reach_the_kernels(tmp_path: Path) -> None:
     done = run(command, tmp_path, PATH=path, CXXFLAGS="-Ofast -ffast-math -mavx512f -march=native")
     assert done.returncode == 0, done.stdout
     commands = json.loads((tmp_path / "compile_commands.json").read_text())
-    kernels = [entry["command"].split() for entry in commands if entry["file"].endswith("elementwise.cpp")]
+    kernels = [shlex.split(entry["command"]) for entry in commands if entry["file"].endswith("elementwise.cpp")]
     assert len(kernels) == 3
     macros = {}
     for words in kernels:

@@ -348,12 +348,12 @@ def run(n):
 
 with fastmmd.backend("native"):
     run(1024)
-    print(run(8192))
+    print(run(4096))
 """
 
 
 def test_linear_memory() -> None:
-    """A dense matrix of 8192 x 8192 float32 takes 256 MB; inputs and gradients of this size take 2 each."""
+    """A dense matrix of 4096 x 4096 float32 takes 64 MB; inputs and gradients of this size take 1 each."""
     done = run_python(PEAK)
     assert done.returncode == 0, done.stderr[-3000:]
     assert float(done.stdout) < 40

@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from helpers import F32, F64, assert_close, points, value_and_gradients
+from helpers import F32, F64, assert_close, points, uniform, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neighbors import KernelDensity
@@ -26,9 +26,10 @@ NATS = 0.005  # DESIGN section 4: at most so much per point at D = 784, sigma 0.
 def images(n: int, dim: int = 784, seed: int = 0, modes: int = 10) -> Tensor:
     """Points in [0, 1] around a few templates, as images of digits are: near and far pairs."""
     generator = torch.Generator().manual_seed(seed)
-    templates = torch.rand(modes, dim, generator=torch.Generator().manual_seed(123)) < 0.2
-    noise = 0.1 * torch.randn(n, dim, generator=generator)
-    return (templates[torch.randint(modes, (n,), generator=generator)] + noise).clamp(0, 1)
+    templates = uniform(modes, dim, seed=123) < 0.2
+    noise = 0.1 * torch.randn(n, dim, generator=generator, device="cpu")
+    chosen = torch.randint(modes, (n,), generator=generator, device="cpu").to(templates.device)
+    return (templates[chosen] + noise.to(templates.device)).clamp(0, 1)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -136,8 +137,8 @@ def test_agrees_with_scikit_learn(backend: str) -> None:
     x, y = points(40, 3), points(150, 3, seed=1)
     for sigma in SIGMAS:
         # A leaf_size above the number of samples makes the tree search exact.
-        density = KernelDensity(bandwidth=sigma, leaf_size=1000, rtol=0, atol=0).fit(y.double().numpy())
-        expected = torch.from_numpy(density.score_samples(x.double().numpy()))
+        density = KernelDensity(bandwidth=sigma, leaf_size=1000, rtol=0, atol=0).fit(y.double().cpu().numpy())
+        expected = torch.from_numpy(density.score_samples(x.double().cpu().numpy()))
         assert_close(fastmmd.parzen_log_likelihood(x, y, sigma), expected, rtol=1e-5)
 
 
@@ -239,7 +240,7 @@ def test_one_bad_point_leaves_the_others_alone(backend: str, dim: int, bad: floa
 
 def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
     """|x|^2 + |s|^2 - 2 x . s cancels where the nearest sample is near and both are far from the center."""
-    x, y = (torch.rand(40, 100, generator=torch.Generator().manual_seed(seed), dtype=F64) for seed in (0, 1))
+    x, y = (uniform(40, 100, seed=seed, dtype=F64) for seed in (0, 1))
     x[20:] += 30
     y[20:] += 30
     exact = fastmmd.parzen_log_likelihood(x.float().double(), y.float().double(), (0.1, 0.3))
@@ -308,7 +309,7 @@ def test_truncating_tensor_cores_keep_the_nats() -> None:
 
     sigma, limit = 0.1, 2 * CANCELING * 0.1**2
     for spread in (0.0, 0.5):  # every coordinate alike, or half of them 0: the sums grow steadily
-        x, noise = (torch.rand(32, 784, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+        x, noise = (uniform(32, 784, seed=seed) for seed in range(2))
         x = (x >= spread) * (limit / 784 / (1 - spread)) ** 0.5 * 0.95
         y = x + 0.01 * noise
         (p, p_norms), (q, q_norms) = (halves_of(points, limit, 32, 32) for points in (x, y))

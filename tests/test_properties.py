@@ -71,7 +71,7 @@ def test_zero_between_a_sample_and_itself(kernel: str, n: int, dim: int, name: s
 def test_energy_distance_in_one_dimension(n: int, m: int, seed: int, name: str) -> None:
     """scipy's energy_distance is the square root, from the distribution functions."""
     x, y = pair(n, m, 1, seed)
-    expected = stats.energy_distance(x[:, 0].double().numpy(), y[:, 0].double().numpy()) ** 2
+    expected = stats.energy_distance(x[:, 0].double().cpu().numpy(), y[:, 0].double().cpu().numpy()) ** 2
     with fastmmd.backend(name):
         found = fastmmd.mmd2(x, y, kernel="energy")
     assert_close(found, torch.tensor(expected, dtype=F64), atol=bound(x, y), sensitivity=1.0)
