@@ -327,6 +327,8 @@ def test_arguments_that_would_leave_memory_are_errors() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="stride"):
         _native.parzen_tile(**tile)
+    with pytest.raises(ValueError, match='kernel: got "cosine"'):
+        native.witness(x[0], x[0], w[0], Kernel("cosine", (1.0,), (1.0,)))
 
 
 @pytest.mark.parametrize(
@@ -338,6 +340,8 @@ def test_arguments_that_would_leave_memory_are_errors() -> None:
         ({"features": {"key": 0, "count": 8}}, "Features: expected the fields key count bandwidths kernel_weights"),
         ({"features": (0, 8, (1.0,), (1.0,))}, "expected a dict of the fields of Features"),
         ({"features": {"key": "k", "count": 8, "bandwidths": (1.0,), "kernel_weights": (1.0,)}}, "Features.key"),
+        ({"features": {"key": 0, "count": 8, "bandwidths": 1.0, "kernel_weights": (1.0,)}}, "Features.bandwidths"),
+        ({"features": {"key": 0, "count": 8, "bandwidths": ("s",), "kernel_weights": (1.0,)}}, "Features.bandwidths"),
     ],
 )
 def test_a_wrong_or_missing_field_is_an_error(changes: dict[str, object], message: str) -> None:
