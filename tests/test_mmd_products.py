@@ -18,7 +18,8 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd import _native
-from fastmmd.backends.cpu import mmd, onednn, products
+from fastmmd.backends.common import products
+from fastmmd.backends.cpu import mmd, onednn
 from fastmmd.backends.cpu.mmd import products as mmd_products
 from fastmmd.backends.cpu.mmd import samples
 from fastmmd.kernels import FAMILIES, Kernel
@@ -254,9 +255,9 @@ def test_same_bits_every_time_and_whatever_the_precision_asked_for() -> None:
 
 @pytest.fixture
 def checked_anew() -> Iterator[None]:
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
     yield
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
 
 
 def refuses(*arguments: object) -> Tensor:
@@ -276,26 +277,26 @@ def test_products_of_torch_where_onednn_is_missing(
 
     def check_products() -> None:
         with products.full_precision():
-            assert_close(products.multiply(a, b), a.to(F64) @ b.to(F64).T)
-            assert_close(products.multiply(a.T, b[:48].T), a.to(F64).T @ b[:48].to(F64))
+            assert_close(onednn.multiply(a, b), a.to(F64) @ b.to(F64).T)
+            assert_close(onednn.multiply(a.T, b[:48].T), a.to(F64).T @ b[:48].to(F64))
         with fastmmd.backend("native"):
             check(*sample(400, 380, 100), scales(100))
 
     check_products()
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
     others = Mock(spec=[] if operator is None else ["_linear_pointwise"])
     if operator is not None:
         others._linear_pointwise = operator
     monkeypatch.setattr(torch.ops, "mkldnn", others)
-    assert onednn.product() is None
+    assert onednn.checked() is None
     check_products()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere torch's own product serves")
 def test_onednn_is_used_where_it_is(checked_anew: None) -> None:
-    product, (a, b) = onednn.product(), (points(48, 100, seed=1), points(80, 100, seed=2))
+    product, (a, b) = onednn.checked(), (points(48, 100, seed=1), points(80, 100, seed=2))
     assert product is not None
-    assert torch.equal(products.multiply(a, b), product(a, b))
+    assert torch.equal(onednn.multiply(a, b), product(a, b))
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 255, 256, 257, 1000, 1040])

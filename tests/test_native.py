@@ -23,6 +23,7 @@ import fastmmd
 from fastmmd import _native
 from fastmmd.backends import cpu
 from fastmmd.backends.calls import Features
+from fastmmd.backends.common import products
 from fastmmd.kernels import Kernel
 
 TESTS = Path(__file__).parent
@@ -390,14 +391,14 @@ def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_precision_is_pinned_inside_and_restored_after_an_error(device: str) -> None:
-    if cpu.products._MATMUL is None:
+    if products._MATMUL is None:
         pytest.skip("this torch has one setting for every device, tested above")
-    settings = {"cpu": cpu.products._MATMUL, "cuda": torch.backends.cuda.matmul}
+    settings = {"cpu": products._MATMUL, "cuda": torch.backends.cuda.matmul}
     here, lower = settings[device], {"cpu": "bf16", "cuda": "tf32"}[device]
     before = here.fp32_precision
     here.fp32_precision = lower
     try:
-        full = cpu.products.full_precision
+        full = products.full_precision
         with pytest.raises(KeyError), full(device), full(device):
             assert here.fp32_precision == "ieee"
             raise KeyError

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..calls import Features, FourierFrequencies, FourierFunction, FourierSum
 from ..common import fourier as common
-from .library import address, is_double, load, threads
+from ..common.native import address, is_double
+from .library import load, threads
 
 
 def fourier_sum(call: FourierSum) -> Tensor:

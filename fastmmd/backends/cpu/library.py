@@ -71,17 +71,8 @@ def capability() -> dict[str, str | int]:
     return {"capability": library.capability(), "threads": threads(), "build": library.build_summary}
 
 
-def is_double(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float64
-
-
 def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
-
-
-def address(tensor: Tensor | None) -> int:
-    """0 for what is absent or not needed."""
-    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
 
 
 def numbers(values: tuple[float, ...] | Tensor) -> Sequence[float]:

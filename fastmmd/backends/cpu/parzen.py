@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..calls import Parzen, ParzenBackward
-from .library import address, is_double, load, threads
-from .products import blocks_of, full_precision, squared_norms, tile_size
+from ..common.native import address, is_double
+from ..common.products import blocks_of, full_precision, squared_norms, tile_size
+from .library import load, threads
 
 PARZEN_DIRECT_DIMS = 16  # up to here distances by differences cost less than a matrix product
 PARZEN_ROWS, PARZEN_COLUMNS = 1024, 1024  # products large enough for BLAS, small enough for the cache

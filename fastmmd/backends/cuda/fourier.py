@@ -17,7 +17,7 @@ from ..calls import (
     FourierFunction,
     FourierSum,
 )
-from ..cpu.library import address, is_double
+from ..common.native import address, is_double
 from .library import launch, load, workspace
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...kernels import Kernel
 from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
-from ..cpu.library import address, is_double
-from ..cpu.products import blocks_of, full_precision, squared_norms, tile_size
+from ..common.native import address, is_double
+from ..common.products import blocks_of, full_precision, squared_norms, tile_size
 from .library import launch, load, workspace
 
 F64 = torch.float64

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..calls import Parzen, ParzenBackward
-from ..cpu.library import address, is_double
-from ..cpu.products import blocks_of, even_tile_size, full_precision
+from ..common.native import address, is_double
+from ..common.products import blocks_of, even_tile_size, full_precision
 from .library import launch, load, workspace
 
 F64 = torch.float64

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ....kernels import FAMILIES
 from ...calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
-from ..library import address, is_double, kernel_fields, load, threads
+from ...common.native import address, is_double
+from ..library import kernel_fields, load, threads
 from . import products
 
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:

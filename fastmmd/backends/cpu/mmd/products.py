@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...calls import Mmd2, Mmd2Inputs
-from ..products import full_precision
+from ...common.products import full_precision
 from .samples import F64, NormalizedSample, Side, Sums, chunks_of
 from .terms import Term, TileKernel
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..products import even_tile_size, multiply
+from ...common.products import even_tile_size
+from ..onednn import multiply
 
 F64 = torch.float64
 TILE = 256  # rows and columns: large enough for BLAS; sums of so many products in float32 are accurate enough

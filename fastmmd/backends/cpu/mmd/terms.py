@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ....kernels import Kernel
-from ..library import address, is_double, kernel_fields, load, threads
-from ..products import multiply
+from ...common.native import address, is_double
+from ..library import kernel_fields, load, threads
+from ..onednn import multiply
 from .samples import F64, Side, Sums, TileSide
 
 ALIKE = 1.0  # slopes at the outer deciles of the distances, apart by less than so much of the median's

@@ -1,4 +1,4 @@
-"""Matrix products tile by tile, in full precision: what the operators that go through BLAS share."""
+"""Matrix products tile by tile, in full precision: what the backends that go through BLAS share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from . import onednn
 
 
 def tile_size(count: int, most: int) -> int:
@@ -36,12 +34,6 @@ def squared_norms(points: Tensor) -> Tensor:
     """[N]; NaN for a point with an infinity, which would be far from everything and so disappear."""
     norms: Tensor = torch.linalg.vector_norm(points, dim=1, dtype=torch.float64)
     return norms.square_().to(points.dtype).masked_fill_(~points.isfinite().all(1), torch.nan)
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T, within full_precision(): [n, k], [m, k] -> [n, m], a new tensor."""
-    product = onednn.product() if a.dtype == torch.float32 else None
-    return a @ b.T if product is None else product(a, b)
 
 
 # torch 2.9 and later have settings of their own for products on the CPU and on CUDA devices; earlier ones have one for
