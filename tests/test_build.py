@@ -105,7 +105,7 @@ def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) 
 @linux
 def test_failing_compilation_is_an_error(source: Path) -> None:
     """The compiler works and the source does not: its message arrives, and the status."""
-    (source / "csrc" / "cpu" / "operations.hpp").write_text("#error a line of no use\n")
+    (source / "csrc" / "cpu" / "calls.hpp").write_text("#error a line of no use\n")
     done = run([sys.executable, "setup.py", "build_ext"], source)
     assert done.returncode != 0
     assert "a line of no use" in done.stdout
@@ -286,10 +286,14 @@ def test_fast_math_is_refused() -> None:
 @pytest.mark.skipif(COMPILER is None or shutil.which("nm") is None, reason="no compiler or no nm")
 def test_kernels_leave_no_weak_symbols(tmp_path: Path) -> None:
     """One function shared between instruction sets, and the linker may keep AVX-512 code for the baseline."""
-    for name in ("mmd", "witness", "fourier", "fourier_function", "parzen", "elementwise"):
+    sources = {
+        "mmd2": "mmd/mmd", "mmd_tile": "mmd/tile", "witness": "mmd/witness", "fourier_sum": "fourier/sum",
+        "fourier_function": "fourier/function", "parzen_tile": "parzen/parzen", "elementwise": "elementwise",
+    }  # fmt: skip
+    for name, source in sources.items():
         command = [
             str(COMPILER), "-std=c++17", "-O0", "-w", "-c", "-fopenmp", "-DFASTMMD_ISA=baseline",
-            str(ROOT / "csrc" / "cpu" / f"{name}.cpp"), "-o", str(tmp_path / "kernels.o"),
+            str(ROOT / "csrc" / "cpu" / f"{source}.cpp"), "-o", str(tmp_path / "kernels.o"),
         ]  # fmt: skip
         assert run(command, tmp_path).returncode == 0
         symbols = run(["nm", "-C", "--defined-only", str(tmp_path / "kernels.o")], tmp_path).stdout.splitlines()

@@ -255,9 +255,9 @@ def test_same_bits_every_time_and_whatever_the_precision_asked_for() -> None:
 
 @pytest.fixture
 def checked_anew() -> Iterator[None]:
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
     yield
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
 
 
 def refuses(*arguments: object) -> Tensor:
@@ -283,18 +283,18 @@ def test_products_of_torch_where_onednn_is_missing(
             check(*sample(400, 380, 100), scales(100))
 
     check_products()
-    onednn.product.cache_clear()
+    onednn.checked.cache_clear()
     others = Mock(spec=[] if operator is None else ["_linear_pointwise"])
     if operator is not None:
         others._linear_pointwise = operator
     monkeypatch.setattr(torch.ops, "mkldnn", others)
-    assert onednn.product() is None
+    assert onednn.checked() is None
     check_products()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere torch's own product serves")
 def test_onednn_is_used_where_it_is(checked_anew: None) -> None:
-    product, (a, b) = onednn.product(), (points(48, 100, seed=1), points(80, 100, seed=2))
+    product, (a, b) = onednn.checked(), (points(48, 100, seed=1), points(80, 100, seed=2))
     assert product is not None
     assert torch.equal(onednn.multiply(a, b), product(a, b))
 

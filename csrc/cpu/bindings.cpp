@@ -5,6 +5,7 @@
 #include <omp.h>
 #include <pthread.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <atomic>
 #include <new>
@@ -229,7 +230,7 @@ void parzen_direct(const py::kwargs& fields) {
 // The table of common/families.hpp at one bandwidth, alpha and q = r / s^2, for fastmmd/kernels.py's to be
 // compared with.
 py::dict family_facts(const std::string& name, double s, double alpha, double q) {
-    return with_family(family_of(name), [&](auto family) {
+    return with_family(family_of(name.c_str()), [&](auto family) {
         typedef decltype(family) F;
         py::dict facts;
         facts["bounded"] = F::bounded, facts["smooth"] = F::smooth, facts["takes_root"] = F::takes_root;
@@ -246,8 +247,7 @@ py::dict family_facts(const std::string& name, double s, double alpha, double q)
 
 std::vector<std::string> family_names() {
     std::vector<std::string> names;
-    for (int i = 0; i < family_count; ++i)
-        names.push_back(with_family((Family)i, [](auto family) { return family.name; }));
+    for (int i = 0; i < family_count; ++i) names.push_back(name_of((Family)i));
     return names;
 }
 

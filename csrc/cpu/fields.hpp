@@ -1,8 +1,11 @@
 // What calls nest, as Python fills it: dicts with the names of fastmmd/backends/calls.py.
 #pragma once
-#include <pybind11/stl.h>
+#include <pybind11/pybind11.h>
+#include <string.h>
 
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "../common/fields.hpp"
 #include "calls.hpp"
@@ -15,20 +18,42 @@ inline void check(bool valid, const char* message) {
     if (!valid) throw std::invalid_argument(message);
 }
 
-inline Family family_of(const std::string& name) {
+inline const char* name_of(Family family) {
+    return host::with_family(family, [](auto family) { return family.name; });
+}
+
+inline Family family_of(const char* name) {
     for (int i = 0; i < family_count; ++i)
-        if (host::with_family((Family)i, [](auto family) { return family.name; }) == name) return (Family)i;
-    throw std::invalid_argument("kernel: got \"" + name + "\"");
+        if (!strcmp(name_of((Family)i), name)) return (Family)i;
+    throw std::invalid_argument("kernel: got \"" + std::string(name) + "\"");
+}
+
+// pybind11's own conversion takes several times as long, which a tiny call notices.
+inline void read_field(pybind11::handle value, Numbers& numbers) {
+    const auto items = pybind11::reinterpret_steal<pybind11::object>(
+        PySequence_Fast(value.ptr(), "expected a sequence of numbers"));
+    if (!items) throw pybind11::error_already_set();
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(items.ptr());
+    numbers.resize(count);
+    for (Py_ssize_t i = 0; i < count; ++i)
+        numbers[i] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items.ptr(), i));
+    if (PyErr_Occurred()) throw pybind11::error_already_set();
+}
+
+inline void read_field(pybind11::handle value, Family& family) {
+    const char* name = PyUnicode_AsUTF8(value.ptr());
+    if (!name) throw pybind11::error_already_set();
+    family = family_of(name);
 }
 
 struct KernelFields {
-    std::string family;
+    Family family;
     Numbers bandwidths, weights;
     double alpha;
 
     Kernel view() const {
         check(bandwidths.size() == weights.size(), "kernel: bandwidths and weights differ in length");
-        return {family_of(family), (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
+        return {family, (int)bandwidths.size(), bandwidths.data(), weights.data(), alpha};
     }
 };
 

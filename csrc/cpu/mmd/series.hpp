@@ -24,7 +24,7 @@ template <class T> struct Series {
 namespace {
 
 // A polynomial rounds as its largest values do: at the far end, where the kernel is exp(-3.5) = 0.03, slopes
-// and their sums of masses have lost five bits. Beyond they would lose more.
+// have lost five bits. Beyond they would lose more.
 constexpr double widest_reach = 3.5;
 constexpr int series_terms = 32;  // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
 
