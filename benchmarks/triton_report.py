@@ -216,12 +216,12 @@ def _kernels() -> list[Any]:
     return [value for value in values if isinstance(value, JITFunction)]
 
 
-def markdown(found: dict[str, list[Code]], titles: dict[str, str]) -> str:
+def markdown(compiled: dict[str, list[Code]], titles: dict[str, str]) -> str:
     """Two tables: the kernels, and what an H200 needs at least for the operations."""
     shown = list(SHOWN)
     head = ["case", "kernel", "target", "tile", "warps", "registers", "shared, B", "spills", "all per pair", *shown]
     rows = []
-    for case, codes in found.items():
+    for case, codes in compiled.items():
         for code in codes:
             counts = code.per_pair() if code.target.startswith("sm_") else Counter()
             values = [amount(counts, r"."), *(amount(counts, pattern) for pattern in SHOWN.values())]
@@ -231,7 +231,7 @@ def markdown(found: dict[str, list[Code]], titles: dict[str, str]) -> str:
             rows.append([*map(str, cells), str(code.spills), *numbers])
     parts = [_table(head, list(dict.fromkeys(map(tuple, rows))))]
     rows = []
-    for case, codes in found.items():
+    for case, codes in compiled.items():
         codes = [code for code in codes if code.target == "sm_90"]
         if codes:
             pipes = {pipe: 1e3 * sum(code.seconds()[pipe] for code in _fastest(codes)) for pipe in PIPES}
@@ -273,18 +273,18 @@ def main() -> None:
     parser.add_argument("--maxnreg", type=int, help="registers of a thread at most")
     options = parser.parse_args()
     limits = {} if options.maxnreg is None else {"maxnreg": options.maxnreg}
-    found: dict[str, list[Code]] = {name: [] for name in options.case}
+    compiled: dict[str, list[Code]] = {name: [] for name in options.case}
     failed = 0
     for architecture in options.arch:
         for name in options.case:
             try:
-                found[name] += launches(cases(options.offset)[name].run, architecture, **limits)
+                compiled[name] += launches(cases(options.offset)[name].run, architecture, **limits)
             except Exception as error:  # of any stage of the compiler; the others shall be shown
                 failed += 1
                 print(f"{name} for {architecture}: {type(error).__name__}: {error}", file=sys.stderr)
-    print(markdown(found, titles))
+    print(markdown(compiled, titles))
     if options.json:
-        codes = {name: [asdict(code) for code in codes] for name, codes in found.items()}
+        codes = {name: [asdict(code) for code in codes] for name, codes in compiled.items()}
         options.json.write_text(json.dumps({"kernels": kernels(), "cases": codes}))
     sys.exit(failed > 0)
 

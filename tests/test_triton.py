@@ -27,9 +27,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def mmd2(dim: int) -> list[Tensor]:
-    x = leaf(points(150, dim, seed=1))
-    value = fastmmd.mmd2(x, points(170, dim, seed=2))
+def mmd2(dim: int, dtype: torch.dtype = F32) -> list[Tensor]:
+    x = leaf(points(150, dim, seed=1, dtype=dtype))
+    value = fastmmd.mmd2(x, points(170, dim, seed=2, dtype=dtype))
     return [value.detach(), torch.autograd.grad(value, x)[0]]
 
 
@@ -52,9 +52,9 @@ def fourier(dim: int) -> list[Tensor]:
     return [mean.detach(), delta.detach(), *gradients, alpha]
 
 
-def parzen(dim: int) -> list[Tensor]:
-    x = leaf(points(150, dim, seed=1))
-    value = fastmmd.parzen_log_likelihood(x, points(170, dim, seed=2), (0.5, 1.0))
+def parzen(dim: int, dtype: torch.dtype = F32) -> list[Tensor]:
+    x = leaf(points(150, dim, seed=1, dtype=dtype))
+    value = fastmmd.parzen_log_likelihood(x, points(170, dim, seed=2, dtype=dtype), (0.5, 1.0))
     return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
 
 
@@ -109,8 +109,8 @@ def check_segments_that_have_no_value(backend: str, dim: int, unbiased: bool) ->
     assert value.isnan().tolist() == [True, True, False, alone, alone, False]
     assert value[2] == 0 and value[5] == pytest.approx(float(last), rel=1e-6)
     for gradient, other, at in zip(gradients, others, (slice(12, 32), slice(8, 38)) * 2 + (5, 5), strict=True):
-        found = gradient[0, at] if gradient.shape[0] == 1 else gradient[at]
-        torch.testing.assert_close(found, other[0], rtol=1e-5, atol=1e-6)
+        of_last = gradient[0, at] if gradient.shape[0] == 1 else gradient[at]
+        torch.testing.assert_close(of_last, other[0], rtol=1e-5, atol=1e-6)
         if gradient.shape[0] > 1:
             assert (gradient[2] == 0).all() and gradient[:2].isnan().all()
         elif at.stop == 32:
@@ -122,6 +122,24 @@ def check_segments_that_have_no_value(backend: str, dim: int, unbiased: bool) ->
 def test_few_pairs_are_not_tuned() -> None:
     choices = {"BLOCK_I": 8}, {"BLOCK_I": 4}
     assert tuned("kernel", TUNED_PAIRS - 1, *choices) == ("kernel", choices[0] | FUSED)
+
+
+@pytest.mark.parametrize("call", [mmd2, parzen])
+def test_float64_without_products(call: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances by differences where tl.dot takes no float64, as before Triton 3.5."""
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("tl.dot")
+
+    with fastmmd.backend("reference"):
+        expected = call(70, F64)
+    monkeypatch.setattr(import_module("fastmmd.backends.triton.launch"), "version", lambda: (3, 4))
+    with fastmmd.backend("triton"):
+        monkeypatch.setattr(import_module("triton.language"), "dot", refuse)
+        for result, wanted in zip(call(70, F64), expected, strict=True):
+            torch.testing.assert_close(result, wanted, rtol=1e-9, atol=1e-12)
+        with pytest.raises(Exception, match="tl.dot"):
+            call(70, F32)
 
 
 @pytest.mark.parametrize(("outlier", "dtype", "expected"), [(0, F32, 1), (1000, F32, 0), (0, F64, 0)])

@@ -75,9 +75,9 @@ def compiled(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("compiled")
     halves = [(folder / f"{half}.json", CASES[half::2]) for half in range(2)]
     running = [(start(output, arch=ARCHITECTURES, case=names), output) for output, names in halves]
-    found = [finish(process, output) for process, output in running]
-    codes = {name: codes for part in found for name, codes in part["cases"].items()}
-    return {"kernels": found[0]["kernels"], "cases": _codes(machine_code, codes)}
+    reports = [finish(process, output) for process, output in running]
+    codes = {name: codes for report in reports for name, codes in report["cases"].items()}
+    return {"kernels": reports[0]["kernels"], "cases": _codes(machine_code, codes)}
 
 
 def _codes(machine_code: ModuleType, cases: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
@@ -120,11 +120,11 @@ def three_products(codes: list[Any], dim: int) -> None:
     assert any(code.arguments.get("HALVES") for code in codes)
     for code in codes:
         amd = code.target.startswith("gfx")
-        found = code.of(r"v_mfma_f32_\w*f16\b" if amd else MATRIX)
+        matrix = code.of(r"v_mfma_f32_\w*f16\b" if amd else MATRIX)
         if not code.arguments.get("HALVES"):
-            assert not found, f"{code.kernel}: {found[0]}"
+            assert not matrix, f"{code.kernel}: {matrix[0]}"
             continue
-        assert found and not any("TF32" in name or "BF16" in name for name in found), code.kernel
+        assert matrix and not any("TF32" in name or "BF16" in name for name in matrix), code.kernel
         if code.target in ("sm_80", "sm_90"):  # later ones do not say how many multiply-adds an instruction is
             expected = 3 * dim * (2 if code.kernel == "gradient_kernel" else 1)
             number = code.matrix_multiply_adds()
@@ -224,14 +224,14 @@ def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
         "halves": {"case": "parzen", "package": wrong},
         "unfused": {"case": "mmd2-value", "package": wrong},
     }
-    found = {}
+    codes = {}
     names = list(plants)
     for pair in (names[:2], names[2:4], names[4:]):
         running = [(name, start(folder / f"{name}.json", arch="sm_90", **plants[name])) for name in pair]
         for name, process in running:
             cases = _codes(machine_code, finish(process, folder / f"{name}.json")["cases"])
-            found[name] = cases[plants[name]["case"]]
-    return found
+            codes[name] = cases[plants[name]["case"]]
+    return codes
 
 
 def test_planted_spills_are_found(planted: dict[str, list[Any]]) -> None:

@@ -22,7 +22,11 @@ def checked(value):
 
 @triton.jit
 def exponentials(x):
-    """expm1(x) and exp(x) for x <= 0, relative error about 1e-7 (float32) or 3e-16; 0 and -1 below -87.3 (-708.4)."""
+    """expm1(x) and exp(x) for x <= 0, relative error about 1e-7 (float32) or 3e-16; 0 and -1 below -87.3 (-708.4).
+
+    x = n log 2 + rest with |rest| <= log 2 / 2, log 2 in two parts: n times the first is exact (Cody, Waite).
+    Then expm1(x) = 2^n expm1(rest) + (2^n - 1), which cancels nowhere: n = 0, or the second term is the larger one.
+    """
     if x.dtype == tl.float64:
         clamped = tl.maximum(x, -708.396, propagate_nan=tl.PropagateNan.ALL)
         rounded = clamped * LOG2_E + ROUNDER_WIDE
@@ -57,7 +61,10 @@ def exponentials(x):
 
 @triton.jit
 def power_of_2(x, high, low):
-    """2^(x (high + low)) for products from -126 (float64: -1022) to 0, relative error about 1e-7 or 3e-16, unbiased."""
+    """2^(x (high + low)) for products from -126 (float64: -1022) to 0, relative error about 1e-7 or 3e-16, unbiased.
+
+    `low` is what `high` lost when it was rounded, which would shift the results for all x alike.
+    """
     rounder: tl.constexpr = ROUNDER_WIDE if x.dtype == tl.float64 else ROUNDER
     rounded = x * high + rounder
     f = (x * high - (rounded - rounder)) + x * low
@@ -86,7 +93,11 @@ def power_of_2(x, high, low):
 
 @triton.jit
 def log(x):
-    """log(x) for normal x > 0, relative error about 1e-7 (float32) or 2e-16."""
+    """log(x) for normal x > 0, relative error about 1e-7 (float32) or 2e-16.
+
+    As FreeBSD's msun/src/e_log.c and e_logf.c: x = 2^e (1 + f), f from sqrt(1/2) - 1 to sqrt(2) - 1; s = f / (2 + f),
+    log(1 + f) = 2 atanh(s) = f - (f^2 / 2 - s (f^2 / 2 + R(s^2))), where f carries nearly all and is exact.
+    """
     if x.dtype == tl.float64:
         bits = x.to(tl.int64, bitcast=True)
         exponent = (bits - 0x3FE6A09E667F3BCD) >> 52

@@ -3,6 +3,12 @@
 The plan is the ladder of bandwidths, for each rung whether it adds u or kappa and its slope as it is or minus its value
 at r = 0, a series in place of wide rungs; and what follows from these for all pairs alike, which tiles leave out and
 `finish` adds.
+
+Masses of mmd2 sum to zero over both samples, so that any constant may be taken off a kernel, or off its slope as long
+as the linear term that this drops is added exactly. Rounding is relative to what remains. A rung is far where kappa is
+small at most pairs, and adds kappa; else near, and adds u = kappa - 1, which is small where kappa is near 1. Its slope
+is shifted, minus that at r = 0, where no pair is so far away that the slope falls to half of that. Which holds depends
+on the data, whose values the host must not wait for: a kernel decides it from 64 pairs and a bound of all distances.
 """
 
 from __future__ import annotations
@@ -58,7 +64,7 @@ def plan(kernel: Kernel, columns: Cloud, typical: tuple[Cloud, Cloud], products:
         x.points, y.points, *x.statistics[:3], *y.statistics[:3], *q[2:], s, w, *constants,
         table, series, terms, moment, per_rung, offsets_of(x), offsets_of(y),
         x.points.shape[1], y.points.shape[1], *(cloud.statistics.reach.shape[1] for cloud in (x, y, columns)), dim,
-        # at least 2, since interpreters before Triton 3.8 return cumsum's result of one element in a tuple
+        # At least 2: the interpreter of Triton 3.3 returns the cumsum of one element in a tuple.
         S=count, S_SLOTS=max(2, triton.next_power_of_2(count)), FAMILY=kernel.family,
         LADDER=FAMILIES[kernel.family].squarings > 0, PRODUCTS=products, SERIES=size,
         RAGGED=columns.offsets is not None, CHUNKS=q.reach.shape[2],
