@@ -215,3 +215,30 @@ def test_float32_value_near_convergence(backend: str, bandwidths: tuple[float, .
     exact = fastmmd.mmd2_to_prior(x.double(), prior, bandwidths)
     error = fastmmd.mmd2_to_prior(x, prior, bandwidths).double() - exact
     assert abs(error) <= 1e-6 * exact + 2e-7 * len(bandwidths) / len(x)
+
+
+class PointMass:
+    """A prior of a user: all mass at one point. What `mmd2_to_prior` asks of it is `EmbeddedPrior`."""
+
+    def __init__(self, point: Tensor) -> None:
+        self.point, self.dim = point, len(point)
+
+    def kernel_means(
+        self, bandwidths: tuple[float, ...] | Tensor, kernel_weights: tuple[float, ...] | Tensor, device: torch.device
+    ) -> PointMass:
+        self.kernels = list(zip(bandwidths, kernel_weights, strict=True))
+        return self
+
+    own = torch.zeros((), dtype=F64)
+
+    def cross(self, x: Tensor) -> Tensor:
+        r = (x - self.point).square().sum(1)
+        return sum((w * torch.expm1(-0.5 * r / s**2) for s, w in self.kernels), start=torch.zeros(len(x), dtype=F64))
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_prior_of_ones_own(backend: str, as_tensor: bool) -> None:
+    x, point = points(9, 3, dtype=F64), points(3, seed=1, dtype=F64)
+    bandwidths = torch.tensor(BANDWIDTHS, dtype=F64) if as_tensor else BANDWIDTHS
+    found = fastmmd.mmd2_to_prior(x, PointMass(point), bandwidths, kernel_weights=(1.0, 0.5))
+    assert_close(found, oracle.mmd2(x, point[None], BANDWIDTHS, kernel_weights=(1.0, 0.5)))

@@ -1,5 +1,5 @@
 """What every operator owes PyTorch's dispatcher: opcheck, one dispatch a call, other kernels between, undefined and
-batched gradients, torch.compile, fake tensors."""
+batched gradients, torch.compile, fake tensors, torch.func, modes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from helpers import F64, assert_close, leaf, points, positive, value_and_gradien
 from operator_cases import arguments, every_function
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmmd
 
@@ -190,3 +192,116 @@ def test_fake_tensors_have_the_real_shapes(backend: str, name: str) -> None:
         assert (out.shape, out.dtype) == (real.shape, real.dtype)
         for fake, gradient in zip(torch.autograd.grad(out.sum(), fakes), gradients, strict=True):
             assert (fake.shape, fake.dtype) == (gradient.shape, gradient.dtype)
+
+
+# --- torch.func, tracing and modes ---
+
+
+@every_function
+def test_reverse_mode_transforms(backend: str, name: str) -> None:
+    """grad, vjp and jacrev give the gradients of backward(), in all arguments at once."""
+    function, tensors = arguments(name)
+    every = tuple(range(len(tensors)))
+    out, gradients = value_and_gradients(function, tensors)
+    cotangent = positive(*out.shape, seed=99)
+    transformed = {
+        "grad": torch.func.grad(lambda *t: (cotangent * function(*t)).sum(), every)(*tensors),
+        "vjp": torch.func.vjp(function, *tensors)[1](cotangent),
+        "jacrev": tuple(
+            torch.tensordot(cotangent, jacobian, cotangent.ndim)
+            for jacobian in torch.func.jacrev(function, every)(*tensors)
+        ),
+    }
+    for found in transformed.values():
+        for gradient, expected in zip(found, gradients, strict=True):
+            assert_close(gradient, expected, atol=1e-7, sensitivity=0.1)
+
+
+@every_function
+def test_vmap_and_gradients_under_it(name: str) -> None:
+    """Slices one by one: the same as a loop."""
+    function, (first, *rest) = arguments(name)
+    stack = torch.stack([first, first * 1.5])
+
+    def scalar(x: Tensor) -> Tensor:
+        return function(x, *rest).sum()
+
+    found = torch.func.vmap(torch.func.grad_and_value(scalar))(stack)
+    for i, x in enumerate(stack):
+        for whole, alone in zip(found, torch.func.grad_and_value(scalar)(x), strict=True):
+            assert_close(whole[i], alone, atol=1e-7, sensitivity=0.1)
+
+
+@every_function
+def test_second_derivatives_of_transforms_raise(name: str) -> None:
+    function, (first, *rest) = arguments(name, F64)
+
+    def scalar(x: Tensor) -> Tensor:
+        return function(x, *rest).sum()
+
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.func.grad(lambda x: torch.func.grad(scalar)(x).square().sum())(first)
+    with pytest.raises(RuntimeError, match="reverse mode only"):
+        torch.func.hessian(scalar)(first)
+
+
+def test_functional_call() -> None:
+    """Parameters of a module as arguments: the loss of an encoder's codes, differentiated by torch.func."""
+    encoder, x, y = torch.nn.Linear(4, 3), points(7, 4), points(5, 3, seed=1)
+    parameters = dict(encoder.named_parameters())
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return fastmmd.mmd2(torch.func.functional_call(encoder, parameters, (x,)), y, (1.0, 2.0))
+
+    gradients = torch.func.grad(loss)(parameters)
+    loss(parameters).backward()
+    for key, parameter in parameters.items():
+        assert parameter.grad is not None
+        assert_close(gradients[key], parameter.grad, atol=1e-7, sensitivity=0.1)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of the operators that a mode sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.names.append(function.name())
+        return function(*arguments, **(named or {}))
+
+
+@every_function
+def test_modes_and_traces_meet_the_operator(name: str) -> None:
+    """Not what is inside it: neither in eager calls nor in their gradients."""
+    function, tensors = arguments(name)
+    graph = make_fx(torch.func.grad(lambda *t: function(*t).sum()))(*tensors).graph
+    traced = {str(node.target).removesuffix(".default") for node in graph.nodes if "fastmmd" in str(node.target)}
+    assert traced and all(target.startswith("fastmmd._") for target in traced)
+    with Recorder() as recorder:
+        leaves = [leaf(t) for t in tensors]
+        torch.autograd.grad(function(*leaves).sum(), leaves)
+    assert {n.replace("::", ".") for n in recorder.names if "fastmmd" in n} <= traced | {"fastmmd._apply_gradient"}
+    assert any("fastmmd" in n for n in recorder.names)
+
+
+def test_the_profiler_names_the_operator() -> None:
+    x, y = points(6, 3).requires_grad_(), points(5, 3, seed=1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fastmmd.mmd2(x, y)
+    assert "fastmmd::_mmd2" in {event.key for event in profile.key_averages()}
+
+
+def test_a_description_first_used_inside_a_transform(backend: str) -> None:
+    """What is kept per device outlives the transform in which it was made."""
+    features, prior, x = fastmmd.FourierFeatures(3, 8), fastmmd.priors.Gaussian(3), points(5, 3)
+
+    def loss(x: Tensor) -> Tensor:
+        return fastmmd.fourier_mean(x, features).sum() + fastmmd.mmd2_to_prior(x, prior)
+
+    inside = torch.func.vmap(torch.func.grad(loss))(x[None])[0]
+    leaf_ = leaf(x)
+    loss(leaf_).backward()
+    assert_close(inside, leaf_.grad, atol=1e-7, sensitivity=0.1)
+    assert_close(torch.func.grad(loss)(x), leaf_.grad, atol=1e-7, sensitivity=0.1)

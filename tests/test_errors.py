@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from helpers import F64, points
 
 import fastmmd
+from fastmmd.backends import NAMES
+from fastmmd.ops.arguments import KERNELS
 
 X, Y = points(6, 3), points(5, 3, seed=1)
 FEATURES = fastmmd.FourierFeatures(3, 4)
@@ -84,6 +87,10 @@ TAKES_POINTS = {
     "median_bandwidth y": ("y", lambda p: fastmmd.median_bandwidth(X, p)),
     "fourier_mean": ("x", lambda p: fastmmd.fourier_mean(p, FEATURES)),
     "fourier_function": ("x", lambda p: fastmmd.fourier_function(p, torch.ones(8), FEATURES)),
+    "fourier_discrepancy codes": ("codes", lambda p: fastmmd.fourier_discrepancy(p, Y, torch.ones(4), FEATURES)),
+    "fourier_discrepancy draws": ("draws", lambda p: fastmmd.fourier_discrepancy(X, p, torch.ones(4), FEATURES)),
+    "fourier_ascent codes": ("codes", lambda p: fastmmd.fourier_ascent(torch.ones(4), p, Y, FEATURES, 0.5)),
+    "fourier_ascent draws": ("draws", lambda p: fastmmd.fourier_ascent(torch.ones(4), X, p, FEATURES, 0.5)),
     "parzen points": ("points", lambda p: fastmmd.parzen_log_likelihood(p, X, 1.0)),
     "parzen samples": ("samples", lambda p: fastmmd.parzen_log_likelihood(X, p, 1.0)),
     "ParzenEstimator": ("points", lambda p: fastmmd.ParzenEstimator(p, 1.0)),
@@ -163,6 +170,20 @@ def test_points(function: str, index: int) -> None:
         (lambda: fastmmd.fourier_function(X, torch.ones(8).long(), FEATURES), TypeError, "coefficients: got dtype"),
         (lambda: fastmmd.fourier_function(X, torch.ones(8).double(), FEATURES), TypeError, "coefficients: got dtype"),
         (lambda: fastmmd.fourier_function(points(2, 3, 3), torch.ones(8), FEATURES), ValueError, "x: got shape"),
+        (
+            lambda: fastmmd.fourier_discrepancy(X, Y, [1.0] * 4, FEATURES),
+            TypeError,
+            "alpha: got list, expected a float",
+        ),
+        (
+            lambda: fastmmd.fourier_discrepancy(X, Y, torch.ones(4).long(), FEATURES),
+            TypeError,
+            "alpha: got torch.int64",
+        ),
+        (lambda: fastmmd.fourier_discrepancy(X, Y, torch.ones(4), None), TypeError, "features: got NoneType"),
+        (lambda: fastmmd.fourier_ascent(torch.ones(3), X, Y, FEATURES, 0.5), ValueError, r"alpha: got shape \[3\]"),
+        (lambda: fastmmd.fourier_ascent(torch.ones(4), X, Y, FEATURES, -0.1), ValueError, "learning_rate: got -0.1"),
+        (lambda: fastmmd.fourier_ascent(torch.ones(4), X, Y, FEATURES, 1.5), ValueError, "learning_rate: got 1.5"),
         (lambda: fastmmd.parzen_log_likelihood(X, Y, 0.0), ValueError, "sigma: got"),
         (lambda: fastmmd.parzen_log_likelihood(X, Y, ()), ValueError, "sigma: got"),
         (lambda: fastmmd.parzen_log_likelihood(X, Y, (1.0, math.nan)), ValueError, "sigma: got"),
@@ -174,3 +195,9 @@ def test_points(function: str, index: int) -> None:
 def test_other_arguments(call: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()  # type: ignore[operator]
+
+
+def test_types_name_what_is_allowed() -> None:
+    assert get_args(fastmmd.KernelName) == KERNELS
+    assert get_args(fastmmd.Estimator) == ("biased", "unbiased")
+    assert get_args(fastmmd.BackendName) == ("auto", *NAMES)

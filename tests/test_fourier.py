@@ -321,3 +321,16 @@ def test_a_description_first_used_in_inference_or_fake_mode_still_trains(backend
     found = fastmmd.fourier_mean(leaf, features)
     found.sum().backward()
     assert torch.equal(found, expected) and leaf.grad is not None
+
+
+def test_a_description_does_not_change() -> None:
+    features = fastmmd.FourierFeatures(3, 8, bandwidths=(1.0, 2.0), kernel_weights=(0.5, 2.0), seed=3, start=4)
+    shown = "FourierFeatures(dim=3, count=8, bandwidths=(1.0, 2.0), kernel_weights=(0.5, 2.0), seed=3, start=4)"
+    assert repr(features) == shown
+    for name in ("dim", "count", "bandwidths", "kernel_weights", "seed", "start"):
+        with pytest.raises(AttributeError):
+            setattr(features, name, getattr(features, name))
+    same = fastmmd.FourierFeatures(3, 8, bandwidths=(1.0, 2.0), kernel_weights=(0.5, 2.0), seed=3, start=4)
+    assert features != same and len({features, same}) == 2
+    with pytest.raises(TypeError, match="unexpected keyword argument 'weights'"):
+        fastmmd.FourierFeatures(3, 8, weights=1.0)  # type: ignore[call-arg]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -106,7 +105,8 @@ def mmd2_to_prior(
     means = kernel_means(kernel.bandwidths, kernel.weights, x.device)
     u = means.cross(xb.flatten(0, 1).to(F64)).view(-1, n)  # in float64, which autocast leaves alone
     mean = u.mean(-1) if weights is None else (u * normalized(weights.to(F64))).sum(-1)
-    return torch.add(self_term + means.own, mean, alpha=-2).to(xb.dtype).reshape(batch)
+    value = torch.add(self_term + means.own, mean, alpha=-2).to(xb.dtype)
+    return value.reshape(batch) if batch else value[0]
 
 
 def _as_float32(kernel: Kernel) -> Kernel:
@@ -117,11 +117,11 @@ def _as_float32(kernel: Kernel) -> Kernel:
     it is off by 2^-23 of itself.
     """
     s, w = kernel.bandwidths, kernel.weights
-    return replace(
-        kernel,
-        bandwidths=s if isinstance(s, Tensor) else tuple((0.5 / _round(0.5 / width**2)) ** 0.5 for width in s),
-        weights=w if isinstance(w, Tensor) else tuple(_round(weight) for weight in w),
-    )
+    if not isinstance(s, Tensor):
+        s = tuple([(0.5 / _round(0.5 / width**2)) ** 0.5 for width in s])
+    if not isinstance(w, Tensor):
+        w = tuple([_round(weight) for weight in w])
+    return Kernel(kernel.family, s, w, kernel.alpha)
 
 
 def _round(value: float) -> float:

@@ -7,17 +7,18 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 T = TypeVar("T")
 
 
 def tracing() -> bool:
-    """Whether a compiler or a fake mode traces: its tensors have no values and must not be kept."""
-    return torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+    """Whether a compiler, make_fx or a fake mode traces: its tensors have no values and must not be kept."""
+    return torch.compiler.is_compiling() or get_proxy_mode() is not None or type(torch.empty(0)) is not Tensor
 
 
 class DeviceCache(Generic[T]):
-    """What `make` returns, kept per device; made anew while a compiler or a fake mode traces."""
+    """What `make` returns, kept per device; made anew while something traces."""
 
     def __init__(self, make: Callable[[torch.device], T]) -> None:
         self._make = make

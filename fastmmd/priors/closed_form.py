@@ -28,12 +28,15 @@ class ClosedFormPrior(Prior):
         if isinstance(bandwidths, Tensor) or isinstance(kernel_weights, Tensor):
             s, w = (torch.as_tensor(values, dtype=F64, device=device) for values in (bandwidths, kernel_weights))
             return self._kernel_means(s, w, device)
-        make = partial(self._means_for_numbers, bandwidths, kernel_weights)
         if torch.compiler.is_compiling():
-            return make(device)
-        if len(self._kept) > 64:  # bandwidths on a schedule
-            self._kept.clear()
-        return self._kept.setdefault((bandwidths, kernel_weights), DeviceCache(make)).get(device)
+            return self._means_for_numbers(bandwidths, kernel_weights, device)
+        kept = self._kept.get((bandwidths, kernel_weights))
+        if kept is None:
+            if len(self._kept) >= 64:  # bandwidths on a schedule
+                self._kept.clear()
+            kept = DeviceCache(partial(self._means_for_numbers, bandwidths, kernel_weights))
+            self._kept[bandwidths, kernel_weights] = kept
+        return kept.get(device)
 
     def _means_for_numbers(self, bandwidths: Numbers, kernel_weights: Numbers, device: torch.device) -> KernelMeans:
         s, w = (torch.tensor(values, dtype=F64, device=device) for values in (bandwidths, kernel_weights))
