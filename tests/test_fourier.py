@@ -56,7 +56,7 @@ def test_philox_known_answers(counter: list[int], key: list[int], expected: str)
 
 
 def python_normals(seed: int, feature: int, dim: int) -> list[float]:
-    """G of one feature, in plain Python integers: an independent reading of DESIGN section 4."""
+    """G of one feature, in plain Python integers: an independent reading of docs/design.md."""
     out: list[float] = []
     for block in range((dim + 3) // 4):
         a, b, c, d = feature & MAX32, feature >> 32, block, 0
@@ -137,7 +137,7 @@ def own(features: fastmmd.FourierFeatures, dtype: torch.dtype) -> Tensor:
 
 
 def unit(x: Tensor, frequencies: Tensor, dtype: torch.dtype) -> float:
-    """The bound 1e-6 (1 + |W x|) of a cosine or sine (DESIGN section 4); sums of them err independently, so a sum's
+    """The bound 1e-6 (1 + |W x|) of a cosine or sine (docs/design.md); sums of them err independently, so a sum's
     error is taken as four times the root of the sum of squares."""
     return (1e-6 if dtype == F32 else 1e-13) * (1 + float((x.to(F64) @ frequencies.T).abs().max()))
 

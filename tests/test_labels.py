@@ -46,7 +46,7 @@ def check(
     unconditional_weight: float = 0.0,
     pi: tuple[float, ...] = PI,
 ) -> None:
-    """Value and every gradient: each term within its own bound of DESIGN section 4, times its weight."""
+    """Value and every gradient: each term within its own bound of docs/design.md, times its weight."""
     s = bandwidths if isinstance(bandwidths, Tensor) else None
     floats = [1.0] if kernel == "energy" else bandwidths
     parts = list(oracle.class_parts(x_labels, y_labels, pi, unconditional_weight))

@@ -39,7 +39,7 @@ def check(
     y_weights: Tensor | None = None,
     alpha: float = 1.0,
 ) -> None:
-    """Value and every gradient within the bounds of DESIGN section 4."""
+    """Value and every gradient within the bounds of docs/design.md."""
     s, w = (v if isinstance(v, Tensor) else None for v in (bandwidths, kernel_weights))
     floats = bandwidths if kernel != "energy" else [1.0]
     plain = {"kernel": kernel, "estimator": estimator, "alpha": alpha}

@@ -20,7 +20,7 @@ import fastmmd
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)
 SIZES = {"cpu.parzen": ("PARZEN_ROWS", "PARZEN_COLUMNS"), "cuda.parzen": ("TILE",)}  # of the native backends' tiles
-NATS = 0.005  # DESIGN section 4: at most so much per point at D = 784, sigma 0.1 to 1, in float32
+NATS = 0.005  # docs/design.md: at most so much per point at D = 784, sigma 0.1 to 1, in float32
 
 
 def images(n: int, dim: int = 784, seed: int = 0, modes: int = 10) -> Tensor:
