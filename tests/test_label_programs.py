@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_programs_papers import use_few_samples
 
 import fastmmd.evaluation
 
@@ -24,6 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, program: str, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", [path, "--device", "cpu", *words])
     quick = functools.partial(fastmmd.evaluation.train_classifier, epochs=1)
     monkeypatch.setattr(fastmmd.evaluation, "train_classifier", quick)
+    use_few_samples(monkeypatch)
     runpy.run_path(path, run_name="__main__")
 
 

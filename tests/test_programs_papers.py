@@ -40,12 +40,16 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
-@pytest.fixture
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parzen windows on 500 samples where a test does not look at the likelihoods: most of a short run's time."""
     load = experiments.load_recipe
     few = {"evaluation.samples": 500}
     monkeypatch.setattr(experiments, "load_recipe", lambda recipe, data, over: load(recipe, data, few | dict(over)))
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_few_samples(monkeypatch)
 
 
 def cells(table: str, name: str) -> list[str]:

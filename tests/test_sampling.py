@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_programs_papers import use_few_samples
 from torch import Tensor
 
 import fastmmd.evaluation
@@ -232,6 +233,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", *words])
     quick = functools.partial(fastmmd.evaluation.train_classifier, epochs=1)
     monkeypatch.setattr(fastmmd.evaluation, "train_classifier", quick)
+    use_few_samples(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a sigma on the edge: nothing is learned yet
         runpy.run_path(str(SCRIPT), run_name="__main__")

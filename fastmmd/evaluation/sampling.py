@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from fastmmd.nn import Autoencoder
 from fastmmd.ops.arguments import check_int
 
 CHUNK = 2_000  # images decoded at once
-SAMPLERS = ("prior", "posterior")  # the names by which programs choose `prior_samples` and `posterior_samples`
+SamplerName = Literal["prior", "posterior"]  # by which programs choose `prior_samples` and `posterior_samples`
+SAMPLERS = get_args(SamplerName)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,7 +49,8 @@ def slerp(first: Tensor, second: Tensor, count: int) -> Tensor:
     return torch.where((sine < _STRAIGHT) | zero, torch.lerp(a, b, t), arc).to(first.dtype)
 
 
-PATHS = {"linear": lerp, "spherical": slerp}
+Path = Literal["linear", "spherical"]
+PATHS: dict[Path, Callable[[Tensor, Tensor, int], Tensor]] = {"linear": lerp, "spherical": slerp}
 
 
 @torch.no_grad()
@@ -57,7 +60,7 @@ def interpolate(
     second: Tensor,
     count: int,
     *,
-    path: str = "linear",
+    path: Path = "linear",
     steps: int = 0,
     generator: torch.Generator | None = None,
     corrupt: bool = False,
