@@ -12,7 +12,6 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -72,8 +71,6 @@ template <class Struct> class Fields {
     void read(const Field& field, pybind11::handle value, Struct& to) const {
         try {
             field.read(value, to);
-        } catch (const std::invalid_argument&) {
-            throw;  // a value that is not allowed says so itself
         } catch (const std::exception& error) {
             throw pybind11::type_error(type_ + "." + field.name + ": got " +
                                        std::string(pybind11::repr(value)) + ": " + error.what());

@@ -25,7 +25,7 @@ inline const char* name_of(Family family) {
 inline Family family_of(const char* name) {
     for (int i = 0; i < family_count; ++i)
         if (!strcmp(name_of((Family)i), name)) return (Family)i;
-    throw std::invalid_argument("kernel: got \"" + std::string(name) + "\"");
+    throw std::invalid_argument("unknown family");
 }
 
 // pybind11's own conversion takes several times as long, which a tiny call notices.
