@@ -1,4 +1,5 @@
-"""What a call costs beside its arithmetic: tensors of two numbers, from the operator down to the compiled kernel."""
+"""What a call costs beside its arithmetic: tensors of two numbers, from the operator down to the compiled kernel, and
+batches of 16 to 64 points."""
 
 from __future__ import annotations
 
@@ -45,6 +46,23 @@ def test_forward_backward(benchmark, measure, operator):
     _measure(benchmark, measure, operator, "forward+backward", run, _points(requires_grad=True))
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("operator", ["mmd2", "textbook mmd2 in PyTorch"])
+@pytest.mark.parametrize("n", [16, 32, 64])
+def test_small_batches(benchmark, measure, n, operator, backward):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 8, generator=generator).to(DEVICE) for _ in range(2))
+    function = {"mmd2": fastmmd.mmd2, "textbook mmd2 in PyTorch": peers.mmd2}[operator]
+
+    def run(x):
+        value = function(x, y, SIX)
+        return torch.autograd.grad(value, x)[0] if backward else value
+
+    layer = "forward+backward" if backward else "forward"
+    group = f"dispatch, N=M={n}, D=8, {THREADS} threads"
+    _measure(benchmark, measure, operator, f"{layer}, N={n}", run, x.requires_grad_(backward), group)
+
+
 @pytest.mark.parametrize("layer", ["backend function", "compiled function"])
 def test_layers_of_mmd2(benchmark, measure, monkeypatch, layer):
     """The backend's Python function, and what it calls, with the same arguments."""
@@ -70,8 +88,8 @@ def test_layers_of_mmd2(benchmark, measure, monkeypatch, layer):
         _measure(benchmark, measure, "mmd2", layer, lambda _: call()[0], None)
 
 
-def _measure(benchmark, measure, operator, layer, run, x):
-    benchmark.group = f"dispatch, N=M=2, D=1, {THREADS} threads"
+def _measure(benchmark, measure, operator, layer, run, x, group=f"dispatch, N=M=2, D=1, {THREADS} threads"):
+    benchmark.group = group
     with fastmmd.backend(BACKEND):
         measure(
             lambda: run(x),

@@ -29,7 +29,7 @@ print(json.dumps({"threads": threads() - before, "modules": modules, "libraries"
 
 
 def test_import_touches_nothing() -> None:
-    """No threads, no compiled code, no CUDA; benchmarks/bench_dispatch.py says how long it takes."""
+    """No threads, no compiled code, no CUDA."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
     run = json.loads(done.stdout)
     assert (run["threads"], run["modules"], run["libraries"], run["cuda"]) == (0, [], [], False)

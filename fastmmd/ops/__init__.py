@@ -1,1 +1,1 @@
-"""Operator contracts: one file per operation with checks, schema, fake kernel, autograd and docstring."""
+"""The operations: public functions with checks and docstrings, and the operators behind them with their derivatives."""

@@ -106,7 +106,7 @@ def mmd2_to_prior(
     u = means.cross(xb.flatten(0, 1).to(F64)).view(-1, n)  # in float64, which autocast leaves alone
     mean = u.mean(-1) if weights is None else (u * normalized(weights.to(F64))).sum(-1)
     value = torch.add(self_term + means.own, mean, alpha=-2).to(xb.dtype)
-    return value.reshape(batch) if batch else value[0]
+    return value.reshape(batch) if batch else value.squeeze(0)
 
 
 def _as_float32(kernel: Kernel) -> Kernel:

@@ -108,7 +108,7 @@ def mmd2(
     member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, unbiased, needs, current())[0]
     if x_labels is None or y_labels is None:
         value = member_values.to(xb.dtype)
-        return value.reshape(batch) if batch else value[0]
+        return value.reshape(batch) if batch else value.squeeze(0)
     value = (class_tensor(pi, x_labels, y_labels) * member_values).sum()
     if unconditional_weight != 0:
         value = value + unconditional_weight * mmd2(
