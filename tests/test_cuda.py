@@ -98,34 +98,52 @@ def test_many_bandwidths() -> None:
         fastmmd.mmd2(x, y, bandwidths)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(F32, 1e-17), (F64, 1e-100)])
+def test_tiny_bandwidths_of_imq(dtype: torch.dtype, size: float) -> None:
+    """The constant s^2 is clamped where its reciprocal is no normal number, which is further down in double."""
+    x, y = points(40, 3, seed=1, dtype=dtype) * size, points(50, 3, seed=2, dtype=dtype) * size
+    bandwidths = [size, 3 * size]
+    value = fastmmd.mmd2(x, y, bandwidths, kernel="imq")
+    exact = fastmmd.mmd2(x / size, y / size, [1.0, 3.0], kernel="imq")
+    torch.testing.assert_close(value, exact, rtol=1e-4 if dtype == F32 else 1e-10, atol=0)
+
+
 def test_tasks_are_filled_by_field_name() -> None:
     """A field that is missing, unknown or of another type is an error that names it."""
     module = library.load()
-    fields = {"key": 256, "count": 8, "bandwidths": (1.0, 2.0), "kernel_weights": (1.0, 1.0)}
-    module.Features(**fields)
-    names = "key count bandwidths kernel_weights"
-    with pytest.raises(TypeError, match=f"Features: expected the fields {names}; got key$"):
-        module.Features(key=256)
-    with pytest.raises(TypeError, match=f"expected the fields {names}; got key count bandwidths kernel_weights seed"):
-        module.Features(**fields, seed=1)
-    with pytest.raises(TypeError, match="got key count bandwidths weights$"):
-        module.Features(**{"weights" if name == "kernel_weights" else name: fields[name] for name in fields})
+    fields = {"is_double": False, "count": 8, "dim": 3, "points": 256, "norms": 256}
+    module.ParzenNorms(**fields)
+    names = "is_double count dim points norms"
+    with pytest.raises(TypeError, match=f"ParzenNorms: expected the fields {names}; got count$"):
+        module.ParzenNorms(count=8)
+    with pytest.raises(TypeError, match=f"ParzenNorms: expected the fields {names}; got {names} seed$"):
+        module.ParzenNorms(**fields, seed=1)
+    with pytest.raises(TypeError, match="got is_double count dim points norm$"):
+        module.ParzenNorms(**{"norm" if name == "norms" else name: value for name, value in fields.items()})
     with pytest.raises(TypeError, match="incompatible"):
-        module.Features(*fields.values())
-    with pytest.raises(TypeError, match=r"Features.count: got 'eight'"):
-        module.Features(**fields | {"count": "eight"})
-    with pytest.raises(TypeError, match=r"Features.bandwidths: got .*: expected at most 128 numbers"):
-        module.Features(**fields | {"bandwidths": (1.0,) * 129})
-    with pytest.raises(ValueError, match="kernel_weights: expected one for each bandwidth"):
-        module.Features(**fields | {"kernel_weights": (1.0,)})
-    frequencies = {"dim": 3, "features": module.Features(**fields), "out": 256}
-    with pytest.raises(TypeError, match=r"FourierFrequencies.is_double: got 1: expected a bool"):
-        module.FourierFrequencies(is_double=1, **frequencies)
-    with pytest.raises(TypeError, match=r"FourierFrequencies.features: got 256"):
-        module.FourierFrequencies(**{"is_double": True, **frequencies, "features": 256})
-    kernel = {"alpha": 1.0, "count": 2, "bandwidths": (1.0, 2.0), "weights": 256}
-    module.Kernel(family="imq", **kernel)
-    with pytest.raises(TypeError, match=r"Kernel.family: got 'cauchy': unknown family"):
-        module.Kernel(family="cauchy", **kernel)
-    with pytest.raises(ValueError, match="as many as count says"):
-        module.Kernel(family="imq", **kernel | {"bandwidths": (1.0,)})
+        module.ParzenNorms(*fields.values())
+    with pytest.raises(TypeError, match=r"ParzenNorms.count: got 'eight'"):
+        module.ParzenNorms(**fields | {"count": "eight"})
+    with pytest.raises(TypeError, match=r"ParzenNorms.is_double: got 1: expected a bool"):
+        module.ParzenNorms(**fields | {"is_double": 1})
+
+
+FEATURES = {"key": 256, "count": 8, "bandwidths": (1.0, 2.0), "kernel_weights": (1.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "expected the fields key count bandwidths kernel_weights; got key .* seed$"),
+        ({"bandwidths": (1.0,) * 129}, r"Features.bandwidths: got .*: expected at most 128 numbers"),
+        ({"bandwidths": "wide"}, r"Features.bandwidths: got 'wide'"),
+        ({"kernel_weights": (1.0,)}, "kernel_weights: expected one for each bandwidth"),
+        ({"count": 9}, "count: expected a multiple of the number of bandwidths"),
+    ],
+)
+def test_nested_fields(changed: dict[str, object], message: str) -> None:
+    """The same holds for what a task nests."""
+    task = {"is_double": False, "dim": 3, "out": 256}
+    library.load().FourierFrequencies(**task, features=FEATURES)
+    with pytest.raises(TypeError, match=f"FourierFrequencies.features: got .*{message}"):
+        library.load().FourierFrequencies(**task, features=FEATURES | changed)

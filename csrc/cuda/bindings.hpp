@@ -31,10 +31,16 @@ inline void check(Status status) {
 }
 
 inline void read_field(py::handle value, List& list) {
-    const py::sequence numbers = py::cast<py::sequence>(value);
-    list.count = (int)numbers.size();
-    expect(list.count <= most_listed, "expected at most 128 numbers");
-    for (int s = 0; s < list.count; ++s) list.values[s] = py::cast<double>(numbers[s]);
+    const auto numbers =
+        py::reinterpret_steal<py::object>(PySequence_Fast(value.ptr(), "expected numbers or an address"));
+    if (!numbers) throw py::error_already_set();
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(numbers.ptr());
+    expect(count <= most_listed, "expected at most 128 numbers");
+    list.count = (int)count;
+    for (int s = 0; s < list.count; ++s) {
+        list.values[s] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(numbers.ptr(), s));
+        if (list.values[s] == -1 && PyErr_Occurred()) throw py::error_already_set();
+    }
 }
 
 // The address of a tensor's, or a sequence.

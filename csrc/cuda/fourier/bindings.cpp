@@ -3,15 +3,22 @@
 #include "operations.hpp"
 
 namespace fastmmd::cuda {
-namespace {
 
-void check_features(const Features& features) {
+inline void read_field(py::handle value, Features& features) {
+    static const Fields<Features> table = Fields<Features>("Features")
+                                              .FIELD(Features, key)
+                                              .FIELD(Features, count)
+                                              .FIELD(Features, bandwidths)
+                                              .FIELD(Features, kernel_weights);
+    features = table.filled(value);
     const int parts = features.bandwidths.count;
     expect(features.count > 0 && features.count < (1 << 30), "count: expected 1 to 2^30 - 1");
     expect(parts > 0 && parts == features.kernel_weights.count,
            "kernel_weights: expected one for each bandwidth");
     expect(features.count % parts == 0, "count: expected a multiple of the number of bandwidths");
 }
+
+namespace {
 
 template <class Task> void check_dim(const Task& task) { expect(task.dim > 0, "dim: expected at least 1"); }
 
@@ -23,11 +30,6 @@ void check_discrepancy(const FourierDiscrepancy& task) {
 }  // namespace
 
 void bind_fourier(py::module_& module) {
-    FilledClass<Features>(module, "Features", &check_features)
-        .FIELD(Features, key)
-        .FIELD(Features, count)
-        .FIELD(Features, bandwidths)
-        .FIELD(Features, kernel_weights);
     FilledClass<FourierSum>(module, "FourierSum", &check_dim<FourierSum>)
         .FIELD(FourierSum, is_double)
         .FIELD(FourierSum, batch)

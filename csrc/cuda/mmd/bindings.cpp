@@ -18,14 +18,34 @@ inline void read_field(pybind11::handle value, Family& family) {
 }  // namespace fastmmd
 
 namespace fastmmd::cuda {
-namespace {
 
-void check_kernel(const Kernel& kernel) {
+inline void read_field(py::handle value, Kernel& kernel) {
+    static const Fields<Kernel> table = Fields<Kernel>("Kernel")
+                                            .FIELD(Kernel, family)
+                                            .FIELD(Kernel, alpha)
+                                            .FIELD(Kernel, count)
+                                            .FIELD(Kernel, bandwidths)
+                                            .FIELD(Kernel, weights);
+    kernel = table.filled(value);
     expect(kernel.count > 0 && kernel.count <= most_listed, "count: expected 1 to 128");
     for (const Numbers* numbers : {&kernel.bandwidths, &kernel.weights})
         expect(numbers->tensor || numbers->list.count == kernel.count,
                "bandwidths, weights: expected as many as count says");
 }
+
+inline void read_field(py::handle value, Sample& sample) {
+    static const Fields<Sample> table = Fields<Sample>("Sample")
+                                            .FIELD(Sample, count)
+                                            .FIELD(Sample, offsets)
+                                            .FIELD(Sample, points)
+                                            .FIELD(Sample, weights)
+                                            .FIELD(Sample, values)
+                                            .FIELD(Sample, grad_points)
+                                            .FIELD(Sample, grad_weights);
+    sample = table.filled(value);
+}
+
+namespace {
 
 void check_mmd(const Mmd& call) {
     expect(call.dim > 0, "dim: expected at least 1");
@@ -41,20 +61,6 @@ void run_tile(const Mmd& call, const Tile& tile, Address workspace, Address stre
 }  // namespace
 
 void bind_mmd(py::module_& module) {
-    FilledClass<Kernel>(module, "Kernel", &check_kernel)
-        .FIELD(Kernel, family)
-        .FIELD(Kernel, alpha)
-        .FIELD(Kernel, count)
-        .FIELD(Kernel, bandwidths)
-        .FIELD(Kernel, weights);
-    FilledClass<Sample>(module, "Sample")
-        .FIELD(Sample, count)
-        .FIELD(Sample, offsets)
-        .FIELD(Sample, points)
-        .FIELD(Sample, weights)
-        .FIELD(Sample, values)
-        .FIELD(Sample, grad_points)
-        .FIELD(Sample, grad_weights);
     py::class_<TermPlace>(module, "TermPlace")
         .def_readonly("rows", &TermPlace::rows)
         .def_readonly("columns", &TermPlace::columns)

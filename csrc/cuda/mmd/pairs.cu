@@ -40,7 +40,7 @@ template <int FAR, bool CROSSING> struct Way {
 };
 
 // Numbers of a column in shared memory: coordinates, mass, nothing.
-constexpr int column_width(int dim) { return (dim + 1 + 3) / 4 * 4; }
+template <int D> constexpr int column_width = (D + 1 + 3) / 4 * 4;
 
 // A thread's rows, the last row of all in place of those beyond.
 template <int R, int D>
@@ -74,8 +74,8 @@ template <int D>
 DEVICE void stage_columns(const float* columns,  // [m, D]
                           const float* mass,     // [m]; null: ones
                           int64_t j0, int64_t m, float times,
-                          float* numbers) {  // [tile_size, column_width(D)]
-    constexpr int width = column_width(D);
+                          float* numbers) {  // [tile_size, column_width<D>]
+    constexpr int width = column_width<D>;
     for (int e = threadIdx.x; e < tile_size * D; e += small_threads) {
         const int j = e / D, d = e % D;
         const int64_t there = j0 + j < m ? j0 + j : m - 1;
@@ -95,7 +95,7 @@ __global__ __launch_bounds__(small_threads,
                              GRADIENT ? 3 : 4) void small_kernel(const __grid_constant__ Memory memory,
                                                                  const __grid_constant__ Terms terms) {
     constexpr int R = small_rows(D, GRADIENT);
-    constexpr int width = column_width(D);
+    constexpr int width = column_width<D>;
     SHARED(float4, tile, tile_size * width / 4);
     const Place place = place_of(memory, terms);
     const Term& term = terms.terms[place.term];

@@ -23,10 +23,13 @@ from .library import launch, load, run
 def fourier_sum(call: FourierSum) -> Tensor:
     """sum_i w_i phi(x_i): [B, 2 * count]."""
     x = call.x
-    out = x.new_empty((len(x), 2 * call.features.count))
+    batch, n, dim = x.shape
+    out = x.new_empty((batch, 2 * call.features.count))
     task = load().FourierSum(
         is_double=is_double(x),
-        **_sizes(x),
+        batch=batch,
+        n=n,
+        dim=dim,
         x=x.data_ptr(),
         weights=call.weights.data_ptr(),
         features=_features(call.features),
@@ -93,9 +96,12 @@ def _function(
     gradient: Tensor | None = None,
 ) -> None:
     """times * factor * phi(x_i) . c."""
+    batch, n, dim = x.shape
     task = load().FourierFunction(
         is_double=is_double(x),
-        **_sizes(x),
+        batch=batch,
+        n=n,
+        dim=dim,
         x=x.data_ptr(),
         coefficients=coefficients.data_ptr(),
         features=_features(features),
@@ -133,15 +139,10 @@ def _discrepancy(
     run(task, codes)
 
 
-def _sizes(x: Tensor) -> dict[str, int]:
-    batch, n, dim = x.shape
-    return {"batch": batch, "n": n, "dim": dim}
-
-
-def _features(features: Features) -> Any:
-    return load().Features(
-        key=features.key.data_ptr(),
-        count=features.count,
-        bandwidths=features.bandwidths,
-        kernel_weights=features.kernel_weights,
-    )
+def _features(features: Features) -> dict[str, Any]:
+    return {
+        "key": features.key.data_ptr(),
+        "count": features.count,
+        "bandwidths": features.bandwidths,
+        "kernel_weights": features.kernel_weights,
+    }

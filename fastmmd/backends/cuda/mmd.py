@@ -132,14 +132,14 @@ def _listed(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def _kernel(kernel: Kernel) -> Any:
-    return load().Kernel(
-        family=kernel.family,
-        alpha=kernel.alpha,
-        count=len(kernel.bandwidths),
-        bandwidths=_numbers(kernel.bandwidths),
-        weights=_numbers(kernel.weights),
-    )
+def _kernel(kernel: Kernel) -> dict[str, Any]:
+    return {
+        "family": kernel.family,
+        "alpha": kernel.alpha,
+        "count": len(kernel.bandwidths),
+        "bandwidths": _numbers(kernel.bandwidths),
+        "weights": _numbers(kernel.weights),
+    }
 
 
 def _numbers(values: tuple[float, ...] | Tensor) -> tuple[float, ...] | int:
@@ -148,17 +148,17 @@ def _numbers(values: tuple[float, ...] | Tensor) -> tuple[float, ...] | int:
 
 def _sample(
     sample: Sample, grad_points: Tensor | None, grad_weights: Tensor | None = None, values: Tensor | None = None
-) -> Any:
+) -> dict[str, int]:
     """values: where the witness of the other sample goes."""
-    return load().Sample(
-        count=sample.points.shape[1],
-        offsets=address(sample.offsets),
-        points=address(sample.points),
-        weights=address(sample.weights),
-        values=address(values),
-        grad_points=address(grad_points),
-        grad_weights=address(grad_weights),
-    )
+    return {
+        "count": sample.points.shape[1],
+        "offsets": address(sample.offsets),
+        "points": address(sample.points),
+        "weights": address(sample.weights),
+        "values": address(values),
+        "grad_points": address(grad_points),
+        "grad_weights": address(grad_weights),
+    }
 
 
 def _run(task: Any, x: Tensor, y: Tensor, products: bool) -> None:
