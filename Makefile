@@ -60,7 +60,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
 # A file stays with one worker: some compile kernels for all their tests. conftest.py puts long files first.
 BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
-QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants errors backends regularizers nn labels_nn evaluation gmmn \
+QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
 	checkpoint)
 OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier discrepancy parzen operators dispatch)
 
