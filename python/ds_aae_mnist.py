@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 import fastmmd
 from fastmmd.evaluation import Sampler, parzen_evaluation
-from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 from fastmmd.training import UserError, load_data
 
 CODE_SIZE = 4
@@ -69,8 +68,8 @@ def main() -> None:
             x = images[rows]
             z = encoder(x)  # [B, CODE_SIZE]
             draws = prior.sample(len(z), device=device)
-            fourier_ascent(alpha, z.detach(), draws, features, ADVERSARY_RATE)  # the adversary's step, in place
-            discrepancy = fourier_discrepancy(z, draws, alpha, features)  # sum_k alpha_k |zeta_k|^2
+            fastmmd.fourier_ascent(alpha, z.detach(), draws, features, ADVERSARY_RATE)  # the adversary's step, in place
+            discrepancy = fastmmd.fourier_discrepancy(z, draws, alpha, features)  # sum_k alpha_k |zeta_k|^2
             reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum") / len(x)
             step += 1
             optimizer.zero_grad()

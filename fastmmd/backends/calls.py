@@ -39,7 +39,7 @@ def members_of_rows(offsets: Tensor, rows: int) -> Tensor:
 
 
 class Mmd2Inputs(NamedTuple, Generic[T]):
-    """Something for each differentiable input of `Mmd2`: whether its gradient is needed, or the gradient."""
+    """One value per differentiable input of `Mmd2`: whether its gradient is needed, or the gradient."""
 
     x: T
     y: T
@@ -65,7 +65,7 @@ class Mmd2:
 
 
 class WitnessInputs(NamedTuple, Generic[T]):
-    """Something for each differentiable input of `Witness`."""
+    """One value per differentiable input of `Witness`."""
 
     points: T
     samples: T

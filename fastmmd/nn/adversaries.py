@@ -34,7 +34,7 @@ class FourierAdversary(Regularizer):
       and the counter of steps.
     - mode="doubly_stochastic" (Dai et al. 2014, algorithm 1): every step draws fresh features W_t, appends
       learning_rate * zeta_t to the function and shrinks the older coefficients by 1 - learning_rate * shrinkage;
-      f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features made again from the seed. The
+      f_t = sum_{s <= t} c_s phi_{W_s} over the last `blocks` steps, the features regenerated from the seed. The
       encoder descends mean f_t(prior) - mean f_t(codes). With many blocks it acts like an integral controller of gain
       weight * learning_rate * blocks: about 100 is stable, several hundred oscillates or runs away; shrinkage helps.
 
@@ -51,7 +51,7 @@ class FourierAdversary(Regularizer):
         count: number of frequencies (per step in "doubly_stochastic"), a multiple of the number of bandwidths.
         bandwidths: standard deviations of the kernels, weighted equally with sum 1.
         mode, learning_rate, shrinkage, blocks: above. seed: of the frequencies.
-        num_classes: of the labels, as many as the prior's; 0: none are taken.
+        num_classes: number of classes, equal to the prior's; 0: labels are not accepted.
     """
 
     coefficients: Tensor
@@ -161,7 +161,7 @@ class Adversarial(Regularizer):
             unlabeled, its class.
         scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
             inputs of order one).
-        num_classes: of the labels, as many as the prior's; 0: none are taken.
+        num_classes: number of classes, equal to the prior's; 0: labels are not accepted.
     """
 
     def __init__(self, discriminator: nn.Module, *, scale: float = 1.0, num_classes: int = 0) -> None:

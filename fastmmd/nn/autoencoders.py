@@ -36,14 +36,14 @@ class Autoencoder(nn.Module):
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
-        warmup_steps: first steps in which only the regularizer trains (codes reach the prior's support first).
+        warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
         learning_rate: Adam's, for encoder and decoder.
         adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
         decoder_classes: C > 0: the decoder sees [code, one-hot of the label], so the code keeps what the class does
             not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabeled:
             all zeros.
-        generator_learning_rate: not None: two phases per batch, as in the AAE paper. Reconstruction first, then the
-            encoder alone descends the regularizer with an optimizer of its own.
+        generator_learning_rate: if given, each batch has two phases, as in the AAE paper: reconstruction first, then
+            the encoder alone descends the regularizer with an optimizer of its own.
 
     Raises:
         ValueError: naming the argument; also `KL` without the moments of a Gaussian posterior.
@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
         return self._infer(x, draw=False)[0]
 
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws from q(z | x), one per row: [B, data_dim] -> [B, code_size]; the code itself if it is certain."""
+        """Draws from q(z | x), one per row: [B, data_dim] -> [B, code_size]; the code itself for a deterministic posterior."""
         return self._infer(x, draw=True, generator=generator)[0]
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -136,8 +136,8 @@ class Autoencoder(nn.Module):
         """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1].
 
         Args:
-            labels: [count] int64, a class for each sample. It goes where `training_step` sends it: to the decoder, to
-                the prior, whose part it chooses. Without labels a decoder with classes gets uniformly drawn ones.
+            labels: [count] int64, the class of each sample. It is passed to the same parts as in `training_step`: to the
+                decoder, or to the prior, whose part it selects. Without labels a decoder with classes gets uniformly drawn ones.
             generator: of all draws.
 
         Raises:

@@ -83,7 +83,7 @@ class ConvDecoder(nn.Module):
 
     Args:
         inputs: width of the code, with the switch of a label where the decoder has classes.
-        channels: of each layer, the last one first met: `channels[::-1]` of the encoder.
+        channels: of each layer, in reverse order of the encoder: `channels[::-1]` of the encoder.
         data_dim, precision: as for `ConvEncoder`, the linear layer in the layers' precision.
 
     Raises:

@@ -61,11 +61,11 @@ class GMMNAE(Model):
 
     Args:
         data_dim: number of pixels.
-        hidden, input_dropout, hidden_dropout: of the autoencoder; it drops in the encoder only.
+        hidden, input_dropout, hidden_dropout: of the autoencoder; dropout is applied in the encoder only.
         generator: hidden widths of the generator. noise_size: dimension of its noise.
         autoencoder_share: of the run, for the first phase.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged; codes lie in [0, 1]^code_size.
-        draws: generated codes for each step, any number: more of them make a better gradient.
+        draws: generated codes for each step; more draws reduce the noise of the gradient.
         learning_rate, prior_learning_rate: Adam's, of the first and of the second phase.
         The others, and all defaults: see `settings.GMMNAESettings`.
 

@@ -35,7 +35,7 @@ class MMDAE(FixedPriorModel):
         estimator: "biased" or "unbiased", see `MMD`.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
         posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 instead of 300): untrained it
-            is nearly N(0, I), which a large weight takes for a perfect match, and the codes stay empty.
+            is nearly N(0, I), which with a large weight counts as a perfect match, and the codes stay uninformative.
         The others, and all defaults: see `settings.MMDAESettings`.
 
     Raises:

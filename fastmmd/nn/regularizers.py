@@ -89,7 +89,7 @@ class MMD(Regularizer):
         bandwidths, kernel, estimator, kernel_weights, alpha: those of `fastmmd.mmd2`. The biased estimator, with
             classes, pulls the few codes of a class in a batch together: they end up narrower than their part. The
             unbiased one gives them its width; the only code of its class in a batch then counts as unlabeled.
-        num_classes: of the labels, as many as the prior's; 0: none are taken.
+        num_classes: number of classes, equal to the prior's; 0: labels are not accepted.
         class_weights: [C] numbers >= 0, used as they are; uniform, 1 / C each, by default.
         unconditional_weight: >= 0; 0 takes labeled points only.
         draws: how many for each batch; as many as codes by default, and with classes.

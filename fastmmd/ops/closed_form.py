@@ -74,7 +74,7 @@ def mmd2_to_prior(
         x: [..., N, D] points.
         prior: `priors.Gaussian`, `priors.GaussianMixture` or `priors.Uniform` of dimension D, or any object with `dim`
             and `kernel_means` as in `ops.closed_form.EmbeddedPrior`.
-        bandwidths, estimator, kernel_weights, x_weights: as in `mmd2`; the estimator concerns the term of x.
+        bandwidths, estimator, kernel_weights, x_weights: as in `mmd2`; the estimator applies only to the term of x.
 
     Returns:
         [...] tensor, differentiable once in x, x_weights and tensor-valued bandwidths and kernel_weights.

@@ -107,7 +107,7 @@ def check_counts(x_offsets: Tensor, y_offsets: Tensor, x: Tensor, y: Tensor, unb
 
 
 def class_tensor(weights: tuple[float, ...], x_labels: Tensor, y_labels: Tensor) -> Tensor:
-    """[C] float64; NaN where a label that is no class could not raise."""
+    """[C] float64; NaN where an invalid label could not raise."""
     cache = _new if torch.compiler.is_compiling() else _kept
     pi: Tensor = cache(weights).get(x_labels.device)
     if values_are_read(x_labels.device):

@@ -57,12 +57,12 @@ def mmd2(
 
     With labels the result is sum_c pi_c MMD^2(x|c, y|c) + unconditional_weight MMD^2(x, y), where x|c are the points
     of class c, pi are the class weights and the last term is over all points: as the weighted sum of separate calls,
-    at the cost of the pairs that they have.
+    at the cost of the pairs within classes.
 
     Args:
         x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
         y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
-        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (its values unchecked). A
+        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (whose values are not checked). A
             variance v is the bandwidth v**0.5, and exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
         kernel: one of the names above; the S kernels are summed.
         estimator: "biased" (V-statistic, never negative in exact arithmetic) or "unbiased" (U-statistic, leaves out
@@ -84,10 +84,10 @@ def mmd2(
     Raises:
         TypeError: a wrong type or dtype, or float32 mixed with float64.
         ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
-            or estimator. With labels also, on the CPU: a label that is no class, a class without points on one side
-            only (without points on either it counts 0), one with a single point for "unbiased", unlabeled points
-            beside no unconditional term. On other devices and under torch.compile labels are not read; the result is
-            NaN there in the first three of these cases, and such unlabeled points count nowhere.
+            or estimator. With labels also, on the CPU: an invalid label, a class that is empty on one side only (one
+            that is empty on both contributes 0), a class with a single point for "unbiased", unlabeled points without
+            an unconditional term. On other devices and under torch.compile labels are not read: there the result is
+            NaN in the first three of these cases, and such unlabeled points are ignored.
     """
     check_points(x=x, y=y)
     unbiased = check_estimator(estimator, x=x, y=y)

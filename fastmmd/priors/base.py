@@ -38,10 +38,10 @@ class Prior:
         """Independent draws: [count, dim], float32 by default, from the given or the default generator.
 
         Args:
-            labels: [count] int64 on the draws' device, a class for each draw: it comes from that part of the prior,
-                where it is -1 from the whole. Without labels all come from the whole, by the same random numbers.
-                A label that is no class raises on the CPU; elsewhere, where reading it would wait for the device,
-                its draw is NaN.
+            labels: [count] int64 on the draws' device, the class of each draw. A draw comes from the part of the
+                prior that its label selects, or from the whole prior for -1 and without labels, by the same random
+                numbers. An invalid label raises on the CPU; elsewhere, where checking it would synchronize, its draw
+                is NaN.
 
         Raises:
             ValueError, TypeError: labels for a prior without classes, or of another shape, dtype or device.

@@ -19,7 +19,7 @@ class SwissRoll(Prior):
     the inner end on: u in [i, i + 1) / num_classes.
 
     Args:
-        turns: full turns. radius: of the outer end. std: of the noise.
+        turns: number of turns. radius: of the outer end. std: standard deviation of the noise.
         num_classes: parts that labels choose from; ten as in the paper.
     """
 

@@ -54,8 +54,8 @@ def fourier_ascent(
     """The adversary's step beside `fourier_discrepancy`, in place: alpha moves towards where codes and draws differ.
 
     alpha <- (1 - learning_rate) alpha + learning_rate |zeta_k|^2 / mean_k |zeta_k|^2, the ascent of delta under the
-    constraint that alpha has mean 1, which keeps it bounded (DS-AAE, arXiv:1807.07603). It is no differentiable
-    operation. On CUDA: two kernel launches.
+    constraint that alpha has mean 1, which keeps it bounded (DS-AAE, arXiv:1807.07603). It is not
+    differentiable. On CUDA: two kernel launches.
 
     Args:
         alpha: [count], of any floating dtype, changed in place; start with ones.

@@ -22,7 +22,7 @@ class FourierFeatures:
     phi(x) = [cos(W x), sin(W x)], scaled so that phi(a) . phi(b) approximates sum_s w_s exp(-|a - b|^2 / (2 s^2)).
     W = G / bandwidth with standard normal G; several bandwidths share the count in equal consecutive parts. G is a
     pure function of (seed, feature index, dimension): Philox-4x32-10 and Box-Muller, the same in every backend to
-    4e-6, made inside the kernels and never stored. Features start + 0 ... start + count - 1 are addressed.
+    4e-6, made inside the kernels and never stored. The description covers features start to start + count - 1.
 
     A description does not change; two of them are equal if they are the same object.
 

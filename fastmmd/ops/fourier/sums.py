@@ -21,12 +21,12 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
 
     Args:
         x: [..., N, D] points, D = features.dim; float32 compute for half types, float64 for float64.
-        features: the description; its scale is always that of its own count.
+        features: the description; features are always scaled by their own count.
         weights: [..., N], normalized to sum 1 here; uniform by default.
 
     Returns:
-        [..., 2 * count] tensor, cosines first. Differentiable once in x and weights; backward makes the frequencies
-        again.
+        [..., 2 * count] tensor, cosines first. Differentiable once in x and weights; the backward pass
+        regenerates the frequencies.
 
     Raises:
         TypeError, ValueError: naming the argument.
