@@ -126,10 +126,12 @@ def _far(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _products_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CUDA kernels take matrix products, in several tiles, for as few points as these."""
-    mmd = import_module("fastmmd.backends.cuda.mmd")
-    monkeypatch.setattr(mmd, "DIRECT_WORK", 0)
-    monkeypatch.setattr(mmd, "TILE", 96)
+    """The CPU and CUDA backends take matrix products, in several tiles, for as few points as these."""
+    cpu, cuda = (import_module(f"fastmmd.backends.{name}.mmd") for name in ("cpu", "cuda"))
+    monkeypatch.setattr(cpu, "DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(cpu.products, "TILE", 96)
+    monkeypatch.setattr(cuda, "DIRECT_WORK", 0)
+    monkeypatch.setattr(cuda, "TILE", 96)
 
 
 @pytest.mark.parametrize("case", MMD)
