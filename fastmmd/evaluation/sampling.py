@@ -178,7 +178,9 @@ def _check_decoder(model: Autoencoder) -> None:
 
 @torch.no_grad()
 def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size]; the code itself for a deterministic posterior.
+    """Draws from q(z | x), one per image: [B, data_dim] -> [B, code_size].
+
+    For a deterministic posterior, the code itself.
 
     Over a data set these follow the aggregated posterior, which should match the prior.
     """

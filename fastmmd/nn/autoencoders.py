@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
         return self._infer(x, draw=False)[0]
 
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws from q(z | x), one per row: [B, data_dim] -> [B, code_size]; the code itself for a deterministic posterior."""
+        """Draws from q(z | x), one per row, or the code of a deterministic posterior: [B, data_dim] -> [B, code_size]."""
         return self._infer(x, draw=True, generator=generator)[0]
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -136,8 +136,9 @@ class Autoencoder(nn.Module):
         """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1].
 
         Args:
-            labels: [count] int64, the class of each sample. It is passed to the same parts as in `training_step`: to the
-                decoder, or to the prior, whose part it selects. Without labels a decoder with classes gets uniformly drawn ones.
+            labels: [count] int64, the class of each sample. It is passed to the same parts as in `training_step`: to
+                the decoder, or to the prior, whose part it selects. Without labels a decoder with classes gets
+                uniformly drawn ones.
             generator: of all draws.
 
         Raises:

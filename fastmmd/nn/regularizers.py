@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ..kernels import Kernel
+from ..kernels import FAMILIES, Kernel
 from ..ops.arguments import (
     DEFAULT_BANDWIDTHS,
     Estimator,
@@ -159,7 +159,8 @@ class MMD(Regularizer):
         )
 
     def kernel_spec(self) -> Kernel | None:
-        return None if self.kernel == "energy" else kernel_of(self.bandwidths, self.kernel, self.alpha)
+        has_bandwidths = FAMILIES[self.kernel].has_bandwidths
+        return kernel_of(self.bandwidths, self.kernel, self.alpha) if has_bandwidths else None
 
 
 class ClosedFormMMD(Regularizer):

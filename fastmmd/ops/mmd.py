@@ -62,8 +62,8 @@ def mmd2(
     Args:
         x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
         y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
-        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor (whose values are not checked). A
-            variance v is the bandwidth v**0.5, and exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
+        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor, whose values are not
+            checked. A variance v is the bandwidth v**0.5; exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
         kernel: one of the names above; the S kernels are summed.
         estimator: "biased" (V-statistic, never negative in exact arithmetic) or "unbiased" (U-statistic, leaves out
             the diagonals of k(x, x') and k(y, y'); may be negative and is not clamped; needs two points on each side;

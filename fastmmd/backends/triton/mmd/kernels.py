@@ -3,7 +3,7 @@
     total = sum_s weight_s kappa_s(r)          of a far rung, weight_s u_s(r) of a near one; u = kappa(r) - kappa(0)
     slope = sum_s weight_s kappa_s'(r) - shift        see plan.py
 
-as csrc/cpu/kernels.hpp: whichever keeps more digits. That depends on the data, so `plan` decides it on the device.
+as csrc/cpu/mmd/kernels.hpp: whichever keeps more digits. That depends on the data, so `plan` decides it on the device.
 """
 
 from __future__ import annotations

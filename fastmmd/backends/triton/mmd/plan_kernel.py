@@ -238,7 +238,7 @@ def _fold(series, nodes, powers, ladder, reached, dtype: tl.constexpr, SERIES: t
     """Whether the near bandwidths of a Gaussian fold into a series, which is stored: where all of them are wide.
 
     u / r and slope are entire functions of r, and on 0 ... reached, a few widths, interpolation at Chebyshev nodes is
-    as good as float32 (csrc/common/series.hpp): u = r P(t), slope = constant + r Q(t), t = 2 r / reached - 1. One
+    as good as float32 (csrc/cpu/mmd/series.hpp): u = r P(t), slope = constant + r Q(t), t = 2 r / reached - 1. One
     polynomial of a sum over bandwidths costs as much as that of a single one.
     """
     near = ladder.there & (ladder.alone == 0)
