@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
         return self._infer(x, draw=False)[0]
 
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draws from q(z | x), one per row, or the code of a deterministic posterior: [B, data_dim] -> [B, code_size]."""
+        """Draws from q(z | x), one per row, or a deterministic code: [B, data_dim] -> [B, code_size]."""
         return self._infer(x, draw=True, generator=generator)[0]
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
