@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-TRITON ?= 3.7.0
+TRITON ?= 3.7.1
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ export FASTMMD_CUDA
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo 'also: make lint | format | mutants | test-full | test-triton TRITON=3.7.0 | sanitize | bench | bench-quick | clean'
+	@echo 'also: make lint | format | mutants | test-full | test-triton TRITON=3.7.1 | sanitize | bench | bench-quick | clean'
 
 train: $(VENV)/installed-train
 	$(BIN)/fastmmd train ds-aae
@@ -51,9 +51,11 @@ test-full: $(VENV)/installed-test cuda-on-host
 	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS)
 	$(ON_HOST) $(PYTEST) $(CUDA_TESTS)
 
-# The Triton kernels with another version of Triton, which lies before that of .venv and stays out of it.
+# The Triton kernels with another version of Triton, by default the one that torch 2.13 requires, which lies before that
+# of .venv and stays out of it. The interpreter of versions before 3.7 needs a NumPy before 2.4.
 test-triton: $(VENV)/installed-test
-	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON)
+	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON) \
+		$(if $(filter 3.3.% 3.4.% 3.5.% 3.6.%,$(TRITON)),numpy==2.2.6)
 	PYTHONPATH="$(CURDIR)/build/triton-$(TRITON)" $(INTERPRETED) $(PYTEST) $(TRITON_TESTS) -k $(KERNELS_ONLY)
 
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)

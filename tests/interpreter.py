@@ -14,11 +14,12 @@ def patch_once() -> bool:
     """Whether this version of Triton is patched."""
     try:
         interpreter = importlib.import_module("triton.runtime.interpreter")
-        patch, scope = interpreter._patch_lang, interpreter._LangPatchScope
-        as_expected = list(inspect.signature(patch).parameters) == ["fn"] and callable(scope.restore)
+        patch = interpreter._patch_lang
+        as_expected = list(inspect.signature(patch).parameters) == ["fn"]
     except (ImportError, AttributeError):
         return False
     if as_expected:
         interpreter._patch_lang = functools.cache(patch)
-        scope.restore = lambda self: None
+        if hasattr(interpreter, "_LangPatchScope"):  # later versions undo the patch after each call
+            interpreter._LangPatchScope.restore = lambda self: None
     return as_expected

@@ -29,7 +29,7 @@ LEVELS = (
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 #: Private names of torch stand nowhere else; this file checks them at its import and works without them.
-MAY_USE_PRIVATE_TORCH = ("fastmmd/ops/dispatch.py",)
+MAY_USE_PRIVATE_TORCH = ("fastmmd/backends/cpu/onednn.py",)
 FAMILIES = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")
 
 

@@ -26,6 +26,7 @@ from test_parzen import test_against_the_dense_formula as check_parzen
 from test_parzen import test_halving_sigmas as check_halving_sigmas
 
 import fastmmd
+from fastmmd.backends.cpu.mmd import samples
 
 MEANS = [(37, 3, 24, F32), (601, 6, 99, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
 FUNCTIONS = [(37, 3, 24, F32), (130, 6, 257, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
@@ -129,7 +130,7 @@ def _products_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU and CUDA backends take matrix products, in several tiles, for as few points as these."""
     cpu, cuda = (import_module(f"fastmmd.backends.{name}.mmd") for name in ("cpu", "cuda"))
     monkeypatch.setattr(cpu, "DIRECT_COORDINATES", 0)
-    monkeypatch.setattr(cpu.products, "TILE", 96)
+    monkeypatch.setattr(samples, "TILE", 96)
     monkeypatch.setattr(cuda, "DIRECT_WORK", 0)
     monkeypatch.setattr(cuda, "TILE", 96)
 
@@ -238,8 +239,8 @@ def test_parzen_state(backend: str, dim: int) -> None:
     y[5] += 1e3
     sigmas = (0.2, 0.7, 3.0)
     parts = [fastmmd.ParzenEstimator(x, sigmas) for _ in range(2)]
-    for estimator, samples in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
-        estimator.update(samples)
+    for estimator, some in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
+        estimator.update(some)
     parts[0].merge(parts[1])
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)
     assert_close(parts[0].log_likelihood(), expected, rtol=2e-6, atol=NATS)

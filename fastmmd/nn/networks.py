@@ -100,5 +100,5 @@ def resolve_precision(precision: Precision, device_type: str) -> Precision:
         return precision
     if device_type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "bfloat16" if device_type == "cpu" and native() else "float32"
+    native = device_type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return "bfloat16" if native else "float32"

@@ -81,7 +81,7 @@ class RegularizerTimer:
         return argument
 
     def _timed(self, function: Callable[..., None]) -> Callable[..., None]:
-        def run(*arguments: Any) -> None:
+        def run(*arguments: object) -> None:
             self._start()
             function(*arguments)
             self._stop()
