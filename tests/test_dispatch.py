@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import torch._inductor.config
-from helpers import F64, assert_close, leaf, points, positive, value_and_gradients
+from helpers import F64, FULL, assert_close, leaf, points, positive, value_and_gradients
 from operator_cases import arguments, every_function
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -63,13 +63,18 @@ def operator_names() -> list[str]:
 
 @pytest.mark.parametrize("name", operator_names())
 def test_opcheck(backend: str, name: str) -> None:
-    """fastmmd::NAME, and fastmmd::_NAME, its kernel, which is only called below autograd."""
+    """fastmmd::NAME, and fastmmd::_NAME, its kernel, which is only called below autograd. What surrounds the kernels,
+    autograd and tracing, is the same for every backend: without all tests the reference is held to its schemas alone.
+    """
     cases = operator_cases(backend)
     assert set(operator_names()) == set(cases) | {f"_{case}" for case in cases}
     arguments = cases[name.removeprefix("_")]
     if name.startswith("_"):
         arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
-    torch.library.opcheck(getattr(torch.ops.fastmmd, name).default, arguments)
+    checks = ["test_schema", "test_faketensor"]
+    if backend != "reference" or FULL:
+        checks += ["test_autograd_registration", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(getattr(torch.ops.fastmmd, name).default, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -149,8 +154,8 @@ def test_backward_again_and_again(name: str, batched: bool) -> None:
 
 
 @every_function
-def test_compile_in_one_graph(backend: str, name: str) -> None:
-    """Value and gradients without a graph break, the same numbers as eager."""
+def test_compile_in_one_graph(name: str) -> None:
+    """Value and gradients without a graph break, the same numbers as eager. To the graph a backend is a string."""
     function, tensors = arguments(name)
     torch._dynamo.reset()
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
