@@ -14,10 +14,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-# Independent targets at a time; tests and tools start after what they need.
+# What does not depend on each other is made at a time, by Ninja too, which would ask for a share of these jobs.
 MAKEFLAGS += --jobs=$(JOBS)
+unexport MAKEFLAGS
 
-# What a process compiles of torch is kept for all others.
+# What the first process compiles of torch is kept for all others.
 unexport PYTHONDONTWRITEBYTECODE
 
 # CUDA kernels are built where a GPU is visible, unless FASTMMD_CUDA is set.
