@@ -15,10 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.native import address, is_double
-
-__all__ = ["address", "capability", "is_double", "load", "numbers", "threads", "unavailable"]
-
 REINSTALL = (
     "install a C++17 compiler with OpenMP and Python's headers (Debian, Ubuntu: apt install g++ python3-dev) and "
     "reinstall: pip install --force-reinstall --no-deps . in a checkout, else "
@@ -73,8 +69,17 @@ def capability() -> dict[str, str | int]:
     return {"capability": library.capability(), "threads": threads(), "build": library.build_summary}
 
 
+def is_double(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float64
+
+
 def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
+
+
+def address(tensor: Tensor | None) -> int:
+    """0 for what is absent or not needed."""
+    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
 
 
 def numbers(values: tuple[float, ...] | Tensor) -> Sequence[float]:
