@@ -95,11 +95,11 @@ cuda-on-host: $(VENV)/build-tools
 	$(CMAKE) -S csrc -B build/$@ -G Ninja -DCMAKE_CXX_COMPILER=$(CXX) \
 		-DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPYBIND11_FINDPYTHON=ON \
-		-DPython_EXECUTABLE="$$PWD/$(BIN)/python"
+		-DPython_EXECUTABLE="$(abspath $(BIN))/python"
 	$(CMAKE) --build build/$@
 
 # With Ninja beside it; the path of this folder may contain spaces.
-CMAKE := PATH="$$PWD/$(BIN):$$PATH" cmake
+CMAKE := PATH="$(abspath $(BIN)):$$PATH" cmake
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.

@@ -166,6 +166,7 @@ def test_compile_in_one_graph(name: str) -> None:
         assert_close(gradient, wanted, atol=1e-7, sensitivity=0.1)
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="torch links C++ with itself only where its path has no space")
 def test_compile_with_inductor() -> None:
     x, y = points(40, 3), points(30, 3, seed=1, shift=0.5)
 
