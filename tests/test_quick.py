@@ -15,6 +15,7 @@ import pytest
 import test_labels
 import torch
 from helpers import F32, F64, assert_close, points, positive, value_and_gradients
+from test_closed_form import test_quadrature as check_closed_form
 from test_discrepancy import test_discrepancy as check_discrepancy
 from test_fourier import test_frequencies_follow_the_definition as check_frequencies
 from test_fourier import test_function as check_function
@@ -316,3 +317,16 @@ def test_closed_form_of_a_gaussian(backend: str, estimator: str) -> None:
         assert_close(value, expected, rtol=1e-11)
         for gradient, want in zip(gradients, wanted, strict=True):
             assert_close(gradient, want, rtol=1e-11)
+
+
+@pytest.mark.parametrize("prior", ["covariance", "mixture", "box"])
+def test_closed_form_of_other_priors(backend: str, prior: str) -> None:
+    check_closed_form(backend, prior, weighted=True)
+
+
+def test_second_derivative_raises(backend: str) -> None:
+    x, y = (t.requires_grad_() for t in sample(5, 4, 2))
+    (gradient,) = torch.autograd.grad(fastmmd.mmd2(x, y, (1.0,)), x, create_graph=True)
+    for second in (x, y):
+        with pytest.raises(RuntimeError, match="second derivative"):
+            torch.autograd.grad(gradient.square().sum(), second, retain_graph=True)

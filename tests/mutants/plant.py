@@ -17,6 +17,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -88,6 +89,7 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.warm: dict[str, subprocess.Popen[str]] = {}  # by backends
 
     def synchronize(self) -> None:
         """Only what differs is written: what is compiled stays."""
@@ -125,29 +127,49 @@ class Tree:
             )  # fmt: skip
 
     def test(self, backends: str, files: list[str], select: str = "") -> tuple[int, str]:
-        """Exit status of pytest and what it printed. Status 124: it took too long."""
+        """Exit status of pytest, negative if a signal ended it, and what it printed."""
+        if backends not in self.warm:
+            self.warm[backends] = self._start(backends)
+        process, output = self.warm[backends], self.folder / "output.txt"
+        arguments = [
+            "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--backends", backends,
+            *(["-k", select] if select else []), *files,
+        ]  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([arguments, str(output)]) + "\n")
+        process.stdin.flush()
+        status = int(process.stdout.readline())
+        return status, f"more than {LIMIT} s" if status == -signal.SIGALRM else output.read_text()
+
+    def _start(self, backends: str) -> subprocess.Popen[str]:
+        """A process that runs tests of these backends, see warm.py. It has nothing of fastmmd."""
         environment = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        modules = ["pytest", "torch", "hypothesis"]
         if backends == "triton":
             environment["TRITON_INTERPRET"] = "1"
+            modules.append("triton")
         if backends == "cuda":
             environment["FASTMMD_CUDA_ON_HOST"] = str(self.folder / "build" / "cuda")
-        command = [
-            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header",
-            "--backends", backends, *(["-k", select] if select else []), *files,
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, text=True, timeout=LIMIT,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return 124, f"more than {LIMIT} s"
-        return done.returncode, done.stdout
+        command = [sys.executable, str(Path(__file__).with_name("warm.py")), str(LIMIT), *modules]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def close(self) -> None:
+        for process in self.warm.values():
+            process.communicate()
+
+
+def write(path: Path, text: str) -> None:
+    """Without the cached module, which Python would take for the new one if it has the same second and size."""
+    path.write_text(text)
+    for cached in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        cached.unlink()
 
 
 def ran(status: int) -> bool:
     """Whether tests ran: all passed, one failed, or the process died; else pytest could not begin."""
-    return status in (0, 1, 124) or status < 0 or status >= 128
+    return status in (0, 1) or status < 0
 
 
 def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
@@ -155,7 +177,7 @@ def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     backends, modules = LAYERS[mutant.layer]
     place = mutant.place(tree.folder)
     text = place.read_text()
-    place.write_text(text.replace(mutant.old, mutant.new))
+    write(place, text.replace(mutant.old, mutant.new))
     try:
         for module in modules:
             if place.suffix != ".py":
@@ -176,7 +198,7 @@ def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     except subprocess.CalledProcessError as error:
         return "invalid", error.output.strip()[-1500:]
     finally:
-        place.write_text(text)
+        write(place, text)
 
 
 def digest(folder: Path) -> str:
@@ -270,7 +292,7 @@ def main() -> int:
                 results.add(mutant, found)
                 print(f"{mutant.name:34} {found[0]:9} {time.perf_counter() - start:4.0f} s  {found[1]}", flush=True)
         except queue.Empty:
-            return
+            tree.close()
 
     workers = [threading.Thread(target=work, args=(tree,)) for tree in trees if left]
     for worker in workers:
