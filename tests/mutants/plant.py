@@ -144,7 +144,7 @@ class Tree:
     def _start(self, backends: str) -> subprocess.Popen[str]:
         """A process that runs tests of these backends, see warm.py. It has nothing of fastmmd."""
         environment = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
-        modules = ["pytest", "torch", "hypothesis"]
+        modules = ["pytest", "torch"]
         if backends == "triton":
             environment["TRITON_INTERPRET"] = "1"
             modules.append("triton")
