@@ -52,10 +52,9 @@ test-full: $(VENV)/installed-test cuda-on-host
 	$(ON_HOST) $(PYTEST) $(CUDA_TESTS)
 
 # The Triton kernels with another version of Triton, by default the one that torch 2.13 requires, which lies before that
-# of .venv and stays out of it. The interpreter of versions before 3.7 needs a NumPy before 2.4.
+# of .venv and stays out of it.
 test-triton: $(VENV)/installed-test
-	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON) \
-		$(if $(filter 3.3.% 3.4.% 3.5.% 3.6.%,$(TRITON)),numpy==2.2.6)
+	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON)
 	PYTHONPATH="$(CURDIR)/build/triton-$(TRITON)" $(INTERPRETED) $(PYTEST) $(TRITON_TESTS) -k $(KERNELS_ONLY)
 
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)

@@ -203,10 +203,6 @@ class _NoDevice:
     def get_current_stream(self, device: int) -> int:
         return 0
 
-    def get_benchmarker(self) -> Callable[..., Any]:
-        """Of autotuners, which Triton before 3.4 asks for as it makes them."""
-        return lambda *arguments, **options: []
-
 
 def _kernels() -> list[Any]:
     from fastmmd.backends import triton as package

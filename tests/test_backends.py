@@ -219,8 +219,8 @@ def test_triton_explains_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pass CUDA tensors" in triton.unavailable("mps")
     assert triton.unavailable("cuda") is None
     with monkeypatch.context() as older:
-        older.setattr(importlib.import_module("triton"), "__version__", "3.2.0")
-        assert "Triton 3.2.0 is installed, and 3.3 is needed; upgrade torch" in triton.unavailable("cuda")
+        older.setattr(importlib.import_module("triton"), "__version__", "3.6.0")
+        assert "Triton 3.6.0 is installed, and 3.7 is needed; upgrade torch" in triton.unavailable("cuda")
     monkeypatch.setattr(triton, "find_spec", lambda name: None)
     assert triton.unavailable("cuda") == "Triton is not installed; pip install triton"
     fastmmd.mmd2(x, y)  # the automatic choice does not care

@@ -216,6 +216,16 @@ def test_leading_dimensions(backend: str, kernel: str, x_batch: tuple[int, ...],
     check(x, y, scales(4), kernel, x_weights=positive(13), y_weights=positive(*y_batch, 17))
 
 
+@pytest.mark.parametrize("strided", ["bandwidths", "kernel_weights", "both"])
+def test_strided_kernel_tensors(backend: str, strided: str) -> None:
+    """A view of every other entry, and an expanded one."""
+    x, y, s, w = points(9, 3), points(7, 3, seed=1), torch.tensor([0.5, 7.0, 2.0, 9.0]), torch.tensor([1.5])
+    bandwidths = s[::2] if strided != "kernel_weights" else (0.5, 2.0)
+    kernel_weights = w.expand(2) if strided != "bandwidths" else (1.5, 1.5)
+    value = fastmmd.mmd2(x, y, bandwidths, kernel_weights=kernel_weights)
+    assert_close(value, oracle.mmd2(x.to(F64), y.to(F64), [0.5, 2.0], kernel_weights=[1.5, 1.5]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["transposed", "strided", "expanded", "reversed batch", "offset"])
 def test_views(backend: str, name: str) -> None:
     wide = points(2, 40, 10, seed=7)

@@ -344,9 +344,7 @@ def test_parzen_ignores_autocast_and_the_matmul_precision() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_precision_is_pinned_inside_and_restored_after_an_error(device: str) -> None:
-    if products._MATMUL is None:
-        pytest.skip("this torch has one setting for every device, tested above")
-    settings = {"cpu": products._MATMUL, "cuda": torch.backends.cuda.matmul}
+    settings = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}
     here, lower = settings[device], {"cpu": "bf16", "cuda": "tf32"}[device]
     before = here.fp32_precision
     here.fp32_precision = lower

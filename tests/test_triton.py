@@ -124,24 +124,6 @@ def test_few_pairs_are_not_tuned() -> None:
     assert tuned("kernel", TUNED_PAIRS - 1, *choices) == ("kernel", choices[0] | FUSED)
 
 
-@pytest.mark.parametrize("call", [mmd2, parzen])
-def test_float64_without_products(call: Callable[..., list[Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distances by differences where tl.dot takes no float64, as before Triton 3.5."""
-
-    def refuse(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("tl.dot")
-
-    with fastmmd.backend("reference"):
-        expected = call(70, F64)
-    monkeypatch.setattr(import_module("fastmmd.backends.triton.launch"), "version", lambda: (3, 4))
-    with fastmmd.backend("triton"):
-        monkeypatch.setattr(import_module("triton.language"), "dot", refuse)
-        for result, wanted in zip(call(70, F64), expected, strict=True):
-            torch.testing.assert_close(result, wanted, rtol=1e-9, atol=1e-12)
-        with pytest.raises(Exception, match="tl.dot"):
-            call(70, F32)
-
-
 @pytest.mark.parametrize(("outlier", "dtype", "expected"), [(0, F32, 1), (1000, F32, 0), (0, F64, 0)])
 def test_wide_bandwidths_fold(outlier: float, dtype: torch.dtype, expected: int, monkeypatch: Any) -> None:
     """Into a series, where no pair is too far apart for it and float32 needs no more digits."""

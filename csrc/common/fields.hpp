@@ -1,7 +1,7 @@
 // Structs that Python fills by field name, for the bindings. After
 //
 //     Fields<Sample> table("Sample");
-//     table.field<&Sample::count>("count").field<&Sample::points>("points");
+//     table.FIELD(Sample, count).FIELD(Sample, points);
 //
 // table.filled(values) makes a Sample of a dict {"count": 3, "points": address}: of keyword arguments, or of
 // a dict in place of a nested struct. FilledClass makes a Python class of the struct, Sample(count=3, ...),
@@ -15,6 +15,8 @@
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#define FIELD(Struct, name) field<&Struct::name>(#name)  // of Fields<Struct> or FilledClass<Struct>
 
 namespace fastmmd {
 

@@ -82,8 +82,6 @@ template <class Call> struct SigmasCall : Call {
     Numbers sigma_numbers;
 };
 
-#define FIELD(type, name) field<&type::name>(#name)
-
 inline void read_field(pybind11::handle value, KernelFields& kernel) {
     static const auto table = Fields<KernelFields>("Kernel")
                                   .FIELD(KernelFields, family)

@@ -19,8 +19,6 @@ void bind_mmd(py::module_&);
 void bind_fourier(py::module_&);
 void bind_parzen(py::module_&);
 
-#define FIELD(Struct, name) field<&Struct::name>(#name)  // of FilledClass<Struct>
-
 inline void expect(bool valid, const char* message) {
     if (!valid) throw std::invalid_argument(message);
 }

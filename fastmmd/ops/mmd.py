@@ -197,9 +197,10 @@ def restored(bandwidths: Tensor | None, kernel_weights: Tensor | None, numbers: 
     """The kernel that was `flattened`."""
     alpha, *floats = numbers
     if bandwidths is not None:
-        return Kernel(family, bandwidths, tuple(floats) if kernel_weights is None else kernel_weights, alpha)
+        weights = tuple(floats) if kernel_weights is None else kernel_weights.contiguous()
+        return Kernel(family, bandwidths.contiguous(), weights, alpha)
     if kernel_weights is not None:
-        return Kernel(family, tuple(floats), kernel_weights, alpha)
+        return Kernel(family, tuple(floats), kernel_weights.contiguous(), alpha)
     count = len(floats) // 2
     return Kernel(family, tuple(floats[:count]), tuple(floats[count:]), alpha)
 

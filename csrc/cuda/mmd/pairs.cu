@@ -1,4 +1,5 @@
-// The sums over pairs of mmd2 and witness, distances by differences: in any number of dimensions, and per rung.
+// The sums over pairs of mmd2 and witness, distances by differences: in any number of dimensions, and per
+// rung.
 #include "small.cuh"
 
 namespace fastmmd::cuda {

@@ -36,23 +36,17 @@ def squared_norms(points: Tensor) -> Tensor:
     return norms.square_().to(points.dtype).masked_fill_(~points.isfinite().all(1), torch.nan)
 
 
-# torch 2.9 and later have settings of their own for products on the CPU and on CUDA devices; earlier ones have one for
-# every device.
-_MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
 _precision_lock = threading.Lock()
 _precision_users = {"cpu": 0, "cuda": 0}
 _precision_saved = {"cpu": "", "cuda": ""}
 
 
-def _exchange_precision(precision: str | None, device_type: str = "cpu") -> str:
-    """Set the process's precision of float32 products (None: full) and return the one before."""
-    if _MATMUL is None:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(precision or "highest")
-        return before
-    setting: Any = torch.backends.cuda.matmul if device_type == "cuda" else _MATMUL
+def _exchange_precision(precision: str, device_type: str) -> str:
+    """Set the process's precision of float32 products on one kind of device and return the one before."""
+    on_cpu: Any = torch.backends.mkldnn  # whose attributes mypy does not see
+    setting: Any = torch.backends.cuda.matmul if device_type == "cuda" else on_cpu.matmul
     before = str(setting.fp32_precision)
-    setting.fp32_precision = precision or "ieee"
+    setting.fp32_precision = precision
     return before
 
 
@@ -62,16 +56,15 @@ def full_precision(device_type: str = "cpu") -> Iterator[None]:
 
     The first thread to enter saves the user's choice and the last to leave restores it.
     """
-    one = "cpu" if _MATMUL is None else device_type  # setting for all
     with _precision_lock:
-        if _precision_users[one] == 0:
-            _precision_saved[one] = _exchange_precision(None, one)
-        _precision_users[one] += 1
+        if _precision_users[device_type] == 0:
+            _precision_saved[device_type] = _exchange_precision("ieee", device_type)
+        _precision_users[device_type] += 1
     try:
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
         with _precision_lock:
-            _precision_users[one] -= 1
-            if _precision_users[one] == 0:
-                _exchange_precision(_precision_saved[one], one)
+            _precision_users[device_type] -= 1
+            if _precision_users[device_type] == 0:
+                _exchange_precision(_precision_saved[device_type], device_type)

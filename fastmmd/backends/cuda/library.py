@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -40,19 +40,19 @@ def unavailable(device_type: str) -> str | None:
     return f"its CUDA kernels do not run here: {why}" if why else None
 
 
-def launch(function: Callable[..., Any], like: Tensor, *arguments: Any) -> None:
-    """function(*arguments, stream) on the device of `like`."""
+def launch(on_stream: Callable[[int], object], like: Tensor) -> None:
+    """on_stream(stream) on the device of `like`."""
     if not like.is_cuda:  # kernels that tests run on the CPU
-        function(*arguments, 0)
+        on_stream(0)
         return
     with torch.cuda.device(like.device):
-        function(*arguments, torch.cuda.current_stream().cuda_stream)
+        on_stream(torch.cuda.current_stream().cuda_stream)
 
 
 def run(task: Any, like: Tensor) -> None:
     """A task of the compiled module that takes one launch and a workspace."""
     memory = workspace(like, task.workspace)
-    launch(task.run, like, memory.data_ptr())
+    launch(partial(task.run, memory.data_ptr()), like)
 
 
 def workspace(like: Tensor, size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -166,12 +167,12 @@ def _run(task: Any, x: Tensor, y: Tensor, products: bool) -> None:
     memory = workspace(x, task.workspace)
     if products:
         memory.zero_()  # sums grow there tile by tile
-    launch(task.plan, x, memory.data_ptr())
+    launch(partial(task.plan, memory.data_ptr()), x)
     if products:
         _tiles(task, x, y, memory)
     else:
-        launch(task.pairs, x, memory.data_ptr())
-    launch(task.finish, x, memory.data_ptr())
+        launch(partial(task.pairs, memory.data_ptr()), x)
+    launch(partial(task.finish, memory.data_ptr()), x)
 
 
 def _tiles(task: Any, x: Tensor, y: Tensor, memory: Tensor) -> None:
@@ -230,7 +231,7 @@ def _add_products(term: _Term, p: Tensor, q: Tensor, same: bool) -> None:
                 column_norms=other_norms.data_ptr(),
                 slope_sums=0 if slope_sums is None else slope_sums[i].data_ptr(),
             )
-            launch(term.task.tile, p, tile, term.memory.data_ptr())
+            launch(partial(term.task.tile, tile, term.memory.data_ptr()), p)
             if term.slopes is not None:  # sum_j c_ij (p_i - q_j) = (sum_j c_ij) p_i - (c q)_i, c in products
                 term.slopes[i] -= (products @ other)[: i.stop - i.start]
     if term.slopes is not None and slope_sums is not None:

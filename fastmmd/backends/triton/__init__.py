@@ -6,7 +6,7 @@ import importlib
 import os
 from importlib.util import find_spec
 
-OLDEST = (3, 3)  # whose kernels take tuples
+OLDEST = (3, 7)  # that of torch 2.13
 
 
 def interpreted() -> bool:
@@ -22,12 +22,7 @@ def unavailable(device_type: str) -> str | None:
         return "Triton compiles for GPUs; pass CUDA tensors, or set TRITON_INTERPRET=1 to interpret kernels on the CPU"
     if device_type not in ("cpu", "cuda"):
         return f"no Triton kernels for {device_type} tensors; pass CUDA tensors"
-    if version() < OLDEST:
-        installed = importlib.import_module("triton").__version__
-        return f"Triton {installed} is installed, and {OLDEST[0]}.{OLDEST[1]} is needed; upgrade torch to 2.7 or later"
+    installed = importlib.import_module("triton").__version__
+    if tuple(map(int, installed.split(".")[:2])) < OLDEST:
+        return f"Triton {installed} is installed, and {OLDEST[0]}.{OLDEST[1]} is needed; upgrade torch to 2.13 or newer"
     return None
-
-
-def version() -> tuple[int, ...]:
-    """Of Triton, the first two numbers."""
-    return tuple(map(int, importlib.import_module("triton").__version__.split(".")[:2]))

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import interpreted, version
+from . import interpreted
 
 MOST_SPLITS = 32  # partial results of an ordered reduction
 PROGRAMS = 528  # worth having: four for each of the 132 multiprocessors of an H100 or H200
@@ -53,11 +53,6 @@ def _tuner(kernel: Any, choices: tuple[tuple[tuple[str, int], ...], ...]) -> Any
     known = configurations[0].kwargs
     key = [parameter.name for parameter in kernel.params if parameter.is_constexpr and parameter.name not in known]
     return triton.autotune(configurations, key=key)(kernel)
-
-
-def takes_products(dtype: torch.dtype) -> bool:
-    """Whether `tl.dot` takes this dtype, as that of float64 since Triton 3.5."""
-    return dtype != torch.float64 or version() >= (3, 5)
 
 
 @lru_cache(1024)

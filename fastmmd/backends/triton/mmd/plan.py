@@ -64,8 +64,7 @@ def plan(kernel: Kernel, columns: Cloud, typical: tuple[Cloud, Cloud], products:
         x.points, y.points, *x.statistics[:3], *y.statistics[:3], *q[2:], s, w, *constants,
         table, series, terms, moment, per_rung, offsets_of(x), offsets_of(y),
         x.points.shape[1], y.points.shape[1], *(cloud.statistics.reach.shape[1] for cloud in (x, y, columns)), dim,
-        # At least 2: the interpreter of Triton 3.3 returns the cumsum of one element in a tuple.
-        S=count, S_SLOTS=max(2, triton.next_power_of_2(count)), FAMILY=kernel.family,
+        S=count, S_SLOTS=triton.next_power_of_2(count), FAMILY=kernel.family,
         LADDER=FAMILIES[kernel.family].squarings > 0, PRODUCTS=products, SERIES=size,
         RAGGED=columns.offsets is not None, CHUNKS=q.reach.shape[2],
         BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,

@@ -18,7 +18,7 @@ from torch import Tensor
 from ....kernels import FAMILIES
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..launch import constant, splits, stages, takes_products, tuned
+from ..launch import constant, splits, stages, tuned
 from ..points import squared_norms
 from .finish import finish
 from .plan import SERIES_TERMS, Plan, plan
@@ -53,7 +53,7 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     family, dtype = FAMILIES[kernel.family], rows.points.dtype
     # Products cancel for near pairs, which kernels that are not smooth show; and they take points centered for each
     # member.
-    products = dim > DIRECT_DIMS and family.smooth and rows.offsets is None and takes_products(dtype)
+    products = dim > DIRECT_DIMS and family.smooth and rows.offsets is None
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     foldable = family.squarings > 0 and not family.takes_root and len(kernel.bandwidths) > 1

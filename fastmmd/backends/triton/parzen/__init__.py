@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...calls import Parzen, ParzenBackward
 from .. import interpreted
-from ..launch import FUSED, constant, splits, stages, takes_products, tuned
+from ..launch import FUSED, constant, splits, stages, tuned
 from ..math import LOG2_E
 from ..points import squared_norms
 from .halves import halves_of, padded
@@ -90,7 +90,7 @@ def _rates(sigmas: Sequence[float], like: Tensor) -> tuple[Tensor, float]:
 
 
 def _by_products(points: Tensor) -> bool:
-    return points.shape[1] > DIRECT_DIMS and takes_products(points.dtype)
+    return points.shape[1] > DIRECT_DIMS
 
 
 def _tile(n: int, m: int, points: Tensor, gradient: bool) -> dict[str, int]:
