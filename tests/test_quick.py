@@ -99,6 +99,7 @@ MMD: dict[str, Callable[[], None]] = {
     "60 dimensions imq": lambda: weighted(33, 70, 60, "imq"),
     "60 dimensions energy": lambda: check(*sample(33, 70, 60), [1.0], "energy"),
     "value": lambda: value_alone(*TILES, 3, LADDER),
+    "value far from the diagonal": lambda: value_alone(300, 20, 12, scales(12)),
     "value folded": lambda: value_alone(*TILES, 3, [10.0, 23.0, 40.0], estimator="unbiased"),
     "value in 20 dimensions": lambda: value_alone(*TILES, 20, scales(20)),
     "value in 60 dimensions": lambda: value_alone(*TILES, 60, scales(60), kernel="imq", estimator="unbiased"),
@@ -147,8 +148,10 @@ def test_witness(backend: str, kernel: str, dim: int) -> None:
     check_witness(backend, kernel, dim)
 
 
-def test_witness_of_several_tiles(backend: str) -> None:
-    where, x, y = points(70, 3, seed=9), *sample(*TILES, 3)
+# The last two: several tiles in each of as many splits as there may be.
+@pytest.mark.parametrize(("count", "n", "m", "dim"), [(70, *TILES, 3), (5, 1100, 1100, 3), (5, 1100, 1100, 20)])
+def test_witness_of_several_tiles(backend: str, count: int, n: int, m: int, dim: int) -> None:
+    where, x, y = points(count, dim, seed=9), *sample(n, m, dim)
     value, gradients = value_and_gradients(lambda *t: fastmmd.witness(*t, LADDER), (where, x, y))
     expected, wanted = value_and_gradients(lambda *t: oracle.witness(*t, LADDER), (where, x, y), F64)
     atol = 4e-7 * largest(where, x, LADDER, "gaussian", None)
