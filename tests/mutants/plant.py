@@ -179,9 +179,8 @@ def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     text = place.read_text()
     write(place, text.replace(mutant.old, mutant.new))
     try:
-        for module in modules:
-            if place.suffix != ".py":
-                tree.build(module)
+        for module in modules:  # also for a fault in Python: the module may have that of the mutant before
+            tree.build(module)
         quick = [(name, [mutant.file], mutant.tests) for name in backends]
         whole = [(name, files if "reference" in name else [SUITE], "") for name in backends]
         for number, (name, selected, expression) in enumerate([*quick, *whole]):
