@@ -15,6 +15,7 @@ import pytest
 import test_labels
 import torch
 from helpers import F32, F64, assert_close, points, positive, value_and_gradients
+from test_closed_form import PRIORS, gaussians
 from test_closed_form import test_quadrature as check_closed_form
 from test_discrepancy import test_discrepancy as check_discrepancy
 from test_fourier import test_frequencies_follow_the_definition as check_frequencies
@@ -236,18 +237,19 @@ def test_parzen_ladder_of_sigmas(backend: str, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [3, 20])
 def test_parzen_state(backend: str, dim: int) -> None:
-    """Samples in parts, the nearest last; a point far from all; products that cancel; two estimators merged."""
+    """Samples in parts, the nearest last; a point far from all; products that cancel; merged either way."""
     x, y = points(40, dim), points(150, dim, seed=1)
     y[100:140] = x + 0.1 * y[100:140]
     x[2] += 1e3
     y[5] += 1e3
     sigmas = (0.2, 0.7, 3.0)
-    parts = [fastmmd.ParzenEstimator(x, sigmas) for _ in range(2)]
-    for estimator, some in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
-        estimator.update(some)
-    parts[0].merge(parts[1])
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)
-    assert_close(parts[0].log_likelihood(), expected, rtol=2e-6, atol=NATS)
+    for into, other in ((0, 1), (1, 0)):
+        parts = [fastmmd.ParzenEstimator(x, sigmas) for _ in range(2)]
+        for estimator, some in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
+            estimator.update(some)
+        parts[into].merge(parts[other])
+        assert_close(parts[into].log_likelihood(), expected, rtol=2e-6, atol=NATS)
 
 
 def test_parzen_of_what_is_not_finite(backend: str) -> None:
@@ -322,9 +324,34 @@ def test_closed_form_of_a_gaussian(backend: str, estimator: str) -> None:
             assert_close(gradient, want, rtol=1e-11)
 
 
-@pytest.mark.parametrize("prior", ["covariance", "mixture", "box"])
+@pytest.mark.parametrize("prior", ["covariance", "box"])
 def test_closed_form_of_other_priors(backend: str, prior: str) -> None:
     check_closed_form(backend, prior, weighted=True)
+
+
+def test_closed_form_of_a_mixture(backend: str) -> None:
+    """In more dimensions than two, where the axes of a covariance may be a symmetric matrix."""
+    prior, s = PRIORS["8-D mixture"], 1.5
+    shares, means, covariances = gaussians(prior)
+
+    def smoothed(offset: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+        """E exp(-|offset + e|^2 / (2 s^2)) of e ~ N(0, covariance)."""
+        wide = covariance + s**2 * torch.eye(8, dtype=F64)
+        normal = torch.distributions.MultivariateNormal(torch.zeros(8, dtype=F64), wide)
+        return normal.log_prob(offset).exp() * (2 * math.pi * s**2) ** 4
+
+    x = points(15, 8, dtype=F64)
+    parts = list(zip(shares, means, covariances, strict=True))
+    cross = sum(share * smoothed(x - mean, c).mean() for share, mean, c in parts)
+    own = sum(p * q * smoothed(mean - other, c + d) for p, mean, c in parts for q, other, d in parts)
+    expected = torch.exp(-torch.cdist(x, x).square() / (2 * s**2)).mean() - 2 * cross + own
+    assert_close(fastmmd.mmd2_to_prior(x, prior, (s,)), expected, rtol=1e-11)
+
+
+def test_draws_of_a_class() -> None:
+    means, labels = 100 * torch.eye(3), torch.arange(30) % 3
+    draws = fastmmd.priors.GaussianMixture(None, means, torch.eye(3).expand(3, 3, 3)).sample(30, labels=labels)
+    assert torch.equal(torch.cdist(draws, means).argmin(1), labels)
 
 
 def test_second_derivative_raises(backend: str) -> None:
