@@ -29,14 +29,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = ("csrc", "fastmmd", "tests")
 SUITE = "tests/test_quick.py"
-# What each list of mutants is in, the backends whose tests see it, and the modules that are compiled for them.
+# What each list of mutants is in, the backends whose tests see it, and the module that is compiled for a backend.
 LAYERS = {
-    "python": (("reference,native",), ("native",)),
-    "cpu": (("reference,native",), ("native",)),
-    "cuda": (("cuda",), ("cuda",)),
-    "triton": (("triton",), ()),
-    "shared": (("reference,native", "cuda", "triton"), ("native", "cuda")),
+    "python": ("reference,native",),
+    "cpu": ("reference,native",),
+    "cuda": ("cuda",),
+    "triton": ("triton",),
+    "shared": ("reference,native", "cuda", "triton"),
 }
+MODULES = {"reference,native": "native", "cuda": "cuda"}
 OPTIONS = {"native": ["-DFASTMMD_QUICK=ON"], "cuda": ["-DFASTMMD_CUDA_ON_HOST=ON"]}
 LIMIT = 600  # seconds for the tests of one backend; a mutant that hangs is caught
 
@@ -127,7 +128,13 @@ class Tree:
             )  # fmt: skip
 
     def test(self, backends: str, files: list[str], select: str = "") -> tuple[int, str]:
-        """Exit status of pytest, negative if a signal ended it, and what it printed."""
+        """Builds; exit status of pytest, negative if a signal ended it, and what it printed.
+
+        Raises:
+            subprocess.CalledProcessError: the compiler fails.
+        """
+        if backends in MODULES:  # also for a fault in Python: the module may have that of the mutant before
+            self.build(MODULES[backends])
         if backends not in self.warm:
             self.warm[backends] = self._start(backends)
         process, output = self.warm[backends], self.folder / "output.txt"
@@ -174,13 +181,11 @@ def ran(status: int) -> bool:
 
 def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     """(caught, by what), (survived, "") or (invalid, why)."""
-    backends, modules = LAYERS[mutant.layer]
+    backends = LAYERS[mutant.layer]
     place = mutant.place(tree.folder)
     text = place.read_text()
     write(place, text.replace(mutant.old, mutant.new))
     try:
-        for module in modules:  # also for a fault in Python: the module may have that of the mutant before
-            tree.build(module)
         quick = [(name, [mutant.file], mutant.tests) for name in backends]
         whole = [(name, files if "reference" in name else [SUITE], "") for name in backends]
         for number, (name, selected, expression) in enumerate([*quick, *whole]):
@@ -237,10 +242,7 @@ def baseline(tree: Tree, layers: set[str], files: list[str]) -> None:
     Raises:
         SystemExit: it does not.
     """
-    for module in sorted({module for layer in layers for module in LAYERS[layer][1]}):
-        print(f"building {module} ...", flush=True)
-        tree.build(module)
-    for name in sorted({name for layer in layers for name in LAYERS[layer][0]}):
+    for name in sorted({name for layer in layers for name in LAYERS[layer]}):
         status, output = tree.test(name, files if "reference" in name else [SUITE])
         print(f"without a fault, {name}: {output.strip().splitlines()[-1]}", flush=True)
         if status:
@@ -282,8 +284,6 @@ def main() -> int:
 
     def work(tree: Tree) -> None:
         try:
-            for module in sorted({module for mutant in left for module in LAYERS[mutant.layer][1]}):
-                tree.build(module)
             while True:
                 mutant = todo.get_nowait()
                 start = time.perf_counter()
