@@ -14,6 +14,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --no-compile
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
+# What does not depend on each other is made at a time, by Ninja too, which would ask for a share of these jobs.
+MAKEFLAGS += --jobs=$(JOBS)
+unexport MAKEFLAGS
+
+# What the first process compiles of torch is kept for all others.
+unexport PYTHONDONTWRITEBYTECODE
+
 # CUDA kernels are built where a GPU is visible, unless FASTMMD_CUDA is set.
 ifndef FASTMMD_CUDA
 FASTMMD_CUDA := $(if $(shell nvidia-smi -L 2>/dev/null | grep ^GPU),auto,off)
@@ -27,7 +34,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 	@echo 'also: make lint | format | mutants | test-full | test-triton TRITON=3.7.1 | sanitize | bench | bench-quick | clean'
 
-train: $(VENV)/installed-train
+train: $(VENV)/installed
 	$(BIN)/fastmmd train ds-aae
 
 test: $(VENV)/installed-test cuda-on-host
@@ -84,15 +91,15 @@ AGAIN := float32 or everything_differentiable or high_dimensions or bandwidth_li
 	expm1_form or test_mean or test_function or follow_the_definition or test_discrepancy or dense_formula or halving
 KERNELS_ONLY := "quick or not ($(AROUND) or $(AGAIN))"
 
-cuda-on-host: $(VENV)/installed-test
+cuda-on-host: $(VENV)/build-tools
 	$(CMAKE) -S csrc -B build/$@ -G Ninja -DCMAKE_CXX_COMPILER=$(CXX) \
 		-DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPYBIND11_FINDPYTHON=ON \
-		-DPython_EXECUTABLE="$$PWD/$(BIN)/python"
+		-DPython_EXECUTABLE="$(abspath $(BIN))/python"
 	$(CMAKE) --build build/$@
 
 # With Ninja beside it; the path of this folder may contain spaces.
-CMAKE := PATH="$$PWD/$(BIN):$$PATH" cmake
+CMAKE := PATH="$(abspath $(BIN)):$$PATH" cmake
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.
@@ -126,21 +133,27 @@ bench: $(VENV)/installed-bench
 bench-quick: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/record.py --quick
 
-# All that the C++ tests need besides a compiler.
+# All that a build of C++ needs besides a compiler, which torch is not: it runs while torch is fetched.
 $(VENV)/build-tools:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) cmake ninja
+	$(PIP) cmake ninja pybind11
 	touch $@
 
-# torch first and by itself: with it in place no dependency pulls another build.
-$(VENV)/torch:
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# torch by itself and before the others: with it in place no dependency pulls another build.
+$(VENV)/torch: $(VENV)/build-tools
 	$(PIP) $(TORCH)
 	touch $@
 
-$(VENV)/installed-%: $(VENV)/torch $(SOURCES)
-	$(PIP) --editable '.[train,$*]'
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(PIP) --editable '.[train]'
 	touch $@
+
+# Extras add to the installed package, which is built once; one pip at a time.
+$(VENV)/installed-%: $(VENV)/installed
+	$(PIP) 'fastmmd[$*]'
+	touch $@
+
+$(VENV)/installed-dev: | $(VENV)/installed-test
 
 clean:
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache fastmmd/_native*.so fastmmd/_cuda*.so

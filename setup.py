@@ -129,7 +129,7 @@ class CMakeBuild(build_ext):
 
         modules = [Path(self.get_ext_fullpath(extension.name)).resolve() for extension in self.extensions]
         target = modules[0].parent
-        build = Path(self.build_temp).resolve() / "cmake"
+        build = ROOT / "build" / "native"  # whose objects the C++ tests link as well
         shutil.rmtree(build, ignore_errors=True)  # never the cache of another compiler or interpreter
         cmake, given = tool("cmake"), os.environ.get("CMAKE_ARGS", "")
         configure = [
@@ -151,7 +151,7 @@ class CMakeBuild(build_ext):
         remedy = REMEDY + (CUDA_REMEDY if NVCC else "")
         try:
             if NVCC:  # CMake does not report why nvcc fails, for example an unsupported host compiler
-                preprocess(NVCC, build.parent)
+                preprocess(NVCC, build)
             subprocess.run(configure, check=True)
             subprocess.run([cmake, "--build", str(build), "--target", "install"], check=True)
         except (OSError, subprocess.CalledProcessError) as error:

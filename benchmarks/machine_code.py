@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +164,23 @@ def read(name: str, grid: tuple[int, ...], arguments: dict[str, Any], compiled: 
     common = (name, tuple(grid), numbers)
     if target.backend != "cuda":
         return _amd(common, str(target.arch), warps, compiled.metadata.shared, compiled.asm["amdgcn"])
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = disassemble(file.name, "-res-usage")
-        listing = disassemble(file.name, "-sass")
-    registers = int(re.findall(r"REG:(\d+)", usage)[-1])
+    listing = _listing(compiled.asm["cubin"])
+    registers = int(re.findall(r"REG:(\d+)", listing)[-1])
     instructions, loops, alternatives = parse(listing)
     spills = sum(bool(re.match(r"LDL|STL", mnemonic)) for _, mnemonic in instructions)
     target = f"sm_{target.arch}"
     code = Code(*common, target, warps, registers, compiled.metadata.shared, spills, instructions, loops)
     count_trips(code, alternatives)
     return code
+
+
+@cache
+def _listing(cubin: bytes) -> str:
+    """Resources and instructions of a kernel, which several launches may share."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return disassemble(file.name, "-res-usage", "-sass")
 
 
 def disassemble(path: str | Path, *options: str) -> str:

@@ -131,9 +131,14 @@ def cases(offset: int = 0) -> dict[str, Case]:
     }
 
 
-def launches(run: Callable[[], Any], architecture: str, **options: Any) -> list[Code]:
-    """What run() launches, in order, compiled for the architecture and read. options: further ones of the compiler."""
-    with _recording(architecture, options) as record:
+def launches(
+    run: Callable[[], Any], architecture: str, configurations: int | None = None, **options: Any
+) -> list[Code]:
+    """What run() launches, in order, compiled for the architecture and read.
+
+    configurations: at most so many of an autotuned kernel; options: further ones of the compiler.
+    """
+    with _recording(architecture, configurations, options) as record:
         run()
     codes = []
     for number, configurations in enumerate(record):
@@ -144,7 +149,9 @@ def launches(run: Callable[[], Any], architecture: str, **options: Any) -> list[
 
 
 @contextmanager
-def _recording(architecture: str, more: dict[str, Any]) -> Iterator[list[list[tuple[Any, ...]]]]:
+def _recording(
+    architecture: str, configurations: int | None, more: dict[str, Any]
+) -> Iterator[list[list[tuple[Any, ...]]]]:
     """Launches, each in all its configurations, are compiled and recorded in place of started: kernel, grid, arguments,
     code. On a machine that has any GPU or none."""
     record: list[list[tuple[Any, ...]]] = []
@@ -169,7 +176,7 @@ def _recording(architecture: str, more: dict[str, Any]) -> Iterator[list[list[tu
         self.nargs = dict(zip(self.arg_names, args, strict=False))
         record.append([])
         tuning = True
-        for config in self.prune_configs(options):
+        for config in self.prune_configs(options)[:configurations]:
             self.fn.run(*args, **options | config.all_kwargs())
         tuning = False
 
@@ -267,6 +274,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write what was read here as well")
     parser.add_argument("--offset", type=int, default=0, help="elements from an aligned address to every tensor")
     parser.add_argument("--maxnreg", type=int, help="registers of a thread at most")
+    parser.add_argument("--configurations", type=int, help="of an autotuned kernel at most; default: all")
     options = parser.parse_args()
     limits = {} if options.maxnreg is None else {"maxnreg": options.maxnreg}
     compiled: dict[str, list[Code]] = {name: [] for name in options.case}
@@ -274,7 +282,9 @@ def main() -> None:
     for architecture in options.arch:
         for name in options.case:
             try:
-                compiled[name] += launches(cases(options.offset)[name].run, architecture, **limits)
+                compiled[name] += launches(
+                    cases(options.offset)[name].run, architecture, options.configurations, **limits
+                )
             except Exception as error:  # of any stage of the compiler; the others shall be shown
                 failed += 1
                 print(f"{name} for {architecture}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -30,10 +30,11 @@ settings.register_profile(
 settings.load_profile("fastmmd")
 
 
-#: Those that compile or train for long, the longest first.
+#: Those that compile, train or start processes for long, the longest first.
 SLOW_FILES = (
-    "test_cuda_code", "test_triton_compile", "test_build", "test_native_program", "test_native", "test_programs",
-    "test_dispatch", "test_labels", "test_cuda_build", "test_mmd_products",
+    "test_cuda_code", "test_triton_compile", "test_native_program", "test_dispatch", "test_labels",
+    "test_mmd_products", "test_native", "test_operators", "test_experiments", "test_build", "test_closed_form",
+    "test_cuda_build",
 )  # fmt: skip
 
 

@@ -105,7 +105,8 @@ def test_broken_compiler_is_an_error_with_a_remedy(source: Path, compiler: str) 
 @linux
 def test_failing_compilation_is_an_error(source: Path) -> None:
     """The compiler works and the source does not: its message arrives, and the status."""
-    (source / "csrc" / "cpu" / "calls.hpp").write_text("#error a line of no use\n")
+    for path in (source / "csrc" / "cpu").rglob("*.cpp"):
+        path.write_text("#error a line of no use\n")
     done = run([sys.executable, "setup.py", "build_ext"], source)
     assert done.returncode != 0
     assert "a line of no use" in done.stdout

@@ -253,19 +253,20 @@ def test_no_labeled_point_at_all(backend: str) -> None:
         assert_close(found, 0.5 * fastmmd.mmd2(x, y))
 
 
-@pytest.mark.parametrize(
-    ("x_labels", "y_labels", "estimator"),
-    [
-        ([0, 1, 2, 1], [0, 1, 0], "biased"),  # no class
-        ([0, 1, 0, 1], [0, 1, -2], "biased"),
-        ([0, 1, 0, 1], [0, 0, 0], "biased"),  # a side without points
-        ([1, 1, 1, 1], [0, 1, 1], "biased"),
-        ([0, 1, 0, 1], [0, 1, 0], "unbiased"),  # one point on a side
-        ([0, 1, 1, 1], [0, 0, 1], "unbiased"),
+UNREADABLE = {
+    "biased": [
+        ([0, 1, 2, 1], [0, 1, 0]),  # no class
+        ([0, 1, 0, 1], [0, 1, -2]),
+        ([0, 1, 0, 1], [0, 0, 0]),  # a side without points
+        ([1, 1, 1, 1], [0, 1, 1]),
     ],
-)
+    "unbiased": [([0, 1, 0, 1], [0, 1, 0]), ([0, 1, 1, 1], [0, 0, 1])],  # one point on a side
+}
+
+
+@pytest.mark.parametrize("estimator", UNREADABLE)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_labels_that_cannot_be_read_give_nan(backend: str, x_labels, y_labels, estimator: str, weighted: bool) -> None:
+def test_labels_that_cannot_be_read_give_nan(backend: str, estimator: str, weighted: bool) -> None:
     """As on a GPU: where values are not looked at, what would be an error is NaN, and what would not be is not."""
     x, y = points(4, 2), points(3, 2, seed=1)
     weights = {"x_weights": positive(4), "y_weights": positive(3, seed=1)} if weighted else {}
@@ -275,7 +276,8 @@ def test_labels_that_cannot_be_read_give_nan(backend: str, x_labels, y_labels, e
 
     torch._dynamo.reset()
     compiled = torch.compile(run, backend="eager", fullgraph=True)
-    assert compiled(torch.tensor(x_labels), torch.tensor(y_labels)).isnan()
+    for x_labels, y_labels in UNREADABLE[estimator]:
+        assert compiled(torch.tensor(x_labels), torch.tensor(y_labels)).isnan(), (x_labels, y_labels)
     if estimator == "biased":
         good = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 1])
         assert_close(compiled(*good), run(*good))
@@ -342,11 +344,10 @@ MEMORY = """
 import resource, sys, torch, fastmmd
 torch.set_num_threads(2)
 def run(n):
-    x, y, labels = torch.randn(n, 2, requires_grad=True), torch.randn(n, 2), torch.arange(n) % int(sys.argv[2])
-    with fastmmd.backend(sys.argv[1]):
-        fastmmd.mmd2(
-            x, y, (1.0,), x_labels=labels, y_labels=labels, class_weights=[0.1] * int(sys.argv[2])
-        ).backward()
+    for classes in (2, 1000):
+        x, y, labels = torch.randn(n, 2, requires_grad=True), torch.randn(n, 2), torch.arange(n) % classes
+        with fastmmd.backend(sys.argv[1]):
+            fastmmd.mmd2(x, y, (1.0,), x_labels=labels, y_labels=labels, class_weights=[0.1] * classes).backward()
 run(2000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(8_000)
@@ -354,11 +355,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-@pytest.mark.parametrize("classes", [2, 1000])
-def test_memory_is_linear(backend: str, classes: int) -> None:
+def test_memory_is_linear(backend: str) -> None:
     """A float32 matrix for two classes would take 61 MiB each, one [1000, N, D] for a thousand as much."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, backend, str(classes)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 40
