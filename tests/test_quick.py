@@ -14,7 +14,9 @@ import oracle
 import pytest
 import test_labels
 import torch
-from helpers import F32, F64, assert_close, points, positive, value_and_gradients
+from helpers import F32, F64, INTERPRETED, assert_close, points, positive, value_and_gradients
+from test_closed_form import PRIORS, gaussians
+from test_closed_form import test_quadrature as check_closed_form
 from test_discrepancy import test_discrepancy as check_discrepancy
 from test_fourier import test_frequencies_follow_the_definition as check_frequencies
 from test_fourier import test_function as check_function
@@ -98,6 +100,7 @@ MMD: dict[str, Callable[[], None]] = {
     "60 dimensions imq": lambda: weighted(33, 70, 60, "imq"),
     "60 dimensions energy": lambda: check(*sample(33, 70, 60), [1.0], "energy"),
     "value": lambda: value_alone(*TILES, 3, LADDER),
+    "value far from the diagonal": lambda: value_alone(300, 20, 12, scales(12)),
     "value folded": lambda: value_alone(*TILES, 3, [10.0, 23.0, 40.0], estimator="unbiased"),
     "value in 20 dimensions": lambda: value_alone(*TILES, 20, scales(20)),
     "value in 60 dimensions": lambda: value_alone(*TILES, 60, scales(60), kernel="imq", estimator="unbiased"),
@@ -146,8 +149,16 @@ def test_witness(backend: str, kernel: str, dim: int) -> None:
     check_witness(backend, kernel, dim)
 
 
-def test_witness_of_several_tiles(backend: str) -> None:
-    where, x, y = points(70, 3, seed=9), *sample(*TILES, 3)
+# The last two: several tiles in each of as many splits as there may be.
+@pytest.mark.parametrize(("count", "n", "m", "dim"), [(70, *TILES, 3), (5, 1100, 1100, 3), (5, 1100, 1100, 20)])
+def test_witness_of_several_tiles(
+    backend: str, count: int, n: int, m: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if INTERPRETED:  # with so large tiles that there would be one in each split
+        launch, kernels = (import_module(f"fastmmd.backends.triton.{name}") for name in ("launch", "mmd.sum_kernels"))
+        monkeypatch.setattr(launch, "PROGRAMS", 1)
+        monkeypatch.setattr(kernels, "FLUSH", type(kernels.FLUSH)(2))
+    where, x, y = points(count, dim, seed=9), *sample(n, m, dim)
     value, gradients = value_and_gradients(lambda *t: fastmmd.witness(*t, LADDER), (where, x, y))
     expected, wanted = value_and_gradients(lambda *t: oracle.witness(*t, LADDER), (where, x, y), F64)
     atol = 4e-7 * largest(where, x, LADDER, "gaussian", None)
@@ -232,18 +243,19 @@ def test_parzen_ladder_of_sigmas(backend: str, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [3, 20])
 def test_parzen_state(backend: str, dim: int) -> None:
-    """Samples in parts, the nearest last; a point far from all; products that cancel; two estimators merged."""
+    """Samples in parts, the nearest last; a point far from all; products that cancel; merged either way."""
     x, y = points(40, dim), points(150, dim, seed=1)
     y[100:140] = x + 0.1 * y[100:140]
     x[2] += 1e3
     y[5] += 1e3
     sigmas = (0.2, 0.7, 3.0)
-    parts = [fastmmd.ParzenEstimator(x, sigmas) for _ in range(2)]
-    for estimator, some in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
-        estimator.update(some)
-    parts[0].merge(parts[1])
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)
-    assert_close(parts[0].log_likelihood(), expected, rtol=2e-6, atol=NATS)
+    for into, other in ((0, 1), (1, 0)):
+        parts = [fastmmd.ParzenEstimator(x, sigmas) for _ in range(2)]
+        for estimator, some in ((parts[0], y[:60]), (parts[1], y[60:100]), (parts[0], y[100:])):
+            estimator.update(some)
+        parts[into].merge(parts[other])
+        assert_close(parts[into].log_likelihood(), expected, rtol=2e-6, atol=NATS)
 
 
 def test_parzen_of_what_is_not_finite(backend: str) -> None:
@@ -316,3 +328,41 @@ def test_closed_form_of_a_gaussian(backend: str, estimator: str) -> None:
         assert_close(value, expected, rtol=1e-11)
         for gradient, want in zip(gradients, wanted, strict=True):
             assert_close(gradient, want, rtol=1e-11)
+
+
+@pytest.mark.parametrize("prior", ["covariance", "box"])
+def test_closed_form_of_other_priors(backend: str, prior: str) -> None:
+    check_closed_form(backend, prior, weighted=True)
+
+
+def test_closed_form_of_a_mixture(backend: str) -> None:
+    """In more dimensions than two, where the axes of a covariance may be a symmetric matrix."""
+    prior, s = PRIORS["8-D mixture"], 1.5
+    shares, means, covariances = gaussians(prior)
+
+    def smoothed(offset: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+        """E exp(-|offset + e|^2 / (2 s^2)) of e ~ N(0, covariance)."""
+        wide = covariance + s**2 * torch.eye(8, dtype=F64)
+        normal = torch.distributions.MultivariateNormal(torch.zeros(8, dtype=F64), wide)
+        return normal.log_prob(offset).exp() * (2 * math.pi * s**2) ** 4
+
+    x = points(15, 8, dtype=F64)
+    parts = list(zip(shares, means, covariances, strict=True))
+    cross = sum(share * smoothed(x - mean, c).mean() for share, mean, c in parts)
+    own = sum(p * q * smoothed(mean - other, c + d) for p, mean, c in parts for q, other, d in parts)
+    expected = torch.exp(-torch.cdist(x, x).square() / (2 * s**2)).mean() - 2 * cross + own
+    assert_close(fastmmd.mmd2_to_prior(x, prior, (s,)), expected, rtol=1e-11)
+
+
+def test_draws_of_a_class() -> None:
+    means, labels = 100 * torch.eye(3), torch.arange(30) % 3
+    draws = fastmmd.priors.GaussianMixture(None, means, torch.eye(3).expand(3, 3, 3)).sample(30, labels=labels)
+    assert torch.equal(torch.cdist(draws, means).argmin(1), labels)
+
+
+def test_second_derivative_raises(backend: str) -> None:
+    x, y = (t.requires_grad_() for t in sample(5, 4, 2))
+    (gradient,) = torch.autograd.grad(fastmmd.mmd2(x, y, (1.0,)), x, create_graph=True)
+    for second in (x, y):
+        with pytest.raises(RuntimeError, match="second derivative"):
+            torch.autograd.grad(gradient.square().sum(), second, retain_graph=True)

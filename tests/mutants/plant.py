@@ -17,6 +17,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,14 +29,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = ("csrc", "fastmmd", "tests")
 SUITE = "tests/test_quick.py"
-# What each list of mutants is in, the backends whose tests see it, and the modules that are compiled for them.
+# What each list of mutants is in, the backends whose tests see it, and the module that is compiled for a backend.
 LAYERS = {
-    "python": (("reference,native",), ("native",)),
-    "cpu": (("reference,native",), ("native",)),
-    "cuda": (("cuda",), ("cuda",)),
-    "triton": (("triton",), ()),
-    "shared": (("reference,native", "cuda", "triton"), ("native", "cuda")),
+    "python": ("reference,native",),
+    "cpu": ("reference,native",),
+    "cuda": ("cuda",),
+    "triton": ("triton",),
+    "shared": ("reference,native", "cuda", "triton"),
 }
+MODULES = {"reference,native": "native", "cuda": "cuda"}
 OPTIONS = {"native": ["-DFASTMMD_QUICK=ON"], "cuda": ["-DFASTMMD_CUDA_ON_HOST=ON"]}
 LIMIT = 600  # seconds for the tests of one backend; a mutant that hangs is caught
 
@@ -88,6 +90,7 @@ class Tree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.warm: dict[str, subprocess.Popen[str]] = {}  # by backends
 
     def synchronize(self) -> None:
         """Only what differs is written: what is compiled stays."""
@@ -125,41 +128,64 @@ class Tree:
             )  # fmt: skip
 
     def test(self, backends: str, files: list[str], select: str = "") -> tuple[int, str]:
-        """Exit status of pytest and what it printed. Status 124: it took too long."""
+        """Builds; exit status of pytest, negative if a signal ended it, and what it printed.
+
+        Raises:
+            subprocess.CalledProcessError: the compiler fails.
+        """
+        if backends in MODULES:  # also for a fault in Python: the module may have that of the mutant before
+            self.build(MODULES[backends])
+        if backends not in self.warm:
+            self.warm[backends] = self._start(backends)
+        process, output = self.warm[backends], self.folder / "output.txt"
+        arguments = [
+            "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--backends", backends,
+            *(["-k", select] if select else []), *files,
+        ]  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([arguments, str(output)]) + "\n")
+        process.stdin.flush()
+        status = int(process.stdout.readline())
+        return status, f"more than {LIMIT} s" if status == -signal.SIGALRM else output.read_text()
+
+    def _start(self, backends: str) -> subprocess.Popen[str]:
+        """A process that runs tests of these backends, see warm.py. It has nothing of fastmmd."""
         environment = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        modules = ["pytest", "torch"]
         if backends == "triton":
             environment["TRITON_INTERPRET"] = "1"
+            modules.append("triton")
         if backends == "cuda":
             environment["FASTMMD_CUDA_ON_HOST"] = str(self.folder / "build" / "cuda")
-        command = [
-            sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header",
-            "--backends", backends, *(["-k", select] if select else []), *files,
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(
-                command, cwd=self.folder, env=environment, text=True, timeout=LIMIT,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return 124, f"more than {LIMIT} s"
-        return done.returncode, done.stdout
+        command = [sys.executable, str(Path(__file__).with_name("warm.py")), str(LIMIT), *modules]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def close(self) -> None:
+        for process in self.warm.values():
+            process.communicate()
+
+
+def write(path: Path, text: str) -> None:
+    """Without the cached module, which Python would take for the new one if it has the same second and size."""
+    path.write_text(text)
+    for cached in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        cached.unlink()
 
 
 def ran(status: int) -> bool:
     """Whether tests ran: all passed, one failed, or the process died; else pytest could not begin."""
-    return status in (0, 1, 124) or status < 0 or status >= 128
+    return status in (0, 1) or status < 0
 
 
 def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     """(caught, by what), (survived, "") or (invalid, why)."""
-    backends, modules = LAYERS[mutant.layer]
+    backends = LAYERS[mutant.layer]
     place = mutant.place(tree.folder)
     text = place.read_text()
-    place.write_text(text.replace(mutant.old, mutant.new))
+    write(place, text.replace(mutant.old, mutant.new))
     try:
-        for module in modules:
-            if place.suffix != ".py":
-                tree.build(module)
         quick = [(name, [mutant.file], mutant.tests) for name in backends]
         whole = [(name, files if "reference" in name else [SUITE], "") for name in backends]
         for number, (name, selected, expression) in enumerate([*quick, *whole]):
@@ -176,7 +202,7 @@ def verdict(tree: Tree, mutant: Mutant, files: list[str]) -> tuple[str, str]:
     except subprocess.CalledProcessError as error:
         return "invalid", error.output.strip()[-1500:]
     finally:
-        place.write_text(text)
+        write(place, text)
 
 
 def digest(folder: Path) -> str:
@@ -216,10 +242,7 @@ def baseline(tree: Tree, layers: set[str], files: list[str]) -> None:
     Raises:
         SystemExit: it does not.
     """
-    for module in sorted({module for layer in layers for module in LAYERS[layer][1]}):
-        print(f"building {module} ...", flush=True)
-        tree.build(module)
-    for name in sorted({name for layer in layers for name in LAYERS[layer][0]}):
+    for name in sorted({name for layer in layers for name in LAYERS[layer]}):
         status, output = tree.test(name, files if "reference" in name else [SUITE])
         print(f"without a fault, {name}: {output.strip().splitlines()[-1]}", flush=True)
         if status:
@@ -261,8 +284,6 @@ def main() -> int:
 
     def work(tree: Tree) -> None:
         try:
-            for module in sorted({module for mutant in left for module in LAYERS[mutant.layer][1]}):
-                tree.build(module)
             while True:
                 mutant = todo.get_nowait()
                 start = time.perf_counter()
@@ -270,7 +291,7 @@ def main() -> int:
                 results.add(mutant, found)
                 print(f"{mutant.name:34} {found[0]:9} {time.perf_counter() - start:4.0f} s  {found[1]}", flush=True)
         except queue.Empty:
-            return
+            tree.close()
 
     workers = [threading.Thread(target=work, args=(tree,)) for tree in trees if left]
     for worker in workers:
