@@ -85,6 +85,8 @@ MMD: dict[str, Callable[[], None]] = {
     "laplacian": lambda: check(*sample(45, 37, 3), [0.1, 0.7, 1.4, 3.0], "laplacian"),
     "imq": lambda: check(*sample(45, 37, 3), scales(3), "imq", "unbiased"),
     "rational_quadratic": lambda: check(*sample(45, 37, 3), scales(3), "rational_quadratic", alpha=0.7),
+    "wide imq": lambda: check(*sample(45, 37, 3), [20.0, 50.0], "imq"),
+    "wide rational_quadratic": lambda: check(*sample(45, 37, 3), [20.0, 50.0], "rational_quadratic", alpha=0.7),
     "energy": lambda: check(*sample(45, 37, 3), [1.0], "energy", "unbiased"),
     "weighted gaussian": lambda: weighted(70, 41, 2, "gaussian"),
     "weighted laplacian": lambda: weighted(23, 41, 2, "laplacian"),
