@@ -32,7 +32,7 @@ from fastmmd.backends.cpu.mmd import samples
 
 MEANS = [(37, 3, 24, F32), (601, 6, 99, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
 FUNCTIONS = [(37, 3, 24, F32), (130, 6, 257, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
-WINDOWS = [(13, 37, 3, F32), (70, 300, 17, F32), (70, 129, 50, F32), (33, 65, 17, F64)]
+WINDOWS = [(13, 37, 3, F32), (70, 300, 17, F32), (70, 129, 50, F32), (33, 65, 17, F64), (5, 2100, 3, F32)]
 LADDER = [0.4, 0.8, 1.6, 3.2, 6.4]  # one exponential and its powers; the smallest are far rungs
 TILES = (150, 205)  # several tiles and an odd rest in each direction
 
@@ -85,6 +85,8 @@ MMD: dict[str, Callable[[], None]] = {
     "laplacian": lambda: check(*sample(45, 37, 3), [0.1, 0.7, 1.4, 3.0], "laplacian"),
     "imq": lambda: check(*sample(45, 37, 3), scales(3), "imq", "unbiased"),
     "rational_quadratic": lambda: check(*sample(45, 37, 3), scales(3), "rational_quadratic", alpha=0.7),
+    "wide imq": lambda: check(*sample(45, 37, 3), [20.0, 50.0], "imq"),
+    "wide rational_quadratic": lambda: check(*sample(45, 37, 3), [20.0, 50.0], "rational_quadratic", alpha=0.7),
     "energy": lambda: check(*sample(45, 37, 3), [1.0], "energy", "unbiased"),
     "weighted gaussian": lambda: weighted(70, 41, 2, "gaussian"),
     "weighted laplacian": lambda: weighted(23, 41, 2, "laplacian"),
