@@ -86,7 +86,7 @@ CUDA_TESTS := --backends cuda $(OPERATORS) tests/test_cuda.py
 # Emulated kernels are slow: without what asks the operators around them, which ran before, what only a GPU shows, and
 # what test_quick.py has already.
 AROUND := gradcheck or second_derivatives or create_graph or compile or without_grad or precision or memory or opcheck \
-	or fake or errors or gradient_alone
+	or fake or errors or gradient_alone or transform or vmap or modes_and_traces or (same_bits and large)
 AGAIN := float32 or everything_differentiable or high_dimensions or bandwidth_lists or weights_of_both_signs or \
 	expm1_form or test_mean or test_function or follow_the_definition or test_discrepancy or dense_formula or halving
 KERNELS_ONLY := "quick or not ($(AROUND) or $(AGAIN))"
