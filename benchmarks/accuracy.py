@@ -32,9 +32,9 @@ def samples(kind: str, shift: float) -> tuple[Tensor, Tensor]:
     return x.to(DEVICE), y.to(DEVICE)
 
 
-def rows() -> list[dict[str, Any]]:
+def measure() -> list[dict[str, Any]]:
     """The exact value, the relative error of the value, and the worst gradient row's error over the largest row."""
-    found = []
+    rows = []
     for kind in ("independent draws", "the same points"):
         for shift in SIZES.shifts:
             x, y = samples(kind, shift)
@@ -46,7 +46,7 @@ def rows() -> list[dict[str, Any]]:
                 with peers.chosen(implementation, fastmmd.mmd2, peers.MMD2) as mmd2:
                     value, gradient = peers.value_and_gradient(mmd2, x, y, SIX)
                 error = (gradient.double() - exact_gradient).norm(dim=1).max()
-                found.append(
+                rows.append(
                     {
                         "samples": kind,
                         "n": SIZES.accuracy_n,
@@ -57,8 +57,8 @@ def rows() -> list[dict[str, Any]]:
                         "gradient_error": (error / largest).item(),
                     }
                 )
-    return found
+    return rows
 
 
 if __name__ == "__main__":
-    json.dump(rows(), sys.stdout)
+    json.dump(measure(), sys.stdout)

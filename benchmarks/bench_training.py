@@ -70,11 +70,11 @@ def _check(model, x, exact_draws):
     """The regularizer of some codes against float64, to the 1% that the textbook formula reaches."""
     codes, bandwidths = model.encode(x), model.regularizer.bandwidths
     torch.manual_seed(1)
-    found = model.regularizer(codes, model.prior).item()
+    value = model.regularizer(codes, model.prior).item()
     torch.manual_seed(1)
     if exact_draws:
         draws = model.prior.sample(len(codes), device=codes.device, dtype=codes.dtype)
         exact = peers.exact_value(codes, draws, bandwidths) / len(bandwidths)
     else:
         exact = fastmmd.mmd2_to_prior(codes.double(), model.prior, bandwidths).item() / len(bandwidths)
-    assert abs(found - exact) <= 1e-2 * exact, (found, exact)
+    assert abs(value - exact) <= 1e-2 * exact, (value, exact)

@@ -49,14 +49,14 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
         if row["name"] == ours(record) and row["case"]["operation"] in ("mmd2", "fourier_mean", "parzen")
     ]
     peak = record["yardstick"][str(record["threads"])]["gflops"]
-    found = []
+    rows = []
     for case in cases:
         operations = _operations(case)
         row = find(record, ours(record), **case)
         assert row is not None
         gflops = operations / row["median_ms"] * 1e-6
-        found.append({"case": case, "operations": operations, "gflops": gflops, "fraction": gflops / peak})
-    return found
+        rows.append({"case": case, "operations": operations, "gflops": gflops, "fraction": gflops / peak})
+    return rows
 
 
 def _operations(case: dict[str, Any]) -> float:

@@ -33,13 +33,13 @@ def memory_gigabytes() -> float:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions[package] = "not installed"
+    return versions
 
 
 def revision() -> str:
@@ -53,8 +53,8 @@ def revision() -> str:
 
 
 def _git(*arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], cwd=HERE.parent, check=True, capture_output=True, text=True)
-    return found.stdout.strip()
+    process = subprocess.run(["git", *arguments], cwd=HERE.parent, check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 def yardstick() -> dict[str, dict[str, float]]:

@@ -82,8 +82,8 @@ def real_images(data_dir: str) -> dict:
 
 def train(recipe: str, epochs: int, seed: int, options: argparse.Namespace) -> dict:
     folder = options.runs / f"{recipe}-{epochs}-{seed}"
-    found = evaluation(folder)
-    if found is None:
+    result = evaluation(folder)
+    if result is None:
         command = [sys.executable, "-m", "fastmmd", "train"]
         if (folder / "checkpoint.pt").exists():
             command += ["--resume", str(folder)]
@@ -93,10 +93,10 @@ def train(recipe: str, epochs: int, seed: int, options: argparse.Namespace) -> d
         print(shlex.join(command), flush=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-        found = evaluation(folder)
-        assert found is not None, f"{folder} has no evaluation"
-        print(f"{recipe} {epochs} epochs seed {seed}: {found['mean']:.1f}", flush=True)
-    return {"recipe": recipe, "epochs": epochs, "seed": seed, "folder": folder, **found}
+        result = evaluation(folder)
+        assert result is not None, f"{folder} has no evaluation"
+        print(f"{recipe} {epochs} epochs seed {seed}: {result['mean']:.1f}", flush=True)
+    return {"recipe": recipe, "epochs": epochs, "seed": seed, "folder": folder, **result}
 
 
 def evaluation(folder: Path) -> dict | None:
@@ -105,11 +105,11 @@ def evaluation(folder: Path) -> dict | None:
     if not path.exists():
         return None
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    found = [record for record in records if record.get("kind") == "evaluation"]
-    if not found:
+    evaluations = [record for record in records if record.get("kind") == "evaluation"]
+    if not evaluations:
         return None
     seconds = max(record["seconds"] for record in records if "seconds" in record)
-    return found[-1] | {"seconds": seconds, "warnings": [r["warning"] for r in records if "warning" in r]}
+    return evaluations[-1] | {"seconds": seconds, "warnings": [r["warning"] for r in records if "warning" in r]}
 
 
 def row(recipe: str, epochs: int, results: list[dict]) -> str:

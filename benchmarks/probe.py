@@ -27,14 +27,14 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "Mem
 def run(**case: Any) -> dict[str, Any]:
     """The case with "seconds" and "megabytes", or with "died" and why."""
     command = [sys.executable, __file__, json.dumps(case)]
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode == 0:
-        return case | json.loads(found.stdout.splitlines()[-1])
-    if found.returncode == -signal.SIGALRM:
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode == 0:
+        return case | json.loads(process.stdout.splitlines()[-1])
+    if process.returncode == -signal.SIGALRM:
         return case | {"died": f"over {SIZES.time_limit:.0f} s"}
-    if any(words in found.stderr for words in OUT_OF_MEMORY):
+    if any(words in process.stderr for words in OUT_OF_MEMORY):
         return case | {"died": f"over {SIZES.memory_limit >> 30} GB"}
-    raise RuntimeError(f"{command}: exit status {found.returncode}\n{found.stderr[-2000:]}")
+    raise RuntimeError(f"{command}: exit status {process.returncode}\n{process.stderr[-2000:]}")
 
 
 def median_run(times: int, **case: Any) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def timings(files: list[str]) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "pytest", *files, "-q", "-x", "-rs", "-p", "no:cacheprovider", "-W", "ignore"]
         command += ["--benchmark-json", str(raw), "--benchmark-columns", "median,iqr,rounds"]
         subprocess.run(command, cwd=HERE, check=True)
-        found = json.loads(raw.read_text())
+        result = json.loads(raw.read_text())
     groups = defaultdict(list)
-    for run in found["benchmarks"]:
+    for run in result["benchmarks"]:
         groups[run["group"]].append(row(run))
     return [{"title": title, "rows": rows} for title, rows in groups.items()]
 
@@ -148,8 +148,8 @@ def _line(row: dict[str, Any]) -> str:
 def accuracy() -> list[dict[str, Any]]:
     from settings import HERE
 
-    found = subprocess.run([sys.executable, HERE / "accuracy.py"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(found.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, HERE / "accuracy.py"], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def write(record: dict[str, Any], folder: Path) -> str:

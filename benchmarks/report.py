@@ -109,10 +109,10 @@ def _against_n(record: Record, figures: dict[str, str]) -> str:
     limits = record["limits"]
     sizes = sorted({row["n"] for row in record["against_n"]})
     names = list(dict.fromkeys(row["implementation"] for row in record["against_n"]))
-    found = {(row["implementation"], row["n"]): row for row in record["against_n"]}
+    by_cell = {(row["implementation"], row["n"]): row for row in record["against_n"]}
 
     def cell(name: str, n: int) -> str:
-        row = found.get((name, n))
+        row = by_cell.get((name, n))
         return "" if row is None else f"† {row['died']}" if "died" in row else ", ".join(_outcome(row))
 
     body = [[_label(name, record), *(cell(name, n) for n in sizes)] for name in names]
@@ -183,8 +183,8 @@ def _accuracy(record: Record, figures: dict[str, str]) -> str:
         head = ["shift", "MMD^2", *(f"value: {name}" for name in names), *(f"gradient: {name}" for name in names)]
         body = [
             [f"{shift:g}", f"{exact:.1e}"]
-            + [f"{found[name][key]:.0e}" for key in ("value_error", "gradient_error") for name in names]
-            for (shift, exact), found in rows.items()
+            + [f"{errors[name][key]:.0e}" for key in ("value_error", "gradient_error") for name in names]
+            for (shift, exact), errors in rows.items()
         ]
         parts.append(f"{title}:\n\n{table(head, body)}")
     return "\n\n".join([*parts, f"![accuracy]({figures['accuracy']})"])
@@ -192,8 +192,8 @@ def _accuracy(record: Record, figures: dict[str, str]) -> str:
 
 def _efficiency(record: Record) -> str:
     peaks = "; ".join(
-        f"{threads} thread{'s' if threads != '1' else ''}: {found['gflops']:.0f} GFLOP/s, {found['gigabytes']:.0f} GB/s"
-        for threads, found in record["yardstick"].items()
+        f"{threads} thread{'s' if threads != '1' else ''}: {peak['gflops']:.0f} GFLOP/s, {peak['gigabytes']:.0f} GB/s"
+        for threads, peak in record["yardstick"].items()
     )
     rows = [
         [

@@ -193,8 +193,8 @@ def test_backends_agree(backend: str) -> None:
     value, gradients = value_and_gradients(everything, [x, y])
     with fastmmd.backend("reference"):
         expected, wanted = value_and_gradients(everything, [x, y])
-    for found, want in zip([value, *gradients], [expected, *wanted], strict=True):
-        torch.testing.assert_close(found, want, rtol=1e-5, atol=2e-5)
+    for result, want in zip([value, *gradients], [expected, *wanted], strict=True):
+        torch.testing.assert_close(result, want, rtol=1e-5, atol=2e-5)
 
 
 def test_a_bad_capability_is_listed_and_raised(monkeypatch: pytest.MonkeyPatch) -> None:

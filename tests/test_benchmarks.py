@@ -56,7 +56,7 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
         for shift in (1.0, 0.1)
         for name in ("fastmmd", "eager")
     ]
-    found = {
+    record = {
         "command": "make bench",
         "date": "2026-01-01",
         "revision": "abc",
@@ -94,7 +94,7 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
         ],
         "accuracy": shifts,
     }
-    return found | {"targets": suite.targets.outcomes(found)}
+    return record | {"targets": suite.targets.outcomes(record)}
 
 
 def _outcome(suite: SimpleNamespace, record: dict[str, Any], work: str) -> dict[str, Any]:
@@ -211,9 +211,9 @@ def test_probe_measures_growth_and_survives_what_does_not_fit():
         "print(json.dumps([alive, probe.run(implementation='eager', n=20_000, m=20_000, **case)]))\n"
     )
     environment = os.environ | {"FASTMMD_BENCH_QUICK": "1"}
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=BENCHMARKS, env=environment, capture_output=True, text=True, check=True
     )
-    alive, dead = json.loads(found.stdout)
+    alive, dead = json.loads(process.stdout)
     assert 0 < alive["seconds"] < 5 and 0 <= alive["megabytes"] < 16  # 16 MB: one matrix of 2000 x 2000
     assert dead["died"] == "over 1 GB" and "seconds" not in dead

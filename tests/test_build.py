@@ -262,7 +262,7 @@ def test_flags_of_the_user_do_not_reach_the_kernels(tmp_path: Path) -> None:
         (isa,) = (word.split("=")[1] for word in words if word.startswith("-DFASTMMD_ISA="))
         macros[isa] = run([*words[: words.index("-o")], "-dM", "-E", words[-1]], tmp_path).stdout
         assert "FASTMMD_ISA" in macros[isa] and "__FAST_MATH__" not in macros[isa]
-    assert {isa: ("__AVX__" in found, "__AVX512F__" in found) for isa, found in macros.items()} == {
+    assert {isa: ("__AVX__" in names, "__AVX512F__" in names) for isa, names in macros.items()} == {
         "baseline": (False, False),
         "avx2": (True, False),
         "avx512": (True, True),

@@ -157,20 +157,20 @@ def test_float32(backend: str, name: str) -> None:
     def value(x: Tensor) -> Tensor:
         return fastmmd.mmd2_to_prior(x, prior, BANDWIDTHS)
 
-    found, (gradient,) = value_and_gradients(value, [x])
+    result, (gradient,) = value_and_gradients(value, [x])
     expected, (wanted,) = value_and_gradients(value, [x], F64)
-    assert found.dtype == F32
+    assert result.dtype == F32
     # The bound of mmd2 and the rounding of the result's parts to float32: the self-term is at most sum|w| = 2.
-    assert_close(found, expected, rtol=1e-6, atol=2e-7 * 2 / 300 + 2.0**-24 * 2)
+    assert_close(result, expected, rtol=1e-6, atol=2e-7 * 2 / 300 + 2.0**-24 * 2)
     assert_close(gradient, wanted, rows=True, rtol=4e-6)
 
 
 def test_wide_kernels_keep_their_digits(backend: str) -> None:
     """k within 1e-6 of 1 everywhere: constants cancel before float64 would lose them."""
     prior, x = Gaussian(2, 0.1), points(500, 2, dtype=F64, scale=0.1)
-    found = fastmmd.mmd2_to_prior(x, prior, (100.0,))
+    result = fastmmd.mmd2_to_prior(x, prior, (100.0,))
     # Taylor: k - 1 ~ -r / (2 s^2), so MMD^2 ~ |mean x - 0|^2 / s^2 to relative order (0.1 / s)^2.
-    assert_close(found, x.mean(0).square().sum() / 1e4, rtol=1e-4, sensitivity=1e-2)
+    assert_close(result, x.mean(0).square().sum() / 1e4, rtol=1e-4, sensitivity=1e-2)
 
 
 @every_prior
@@ -183,9 +183,9 @@ def test_far_codes(backend: str, name: str) -> None:
     def value(x: Tensor) -> Tensor:
         return fastmmd.mmd2_to_prior(x, prior, BANDWIDTHS)
 
-    found, (gradient,) = value_and_gradients(value, [x])
+    result, (gradient,) = value_and_gradients(value, [x])
     expected, (wanted,) = value_and_gradients(value, [x], F64)
-    assert_close(found, expected, rtol=4e-6)
+    assert_close(result, expected, rtol=4e-6)
     assert gradient is not None and gradient.isfinite().all()
     assert wanted is not None and wanted[3].abs().max() < 1e-9
 
@@ -193,14 +193,14 @@ def test_far_codes(backend: str, name: str) -> None:
 def test_leading_dimensions_and_half_types(backend: str) -> None:
     prior = PRIORS["covariance"]
     x, w = points(2, 3, 9, 2, dtype=torch.bfloat16), positive(3, 9)
-    found, (gradient, _) = value_and_gradients(
+    result, (gradient, _) = value_and_gradients(
         lambda x, w: fastmmd.mmd2_to_prior(x, prior, BANDWIDTHS, x_weights=w), [x, w]
     )
-    assert found.shape == (2, 3) and found.dtype == F32 and gradient.dtype == torch.bfloat16
+    assert result.shape == (2, 3) and result.dtype == F32 and gradient.dtype == torch.bfloat16
     for i in range(2):
         for j in range(3):
             alone = fastmmd.mmd2_to_prior(x[i, j].double(), prior, BANDWIDTHS, x_weights=w[j].double())
-            assert_close(found[i, j], alone, rtol=1e-6, atol=2e-7)
+            assert_close(result[i, j], alone, rtol=1e-6, atol=2e-7)
 
 
 def test_priors_without_a_closed_form_name_the_alternative() -> None:
@@ -247,5 +247,5 @@ class PointMass:
 def test_a_prior_of_ones_own(backend: str, as_tensor: bool) -> None:
     x, point = points(9, 3, dtype=F64), points(3, seed=1, dtype=F64)
     bandwidths = torch.tensor(BANDWIDTHS, dtype=F64) if as_tensor else BANDWIDTHS
-    found = fastmmd.mmd2_to_prior(x, PointMass(point), bandwidths, kernel_weights=(1.0, 0.5))
-    assert_close(found, oracle.mmd2(x, point[None], BANDWIDTHS, kernel_weights=(1.0, 0.5)))
+    result = fastmmd.mmd2_to_prior(x, PointMass(point), bandwidths, kernel_weights=(1.0, 0.5))
+    assert_close(result, oracle.mmd2(x, point[None], BANDWIDTHS, kernel_weights=(1.0, 0.5)))

@@ -34,10 +34,10 @@ def test_discrepancy(backend: str, n: int, m: int, dim: int, count: int, dtype: 
     def dense(codes: Tensor, draws: Tensor) -> Tensor:
         return (alpha.to(F64) * zeta(codes, draws).square()).sum()
 
-    def found(codes: Tensor, draws: Tensor) -> Tensor:
+    def result(codes: Tensor, draws: Tensor) -> Tensor:
         return fourier_discrepancy(codes, draws, alpha, features)
 
-    value, gradients = value_and_gradients(found, [codes, draws])
+    value, gradients = value_and_gradients(result, [codes, draws])
     expected, wanted = value_and_gradients(dense, [codes, draws], F64)
     error = 2 * unit(torch.cat([codes.to(compute), draws]), frequencies, compute)
     size = (alpha.to(F64) * phi).repeat(2)

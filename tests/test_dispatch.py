@@ -149,8 +149,8 @@ def test_backward_again_and_again(name: str, batched: bool) -> None:
 
     first = backward(True)
     kept = [gradient.clone() for gradient in first]
-    for found in (backward(True), backward(False), first):
-        assert all(map(torch.equal, found, kept))
+    for result in (backward(True), backward(False), first):
+        assert all(map(torch.equal, result, kept))
 
 
 @every_function
@@ -219,8 +219,8 @@ def test_reverse_mode_transforms(backend: str, name: str) -> None:
             for jacobian in torch.func.jacrev(function, every)(*tensors)
         ),
     }
-    for found in transformed.values():
-        for gradient, expected in zip(found, gradients, strict=True):
+    for result in transformed.values():
+        for gradient, expected in zip(result, gradients, strict=True):
             assert_close(gradient, expected, atol=1e-7, sensitivity=0.1)
 
 
@@ -233,9 +233,9 @@ def test_vmap_and_gradients_under_it(name: str) -> None:
     def scalar(x: Tensor) -> Tensor:
         return function(x, *rest).sum()
 
-    found = torch.func.vmap(torch.func.grad_and_value(scalar))(stack)
+    result = torch.func.vmap(torch.func.grad_and_value(scalar))(stack)
     for i, x in enumerate(stack):
-        for whole, alone in zip(found, torch.func.grad_and_value(scalar)(x), strict=True):
+        for whole, alone in zip(result, torch.func.grad_and_value(scalar)(x), strict=True):
             assert_close(whole[i], alone, atol=1e-7, sensitivity=0.1)
 
 

@@ -79,9 +79,9 @@ def test_frequencies_follow_the_definition(backend: str, seed: int, start: int, 
     expected = torch.tensor([python_normals(seed, start + i, dim) for i in range(4)], dtype=F64)
     features = fastmmd.FourierFeatures(dim, 4, seed=seed, start=start)
     for dtype in (F32, F64):
-        found = made(features, dtype)
-        assert found.dtype == dtype and found.shape == (4, dim)
-        assert_close(found, expected, rtol=0, atol=4e-6)
+        result = made(features, dtype)
+        assert result.dtype == dtype and result.shape == (4, dim)
+        assert_close(result, expected, rtol=0, atol=4e-6)
 
 
 def test_normals_are_normal() -> None:
@@ -202,9 +202,9 @@ def test_every_dimension_of_few(backend: str, batch: int, n: int, dim: int, coun
     def dense(x: Tensor, w: Tensor) -> Tensor:
         return torch.einsum("bn,bnk->bk", oracle.normalized(x, w), oracle.phi(x, frequencies, phi))
 
-    found, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
+    result, gradients = value_and_gradients(lambda x, w: fastmmd.fourier_mean(x, features, weights=w), [x, w])
     expected, wanted = value_and_gradients(dense, [x, w], F64)
-    assert_close(found, expected, rtol=0, atol=error * float(phi.max()))
+    assert_close(result, expected, rtol=0, atol=error * float(phi.max()))
     # With a cotangent c of order one: w_i sum_k c_k scale_k W_k (cosine or sine).
     largest = float((w / w.sum(1, keepdim=True)).max())
     assert_close(
@@ -218,12 +218,12 @@ def test_every_dimension_of_few(backend: str, batch: int, n: int, dim: int, coun
 def test_leading_dimensions_and_views(backend: str, batch: tuple[int, ...]) -> None:
     features = fastmmd.FourierFeatures(4, 10, seed=1)
     x, w = points(*batch, 4, 22).mT[..., ::2, :], positive(*batch, 11)
-    found = fastmmd.fourier_mean(x, features, weights=w)
-    assert found.shape == (*batch, 20)
-    for one, points_, weights in zip(found.flatten(0, -2), x.flatten(0, -3), w.flatten(0, -2), strict=True):
+    result = fastmmd.fourier_mean(x, features, weights=w)
+    assert result.shape == (*batch, 20)
+    for one, points_, weights in zip(result.flatten(0, -2), x.flatten(0, -3), w.flatten(0, -2), strict=True):
         assert_close(one, fastmmd.fourier_mean(points_.contiguous(), features, weights=weights), atol=1e-6)
     shared = fastmmd.fourier_mean(x, features, weights=w.flatten(0, -2)[0])
-    assert_close(shared.flatten(0, -2)[0], found.flatten(0, -2)[0])
+    assert_close(shared.flatten(0, -2)[0], result.flatten(0, -2)[0])
 
 
 def test_weights_with_zeros_leave_points_out(backend: str) -> None:
@@ -243,9 +243,9 @@ def test_large_arguments(backend: str) -> None:
     made = x.to(F64) @ own(features, F32).T
     bound = 1e-6 * (1 + (x.abs().to(F64) @ frequencies(features).abs().T)) + (made - angle).abs()
     for i in range(5):
-        found = fastmmd.fourier_mean(x[i : i + 1], features).unflatten(0, (2, -1)) * 8
+        result = fastmmd.fourier_mean(x[i : i + 1], features).unflatten(0, (2, -1)) * 8
         expected = torch.stack([angle[i].cos(), angle[i].sin()])
-        assert_close(found, expected, rtol=0, atol=bound[i], sensitivity=0.2)
+        assert_close(result, expected, rtol=0, atol=bound[i], sensitivity=0.2)
 
 
 @pytest.mark.parametrize("reach", [1.0, 1e4, 1e7, 1e9, 1e30])
@@ -318,9 +318,9 @@ def test_a_description_first_used_in_inference_or_fake_mode_still_trains(backend
     with torch.inference_mode():
         expected = fastmmd.fourier_mean(x, features)
     leaf = x.clone().requires_grad_()
-    found = fastmmd.fourier_mean(leaf, features)
-    found.sum().backward()
-    assert torch.equal(found, expected) and leaf.grad is not None
+    result = fastmmd.fourier_mean(leaf, features)
+    result.sum().backward()
+    assert torch.equal(result, expected) and leaf.grad is not None
 
 
 def test_a_description_does_not_change() -> None:

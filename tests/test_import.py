@@ -66,6 +66,6 @@ def test_forked_workers_work_after_use(backend: str) -> None:
     """Use, fork, use: the children neither hang nor disagree, and the parent goes on."""
     before = everything(backend, 0)
     loader = DataLoader(Discrepancies(backend), batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=60)
-    found = torch.cat(list(loader))
-    torch.testing.assert_close(found[0], before, rtol=1e-6, atol=1e-6)
+    loaded = torch.cat(list(loader))
+    torch.testing.assert_close(loaded[0], before, rtol=1e-6, atol=1e-6)
     assert torch.equal(everything(backend, 0), before)

@@ -153,12 +153,12 @@ def test_one_class_is_mmd2(backend: str) -> None:
         zeros = [torch.zeros(n, dtype=torch.int64) for n in (130, 90)]
         return fastmmd.mmd2(*tensors, **weights, x_labels=zeros[0], y_labels=zeros[1], class_weights=[1])
 
-    found, expected = (
+    result, expected = (
         value_and_gradients(function, (x, y, count))
         for function in (labeled, lambda *tensors: fastmmd.mmd2(*tensors, **weights))
     )
-    assert torch.equal(found[0], expected[0])
-    assert all(map(torch.equal, found[1], expected[1]))
+    assert torch.equal(result[0], expected[0])
+    assert all(map(torch.equal, result[1], expected[1]))
 
 
 def test_the_order_of_the_points_changes_nothing(backend: str) -> None:
@@ -200,7 +200,7 @@ def test_the_same_bits_run_after_run(backend: str) -> None:
 
 
 def call(x_labels, y_labels, **options) -> Tensor:
-    as_tensors = [torch.tensor(found) if isinstance(found, list) else found for found in (x_labels, y_labels)]
+    as_tensors = [torch.tensor(labels) if isinstance(labels, list) else labels for labels in (x_labels, y_labels)]
     options = {"class_weights": [0.5, 0.5], **options}
     return fastmmd.mmd2(points(4, 2), points(3, 2, seed=1), x_labels=as_tensors[0], y_labels=as_tensors[1], **options)
 
@@ -249,8 +249,8 @@ def test_no_labeled_point_at_all(backend: str) -> None:
     none = {"x_labels": torch.full((9,), -1), "y_labels": torch.full((8,), -1)}
     zero = {"x_labels": torch.zeros(9, dtype=torch.int64), "y_labels": torch.zeros(8, dtype=torch.int64)}
     for named, pi in ((none, [1.0, 1.0]), (zero, [0.0])):
-        found = fastmmd.mmd2(x, y, **named, class_weights=pi, unconditional_weight=0.5)
-        assert_close(found, 0.5 * fastmmd.mmd2(x, y))
+        result = fastmmd.mmd2(x, y, **named, class_weights=pi, unconditional_weight=0.5)
+        assert_close(result, 0.5 * fastmmd.mmd2(x, y))
 
 
 UNREADABLE = {

@@ -36,9 +36,9 @@ def images(n: int, dim: int = 784, seed: int = 0, modes: int = 10) -> Tensor:
 @pytest.mark.parametrize("dim", [1, 5, 64])
 def test_one_sample_is_a_gaussian(backend: str, dim: int, dtype: torch.dtype) -> None:
     x, s = points(9, dim, dtype=dtype), points(1, dim, seed=1, dtype=dtype)
-    found = fastmmd.parzen_log_likelihood(x, s, SIGMAS)
-    assert found.shape == (4, 9)
-    for row, sigma in zip(found, SIGMAS, strict=True):
+    result = fastmmd.parzen_log_likelihood(x, s, SIGMAS)
+    assert result.shape == (4, 9)
+    for row, sigma in zip(result, SIGMAS, strict=True):
         normal = torch.distributions.Normal(s.to(F64), sigma)
         expected = normal.log_prob(x.to(F64)).sum(1)
         # One distance in float32: relative 2^-24 per operation, so relative to the largest term.
@@ -48,8 +48,8 @@ def test_one_sample_is_a_gaussian(backend: str, dim: int, dtype: torch.dtype) ->
 
 def test_every_sample_the_same_point(backend: str) -> None:
     x = points(1, 6).expand(5, 6)
-    found = fastmmd.parzen_log_likelihood(x, x, 0.3)
-    assert_close(found, torch.full((5,), -3 * math.log(2 * math.pi * 0.09), dtype=F64))
+    result = fastmmd.parzen_log_likelihood(x, x, 0.3)
+    assert_close(result, torch.full((5,), -3 * math.log(2 * math.pi * 0.09), dtype=F64))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, F32, F64])
@@ -99,17 +99,17 @@ def test_sigmas_far_apart_in_one_call(backend: str, dtype: torch.dtype) -> None:
     x, y = points(40, 5, dtype=dtype), points(900, 5, seed=1, dtype=dtype)
     y[300:600] += 40
     sigmas = (0.01, 100.0, 0.3, 1e6)
-    found = fastmmd.parzen_log_likelihood(x, y, sigmas)
-    assert_close(found[1:], oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)[1:])
-    for row, sigma in zip(found, sigmas, strict=True):
+    result = fastmmd.parzen_log_likelihood(x, y, sigmas)
+    assert_close(result[1:], oracle.parzen_log_likelihood(x.to(F64), y.to(F64), sigmas)[1:])
+    for row, sigma in zip(result, sigmas, strict=True):
         assert_close(row, fastmmd.parzen_log_likelihood(x, y, sigma))
 
 
 def test_images_within_the_promised_nats(backend: str) -> None:
     x, y = images(150, seed=1), images(400, seed=2)
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), SIGMAS)
-    found = fastmmd.parzen_log_likelihood(x, y, SIGMAS)
-    assert_close(found, expected, rtol=0, atol=NATS)
+    result = fastmmd.parzen_log_likelihood(x, y, SIGMAS)
+    assert_close(result, expected, rtol=0, atol=NATS)
     # Uncentered data of the same distances: the offset must not cost digits.
     assert_close(fastmmd.parzen_log_likelihood(x + 7, y + 7, SIGMAS),
                  oracle.parzen_log_likelihood((x + 7).to(F64), (y + 7).to(F64), SIGMAS), rtol=0, atol=NATS)  # fmt: skip
@@ -128,8 +128,8 @@ def test_far_points_get_their_true_value(backend: str, distance: float) -> None:
     x[2] += distance
     expected = oracle.parzen_log_likelihood(x.to(F64), y.to(F64), (0.1,))
     assert expected[0, 2] < -5e4
-    found, (gradient, _) = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.1,)), [x, y])
-    assert_close(found, expected)
+    result, (gradient, _) = value_and_gradients(lambda x, y: fastmmd.parzen_log_likelihood(x, y, (0.1,)), [x, y])
+    assert_close(result, expected)
     assert gradient is not None and gradient.isfinite().all()
 
 
@@ -230,12 +230,12 @@ def test_one_bad_point_leaves_the_others_alone(backend: str, dim: int, bad: floa
     expected = fastmmd.parzen_log_likelihood(x.double(), y.double(), 0.3)
     x[7] = bad
     others = torch.arange(40) != 7
-    for found in (
+    for result in (
         fastmmd.parzen_log_likelihood(x, y, 0.3),
         fastmmd.ParzenEstimator(x, 0.3).update(y).log_likelihood(),
     ):
-        assert (found.double() - expected)[others].abs().max() <= 0.005
-        assert found[7].isnan() or found[7] < -1e7
+        assert (result.double() - expected)[others].abs().max() <= 0.005
+        assert result[7].isnan() or result[7] < -1e7
 
 
 def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
@@ -244,8 +244,8 @@ def test_clusters_far_apart_keep_their_nats(backend: str) -> None:
     x[20:] += 30
     y[20:] += 30
     exact = fastmmd.parzen_log_likelihood(x.float().double(), y.float().double(), (0.1, 0.3))
-    found = fastmmd.parzen_log_likelihood(x.float(), y.float(), (0.1, 0.3))
-    assert (found.double() - exact).abs().max() <= 0.005
+    result = fastmmd.parzen_log_likelihood(x.float(), y.float(), (0.1, 0.3))
+    assert (result.double() - exact).abs().max() <= 0.005
     streamed = fastmmd.ParzenEstimator(x.float(), (0.1, 0.3)).update(y[:10].float()).update(y[10:].float())
     assert (streamed.log_likelihood().double() - exact).abs().max() <= 0.005
 

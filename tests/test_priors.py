@@ -132,8 +132,8 @@ def test_the_order_of_random_numbers() -> None:
     chosen = (u >= 0.25).long()
     assert parts.eigenvectors is not None and 0 < chosen.sum() < 30
     expected = torch.einsum("nij,nj->ni", parts.eigenvectors[chosen], parts.eigenvalues.sqrt()[chosen] * z)
-    found = MIXTURE.sample(30, generator=generator(2), dtype=F64)
-    torch.testing.assert_close(found, parts.means[chosen] + expected)
+    result = MIXTURE.sample(30, generator=generator(2), dtype=F64)
+    torch.testing.assert_close(result, parts.means[chosen] + expected)
     g = generator(2)
     u, noise = torch.rand(30, generator=g, dtype=F64), torch.randn(30, 2, generator=g, dtype=F64)
     t = 3 * math.pi * u.sqrt()

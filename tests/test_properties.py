@@ -73,8 +73,8 @@ def test_energy_distance_in_one_dimension(n: int, m: int, seed: int, name: str) 
     x, y = pair(n, m, 1, seed)
     expected = stats.energy_distance(x[:, 0].double().cpu().numpy(), y[:, 0].double().cpu().numpy()) ** 2
     with fastmmd.backend(name):
-        found = fastmmd.mmd2(x, y, kernel="energy")
-    assert_close(found, torch.tensor(expected, dtype=F64), atol=bound(x, y), sensitivity=1.0)
+        result = fastmmd.mmd2(x, y, kernel="energy")
+    assert_close(result, torch.tensor(expected, dtype=F64), atol=bound(x, y), sensitivity=1.0)
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -122,9 +122,9 @@ def test_weights_are_repetitions(backend: str) -> None:
     x, y = pair(5, 7, 3, 0)
     counts = torch.tensor([3, 1, 0, 2, 5])
     for arguments in ({"kernel": "energy"}, {"bandwidths": (1.0, 3.0)}):
-        found = fastmmd.mmd2(x, y, x_weights=counts.float(), y_weights=positive(7), **arguments)
+        result = fastmmd.mmd2(x, y, x_weights=counts.float(), y_weights=positive(7), **arguments)
         repeated = fastmmd.mmd2(x.repeat_interleave(counts, 0), y, y_weights=positive(7), **arguments)
-        assert_close(found, repeated.to(F64), rtol=4e-6)
+        assert_close(result, repeated.to(F64), rtol=4e-6)
 
 
 def test_sum_of_kernels_is_the_sum_of_mmds(backend: str) -> None:

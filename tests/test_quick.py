@@ -66,8 +66,8 @@ def one_side(dim: int) -> None:
     for index in (1, 2):
         some = [t.clone().requires_grad_(i == index) for i, t in enumerate((x, y, w))]
         value = fastmmd.mmd2(some[0], some[1], scales(dim), x_weights=some[2])
-        (found,) = torch.autograd.grad(value, some[index])
-        assert_close(found, wanted[index], rtol=2e-6, atol=2e-7, rows=index == 1)
+        (gradient,) = torch.autograd.grad(value, some[index])
+        assert_close(gradient, wanted[index], rtol=2e-6, atol=2e-7, rows=index == 1)
 
 
 MMD: dict[str, Callable[[], None]] = {

@@ -201,6 +201,10 @@ template <class Body> FASTMMD_ANYWHERE inline auto with_family(Family family, co
     }
 }
 
+FASTMMD_ANYWHERE inline const char* name_of(Family family) {
+    return with_family(family, [](auto family) { return family.name; });
+}
+
 // The C library's functions, for `value` and `relative_slope` on the host.
 struct LibraryMath {
     static double exp(double x) { return ::exp(x); }

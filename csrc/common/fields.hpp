@@ -10,11 +10,15 @@
 // absent; None leaves a field as the struct initializes it.
 #pragma once
 #include <pybind11/pybind11.h>
+#include <string.h>
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#include "families.hpp"
 
 #define FIELD(Struct, name) field<&Struct::name>(#name)  // of Fields<Struct> or FilledClass<Struct>
 
@@ -32,6 +36,18 @@ template <class T> void read_field(pybind11::handle value, T& field) {
     } else {
         field = pybind11::cast<T>(value);
     }
+}
+
+inline Family family_of(const char* name) {
+    for (int i = 0; i < family_count; ++i)
+        if (!strcmp(host::name_of((Family)i), name)) return (Family)i;
+    throw std::invalid_argument("unknown family");
+}
+
+inline void read_field(pybind11::handle value, Family& family) {
+    const char* name = PyUnicode_AsUTF8(value.ptr());
+    if (!name) throw pybind11::error_already_set();
+    family = family_of(name);
 }
 
 template <class Struct> class Fields {

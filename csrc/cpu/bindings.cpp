@@ -247,7 +247,7 @@ py::dict family_facts(const std::string& name, double s, double alpha, double q)
 
 std::vector<std::string> family_names() {
     std::vector<std::string> names;
-    for (int i = 0; i < family_count; ++i) names.push_back(name_of((Family)i));
+    for (int i = 0; i < family_count; ++i) names.push_back(host::name_of((Family)i));
     return names;
 }
 

@@ -1,7 +1,6 @@
 // What calls nest, as Python fills it: dicts with the names of fastmmd/backends/calls.py.
 #pragma once
 #include <pybind11/pybind11.h>
-#include <string.h>
 
 #include <stdexcept>
 #include <string>
@@ -18,16 +17,6 @@ inline void check(bool valid, const char* message) {
     if (!valid) throw std::invalid_argument(message);
 }
 
-inline const char* name_of(Family family) {
-    return host::with_family(family, [](auto family) { return family.name; });
-}
-
-inline Family family_of(const char* name) {
-    for (int i = 0; i < family_count; ++i)
-        if (!strcmp(name_of((Family)i), name)) return (Family)i;
-    throw std::invalid_argument("unknown family");
-}
-
 // pybind11's own conversion takes several times as long, which a tiny call notices.
 inline void read_field(pybind11::handle value, Numbers& numbers) {
     const auto items = pybind11::reinterpret_steal<pybind11::object>(
@@ -38,12 +27,6 @@ inline void read_field(pybind11::handle value, Numbers& numbers) {
     for (Py_ssize_t i = 0; i < count; ++i)
         numbers[i] = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(items.ptr(), i));
     if (PyErr_Occurred()) throw pybind11::error_already_set();
-}
-
-inline void read_field(pybind11::handle value, Family& family) {
-    const char* name = PyUnicode_AsUTF8(value.ptr());
-    if (!name) throw pybind11::error_already_set();
-    family = family_of(name);
 }
 
 struct KernelFields {

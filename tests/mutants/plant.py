@@ -228,9 +228,9 @@ class Results:
     def known(self, mutant: Mutant) -> list[str] | None:
         return self.verdicts.get(self.key(mutant))
 
-    def add(self, mutant: Mutant, found: tuple[str, str]) -> None:
+    def add(self, mutant: Mutant, outcome: tuple[str, str]) -> None:
         with self.lock:
-            self.verdicts[self.key(mutant)] = list(found)
+            self.verdicts[self.key(mutant)] = list(outcome)
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text(json.dumps({"state": self.state, "verdicts": self.verdicts}))
             temporary.replace(self.path)
@@ -287,9 +287,9 @@ def main() -> int:
             while True:
                 mutant = todo.get_nowait()
                 start = time.perf_counter()
-                found = verdict(tree, mutant, files)
-                results.add(mutant, found)
-                print(f"{mutant.name:34} {found[0]:9} {time.perf_counter() - start:4.0f} s  {found[1]}", flush=True)
+                outcome = verdict(tree, mutant, files)
+                results.add(mutant, outcome)
+                print(f"{mutant.name:34} {outcome[0]:9} {time.perf_counter() - start:4.0f} s  {outcome[1]}", flush=True)
         except queue.Empty:
             tree.close()
 

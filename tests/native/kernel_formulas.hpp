@@ -43,10 +43,6 @@ struct KernelCase {
     }
 };
 
-inline const char* name_of(Family family) {
-    return host::with_family(family, [](auto family) { return family.name; });
-}
-
 // For every kernel: ladders, lists without one, unsorted, duplicates, a single bandwidth.
 inline std::vector<KernelCase> kernel_cases() {
     std::vector<KernelCase> cases;

@@ -28,7 +28,8 @@ namespace {
 constexpr double widest_reach = 3.5;
 constexpr int series_terms = 32;  // of the Chebyshev series in double: beyond I_32(1.75) < 1e-30
 
-// a[k] += weight times the Chebyshev coefficients of exp(-z (1 + t)) - 1.
+// a[k] += weight times the Chebyshev coefficients of exp(-z (1 + t)), which are those of exp(-z (1 + t)) - 1
+// but for a[0].
 inline void add_exponential(double weight, double z, double* a) {  // [series_terms]
     const double scale = weight * exp(-z);
     double power = 1;  // (-z / 2)^k / k!
@@ -37,12 +38,11 @@ inline void add_exponential(double weight, double z, double* a) {  // [series_te
         for (int m = 1; term > 1e-18 * bessel; ++m) bessel += term *= 0.25 * z * z / (m * (double)(m + k));
         a[k] += (k ? 2 : 1) * scale * power * bessel;
     }
-    a[0] -= weight;
 }
 
 // Chebyshev coefficients of a function with a zero at t = -1 -> those of it over 1 + t, from the highest
 // down: as t T_k = (T_{k+1} + T_{k-1}) / 2, the product of 1 + t and sum_k b_k T_k has a_k = b_k + (b_{k-1} +
-// b_{k+1}) / 2 (b_0 counts twice in a_1).
+// b_{k+1}) / 2 (b_0 counts twice in a_1). a[0] is not read: the zero determines it.
 inline void divide_by_one_plus_t(double* a) {  // [series_terms]
     double above = 0, here = 0;
     for (int k = series_terms - 1; k >= 2; --k) {

@@ -4,19 +4,6 @@
 
 #include "operations.hpp"
 
-namespace fastmmd {
-
-inline void read_field(pybind11::handle value, Family& family) {
-    const auto name = pybind11::cast<std::string>(value);
-    for (int i = 0; i < family_count; ++i) {
-        family = (Family)i;
-        if (host::with_family(family, [](auto facts) { return facts.name; }) == name) return;
-    }
-    throw std::invalid_argument("unknown family");
-}
-
-}  // namespace fastmmd
-
 namespace fastmmd::cuda {
 
 inline void read_field(py::handle value, Kernel& kernel) {

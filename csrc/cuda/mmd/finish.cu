@@ -17,7 +17,6 @@ struct Outputs {
     bool normalized, unbiased;
     double* value;
     void *grad_bandwidths, *grad_kernel_weights;
-    uint8_t order[most_listed];  // rung -> its bandwidth
 };
 
 // What a term's sums count in all sums over its rows, and in mmd2.
@@ -172,7 +171,7 @@ __global__ __launch_bounds__(finish_threads, 2) void total_kernel(const __grid_c
                                                                : 1;
                 gradient += times * of_sample(memory, b, term.columns, sample_scale) * sum;
             }
-            if (threadIdx.x == 0) to[b * memory.count + outputs.order[s]] = (T)result_of(memory, b, gradient);
+            if (threadIdx.x == 0) to[b * memory.count + s] = (T)result_of(memory, b, gradient);
         }
     }
     const Segment segment = segment_of(sample, b);
@@ -234,10 +233,8 @@ Status mmd_finish(const Mmd& call, void* workspace, void* stream) {
     Workspace space(workspace);
     const Memory memory = memory_of(call, space);
     const Terms terms = terms_of(call, space);
-    Outputs outputs = {
-        call.normalized, call.unbiased, call.value, call.grad_bandwidths, call.grad_kernel_weights, {}};
-    bool follows[most_listed];
-    order_rungs(call.kernel, outputs.order, follows);
+    const Outputs outputs = {call.normalized, call.unbiased, call.value, call.grad_bandwidths,
+                             call.grad_kernel_weights};
     return (call.is_double ? finish<double> : finish<float>)(memory, terms, outputs, stream);
 }
 
