@@ -29,7 +29,7 @@ struct Case {
         return wants(need_weights) && (side ? y_weighted && m > 0 : x_weighted);
     }
     std::string describe() const {
-        return std::string(name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
+        return std::string(host::name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
                " batch=" + std::to_string(batch) + " n=" + std::to_string(n) + " m=" + std::to_string(m) +
                (x_offsets.empty() ? "" : " by offsets") + " D=" + std::to_string(dim) +
                (x_weighted ? " x weighted" : "") + (y_weighted ? " y weighted" : "") +

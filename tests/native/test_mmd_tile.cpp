@@ -16,7 +16,7 @@ struct Case {
     std::vector<double> p, q, p_mass, q_mass, p_norms, q_norms, products;
 
     std::string describe() const {
-        return std::string(name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
+        return std::string(host::name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
                " n=" + std::to_string(n) + " m=" + std::to_string(m) + " D=" + std::to_string(dim) +
                (diagonal ? " diagonal" : "") + (may_fold ? " folded" : "") + (row_sums ? " rows" : "") +
                (column_sums ? " columns" : "") + (rungs ? " rungs" : "") + (offset != 0 ? " offset" : "");

@@ -14,7 +14,7 @@ struct Case {
     std::vector<double> points, samples, weights, grad;
 
     std::string describe() const {
-        return std::string(name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
+        return std::string(host::name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
                " p=" + std::to_string(p) + " n=" + std::to_string(n) + " D=" + std::to_string(dim) +
                " needs=" + std::to_string(needs);
     }
