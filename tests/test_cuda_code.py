@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cuda_module import NVCC, ROOT, architectures, built, needs_nvcc, run
+from cuda_module import DIMS, NVCC, ROOT, architectures, built, needs_nvcc, run
 
 pytestmark = [
     needs_nvcc,
@@ -111,7 +111,7 @@ def test_nothing_spills(read: Read, architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dim", range(1, 17))
+@pytest.mark.parametrize("dim", range(1, DIMS + 1))
 def test_mmd2(read: Read, report: ModuleType, architecture: str, dim: int) -> None:
     """A distance takes a subtraction and a multiply-add for each dimension, the kernel 10 terms each for value and
     slope and one power of 2, a gradient another multiply-add for each dimension. The rest is at most three

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-import torch._inductor.config
 from helpers import F64, FULL, assert_close, leaf, points, positive, value_and_gradients
 from operator_cases import arguments, every_function
 from torch import Tensor
@@ -173,9 +172,11 @@ def test_compile_with_inductor() -> None:
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return fastmmd.mmd2(x.tanh() * 2, y, (1.0, 2.0)) + x.square().mean()
 
+    from torch._inductor import config  # takes seconds
+
     torch._dynamo.reset()
     # A cached graph may hold an older schema; more processes take longer to start than one to compile.
-    with torch._inductor.config.patch(force_disable_caches=True, compile_threads=1):
+    with config.patch(force_disable_caches=True, compile_threads=1):
         value, (gradient, _) = value_and_gradients(torch.compile(loss, fullgraph=True), [x, y])
     expected, (wanted, _) = value_and_gradients(loss, [x, y])
     assert_close(value, expected)

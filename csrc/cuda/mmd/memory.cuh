@@ -14,7 +14,7 @@ constexpr int most_series = 2 * series_terms + 1;
 
 // Of the one-pass kernel for few dimensions: threads of a block and rows of a thread, whose coordinates and
 // sums are in registers. Of the other one: pairs of a tile in each direction.
-constexpr int small_threads = 128, small_dims = 16, tile_size = 64;
+constexpr int small_threads = 128, small_dims = FASTMMD_CUDA_DIMS, tile_size = 64;
 FASTMMD_ANYWHERE constexpr int small_rows(int dim, bool gradient) {
     return dim <= 8 ? (gradient ? 2 : 4) : gradient ? 1 : 2;
 }
