@@ -98,8 +98,9 @@ cuda-on-host: $(VENV)/build-tools
 		-DPython_EXECUTABLE="$(abspath $(BIN))/python"
 	$(CMAKE) --build build/$@
 
-# With Ninja beside it; the path of this folder may contain spaces.
-CMAKE := PATH="$(abspath $(BIN)):$$PATH" cmake
+# With the tools beside it; the path of this folder may contain spaces.
+BESIDE := PATH="$(abspath $(BIN)):$$PATH"
+CMAKE := $(BESIDE) cmake
 
 # The C++ tests of the kernels, once with AddressSanitizer and UndefinedBehaviorSanitizer, once with ThreadSanitizer.
 # Fresh memory is filled with NaN, so that reading what nobody wrote shows in the results.
@@ -145,7 +146,7 @@ $(VENV)/torch: $(VENV)/build-tools
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(PIP) --no-build-isolation --editable '.[train]'
+	$(BESIDE) $(PIP) --no-build-isolation --editable '.[train]'
 	touch $@
 
 # Extras add to the installed package, which is built once; one pip at a time.
