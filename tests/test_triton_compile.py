@@ -200,6 +200,8 @@ def test_prediction_counts_every_launch(compiled: dict[str, Any], machine_code: 
 
 # --- what the checks look for, planted ---
 
+plants = pytest.mark.skipif(not FULL, reason="compiles wrong kernels; part of make test-full")
+
 
 @pytest.fixture(scope="module")
 def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
@@ -230,26 +232,31 @@ def planted(machine_code: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     return _codes(machine_code, {name: codes for report in reports for name, codes in report.items()})
 
 
+@plants
 def test_planted_spills_are_found(planted: dict[str, list[Any]]) -> None:
     with pytest.raises(AssertionError, match="spills"):
         no_spills(planted["fourier"])
 
 
+@plants
 def test_planted_narrow_loads_are_found(planted: dict[str, list[Any]]) -> None:
     with pytest.raises(AssertionError, match="narrow"):
         wide_loads(planted["parzen"])
 
 
+@plants
 def test_planted_tf32_is_found(planted: dict[str, list[Any]]) -> None:
     with pytest.raises(AssertionError, match="tensor cores"):
         full_precision(planted["mmd2-wide"], 784)
 
 
+@plants
 def test_planted_lack_of_a_product_is_found(planted: dict[str, list[Any]]) -> None:
     with pytest.raises(AssertionError, match=r"1600 multiply-adds of 2352"):
         three_products(planted["parzen"], 784)
 
 
+@plants
 def test_planted_separate_roundings_are_found(planted: dict[str, list[Any]]) -> None:
     with pytest.raises(AssertionError, match="_kernel"):
         fused(planted["mmd2-value"])

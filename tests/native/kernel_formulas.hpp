@@ -2,6 +2,8 @@
 // double, and what the tests of mmd2 and witness share.
 #pragma once
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -123,9 +125,11 @@ inline PairSums pair_sums(const KernelCase& kernel, int dim, const double* p, in
     return sums;
 }
 
-// Dimensions around those whose loops are unrolled, and beyond a chunk of them.
+// Dimensions around those whose loops are unrolled, and beyond a chunk of them: all with FASTMMD_TEST_FULL=1.
 inline std::vector<int> dims() {
-    return sanitized ? std::vector<int>{1, 6, 17, 50} : std::vector<int>{1, 3, 6, 16, 17, 40, 50};
+    const char* const full = std::getenv("FASTMMD_TEST_FULL");
+    return sanitized || !full || std::strcmp(full, "1") ? std::vector<int>{1, 6, 17, 50}
+                                                        : std::vector<int>{1, 3, 6, 16, 17, 40, 50};
 }
 
 // Points of about unit spread; the second equals the first.
