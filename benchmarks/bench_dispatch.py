@@ -80,10 +80,10 @@ def test_layers_of_mmd2(benchmark, measure, monkeypatch, layer):
         compiled = library.load()
         function = compiled.mmd2
         with monkeypatch.context() as patch:
-            patch.setattr(compiled, "mmd2", lambda *arguments: (calls.append(arguments), function(*arguments))[1])
+            patch.setattr(compiled, "mmd2", lambda **fields: (calls.append(fields), function(**fields))[1])
             outputs = call()  # kept: the recorded addresses are theirs
-        (arguments,) = calls
-        _measure(benchmark, measure, "mmd2", layer, lambda _: (function(*arguments), outputs[0])[1], None)
+        (fields,) = calls
+        _measure(benchmark, measure, "mmd2", layer, lambda _: (function(**fields), outputs[0])[1], None)
     else:
         _measure(benchmark, measure, "mmd2", layer, lambda _: call()[0], None)
 

@@ -140,7 +140,7 @@ def check_outliers() -> None:
     """One far point must not cost the gradients their digits; float32 against float64, which is tested above."""
     for bandwidths in ((80.0,), KERNELS["gaussian"]):
         spec = Kernel("gaussian", bandwidths, (1.0,) * len(bandwidths))
-        for far in (50.0, 1e2, 1e3, 1e4):
+        for far in (1e2, 1e4):
             x, y, w, g = points(1, 2000, 6), points(1, 2000, 6, seed=1, shift=0.1), points(2000), points(2000, seed=2)
             x[0, 0] = far
             actual, expected = (
