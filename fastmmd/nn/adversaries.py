@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..kernels import Kernel
@@ -192,44 +193,27 @@ class Adversarial(Regularizer):
             ValueError, TypeError: see `check_labels`.
         """
         self.check_labels(codes, prior, labels)
-        state = [(parameter, parameter.requires_grad) for parameter in self.discriminator.parameters()]
-        for parameter, _ in state:
-            parameter.requires_grad_(False)
-        try:
-            return F.softplus(-self._logits(codes, labels)).mean()
-        finally:
-            for parameter, requires_grad in state:
-                parameter.requires_grad_(requires_grad)
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, frozen, (self._inputs(codes, labels),))
+        return F.softplus(-logits.squeeze(1)).mean()
 
-    def update(
-        self,
-        codes: Tensor,
-        prior: Prior,
-        optimizer: torch.optim.Optimizer | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
-        """One step of the discriminator's optimizer on detached codes [B, D], labels [B] int64.
+    def adversary_loss(self, codes: Tensor, prior: Prior, labels: Tensor | None = None) -> Tensor:
+        """The discriminator's loss on codes [B, D], labels [B] int64: 0-d. The codes receive no gradient.
 
         Raises:
-            ValueError, TypeError: no optimizer; labels as for `forward`.
+            ValueError, TypeError: labels as for `forward`.
         """
-        if optimizer is None:
-            raise ValueError("optimizer: got None, expected the discriminator's optimizer")
         self.check_labels(codes, prior, labels)
         draws = draws_like(prior, codes, labels)
         both = None if labels is None else labels.repeat(2)
-        real, fake = self._logits(torch.cat([draws, codes.detach()]), both).tensor_split([draws.shape[0]])
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        inputs = self._inputs(torch.cat([draws, codes.detach()]), both)
+        real, fake = self.discriminator(inputs).squeeze(1).tensor_split([draws.shape[0]])
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def _logits(self, points: Tensor, labels: Tensor | None) -> Tensor:
-        """[N, D] -> [N]."""
+    def _inputs(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        """What the discriminator sees of points [N, D]."""
         inputs = points / self.scale
-        if self.num_classes:
-            inputs = _with_switch(inputs, labels, self.num_classes)
-        return self.discriminator(inputs).squeeze(1)  # type: ignore[no-any-return]
+        return _with_switch(inputs, labels, self.num_classes) if self.num_classes else inputs
 
 
 def _switch_size(num_classes: int) -> int:

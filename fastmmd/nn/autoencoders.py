@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -15,6 +16,7 @@ from ..ops.labels import check_labels
 from ..priors import Prior
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
+from .steps import Losses, adam, descend, remind_of_end_step
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
 Reconstruction = Literal["cross_entropy", "squared_error"]
@@ -22,6 +24,9 @@ Reconstruction = Literal["cross_entropy", "squared_error"]
 
 class Autoencoder(nn.Module):
     """A generative autoencoder over flattened data in [0, 1].
+
+    `training_step` trains it with the optimizers of `configure_optimizers`. In a loop of your own, call the model for
+    the losses of a batch, descend them as you like, and call `end_step` after each step.
 
     Args:
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
@@ -94,8 +99,19 @@ class Autoencoder(nn.Module):
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
-        self.steps = 0
+        self.steps = 0  # training steps done
+        self._unended = 0  # training batches since a step was ended
         self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        # Compiled code reads whether the model warms up and not the count, which would compile it anew at each step.
+        self._steps, self._warming = steps, steps < self.warmup_steps
 
     @property
     def code_size(self) -> int:
@@ -114,6 +130,22 @@ class Autoencoder(nn.Module):
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws from q(z | x), one per row, or a deterministic code: [B, data_dim] -> [B, code_size]."""
         return self._infer(x, draw=True, generator=generator)[0]
+
+    def posterior_distribution(self, x: Tensor) -> Independent[Normal]:
+        """The Gaussian posterior q(z | x) as a distribution over codes: batch shape [B], event shape [code_size].
+
+        `rsample`, `log_prob`, `mean`, `stddev` and `torch.distributions.kl_divergence` are differentiable.
+
+        Raises:
+            ValueError: another posterior, which has no density in closed form.
+        """
+        moments = self._infer(x, draw=False)[1]
+        if moments is None:
+            raise ValueError(
+                f'posterior: got {self.posterior!r}, expected "gaussian", the only one with a density in closed form; '
+                "encode() and draw_codes() give the codes of any posterior"
+            )
+        return Independent(Normal(moments.mean, torch.exp(0.5 * moments.log_variance)), 1)
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
@@ -166,9 +198,60 @@ class Autoencoder(nn.Module):
         if self.generator_learning_rate is not None:
             optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
         adversary = list(self.regularizer.parameters())
-        if adversary and type(self.regularizer).update is not Regularizer.update:
+        if adversary and self.regularizer.learns:
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
+        """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.
+
+        In training mode the encoder's input is corrupted (`denoising`), and the reconstruction is left out while the
+        model warms up (`warmup_steps`), both as in `training_step`; in evaluation mode neither.
+
+        Args:
+            labels: see `training_step`.
+
+        Raises:
+            ValueError, TypeError: see `training_step`.
+        """
+        parts, switch = self._receivers(labels)
+        self._check_switch(x, switch)
+        self._expect_end_step()
+        codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
+        classes = () if parts is None else (parts,)
+        adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
+        penalty: Tensor = self.regularizer(codes, self.prior, moments, *classes)
+        warming = self.training and self._warming
+        reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
+        return Losses(reconstruction + self.regularizer_weight * penalty, reconstruction, penalty, adversary, codes)
+
+    def adversary_loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What a trained adversary descends on codes [B, code_size], which get no gradient: 0-d; 0 without one.
+
+        `forward` returns it too; this is for further steps of the adversary.
+
+        Raises:
+            ValueError, TypeError: see `training_step`.
+        """
+        parts, _ = self._receivers(labels)
+        return self.regularizer.adversary_loss(codes.detach(), self.prior, *(() if parts is None else (parts,)))
+
+    def end_step(self, codes: Tensor, labels: Tensor | None = None) -> None:
+        """Ends a step of a loop of your own, after the optimizers: moves a random-function adversary, counts the step.
+
+        `training_step` does this itself. A trained adversary moves by its own optimizer, on the loss `adversary`.
+
+        Args:
+            codes: [B, code_size], those of `forward`. labels: see `training_step`.
+
+        Raises:
+            ValueError, TypeError: see `training_step`.
+        """
+        parts, _ = self._receivers(labels)
+        if not self.regularizer.trains_adversary:
+            self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
+        self.steps += 1
+        self._unended = 0
 
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
@@ -188,23 +271,23 @@ class Autoencoder(nn.Module):
         parts, switch = self._receivers(labels)
         self._check_switch(x, switch)
         classes = () if parts is None else (parts,)
-        self.steps += 1
         codes, moments = self._infer(self.corrupt(x), draw=True)
-        warming = self.steps <= self.warmup_steps
-        if "generator" in optimizers and not warming:
+        two_phases = "generator" in optimizers and not self._warming
+        if two_phases:
             reconstruction = self.reconstruction_loss(x, codes, switch)
             descend(reconstruction, optimizers["autoencoder"])
             codes, moments = self._infer(self.corrupt(x), draw=True)
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-            penalty = self.regularizer(codes, self.prior, moments, *classes)
+        # Before the encoder's step, which so descends against the adversary of this very batch.
+        self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
+        penalty = self.regularizer(codes, self.prior, moments, *classes)
+        if two_phases:
             descend(self.regularizer_weight * penalty, optimizers["generator"])
         else:
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-            penalty = self.regularizer(codes, self.prior, moments, *classes)
-            reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
+            reconstruction = penalty.new_zeros(()) if self._warming else self.reconstruction_loss(x, codes, switch)
             descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
         reconstruction, penalty = reconstruction.detach(), penalty.detach()
         loss = reconstruction + self.regularizer_weight * penalty
+        self.steps += 1
         return {"loss": loss, "reconstruction": reconstruction, "regularizer": penalty}
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -212,6 +295,15 @@ class Autoencoder(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.steps = state["steps"]
+
+    def _expect_end_step(self) -> None:
+        """Counts training batches since the last `end_step`, where one would change something."""
+        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return
+        moves = self.regularizer.learns and not self.regularizer.trains_adversary
+        if self._warming or moves:
+            self._unended += 1
+            remind_of_end_step(self._unended, "the adversary stands still" if moves else "the warm-up never ends")
 
     def _receivers(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """The labels for the regularizer and the prior, and for the decoder: None where these have no classes."""
@@ -260,16 +352,3 @@ class Autoencoder(nn.Module):
 def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Draws from N(0, I) in the dtype and on the device of `like`."""
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
-    """Adam, fused where the device has it."""
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
-
-
-def descend(loss: Tensor, optimizer: Optimizer) -> None:
-    """One step of the optimizer on the gradient of a 0-d loss."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

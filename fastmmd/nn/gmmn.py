@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
-from .autoencoders import adam, descend
 from .base import Model
 from .networks import MLP
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
+from .steps import Losses, adam, descend
 
 
 class GeneratorPrior(nn.Module, Prior):
@@ -129,6 +129,23 @@ class GMMNAE(Model):
         generator = adam(list(self.prior.parameters()), self.prior_learning_rate)  # type: ignore[attr-defined]
         return super().configure_optimizers() | {"prior": generator}
 
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
+        """The losses of a batch [B, data_dim] in the phase that `progress` says; see `Autoencoder.forward`.
+
+        In the first phase `loss` is for the optimizer "autoencoder", and `regularizer`, the MMD, is 0; in the second it
+        is for "prior", `reconstruction` is 0, and `codes` are those of x without dropout.
+        """
+        self._receivers(labels)  # raises: there are no classes
+        reconstruction = penalty = zero = x.new_zeros((), dtype=compute_dtype(x))
+        if self.progress < self.autoencoder_share:
+            codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
+            reconstruction = self.reconstruction_loss(x, codes)
+        else:
+            codes = self._clean_codes(x)
+            squared: Tensor = self.regularizer(codes, self.prior)
+            penalty = squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+        return Losses(reconstruction + penalty, reconstruction, penalty, zero, codes)
+
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -136,24 +153,16 @@ class GMMNAE(Model):
 
         Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
         """
-        self._receivers(labels)  # raises: there are no classes
+        losses = self(x, labels)
+        descend(losses.loss, optimizers["autoencoder" if self.progress < self.autoencoder_share else "prior"])
         self.steps += 1
-        zero = x.new_zeros((), dtype=compute_dtype(x))
-        if self.progress < self.autoencoder_share:
-            reconstruction, penalty = self.reconstruction_loss(x, self.encode(self.corrupt(x))), zero
-            descend(reconstruction, optimizers["autoencoder"])
-        else:
-            reconstruction, penalty = zero, self._discrepancy(x)
-            descend(penalty, optimizers["prior"])
-        reconstruction, penalty = reconstruction.detach(), penalty.detach()
-        return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "regularizer": penalty}
+        return {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
 
-    def _discrepancy(self, x: Tensor) -> Tensor:
-        """MMD between the codes of x, without dropout, and generated ones: 0-d."""
+    @torch.no_grad()
+    def _clean_codes(self, x: Tensor) -> Tensor:
+        """Codes of x without dropout, for the generator to match."""
         training = self.encoder.training
         self.encoder.eval()
-        with torch.no_grad():
-            codes = self.encode(x)
+        codes = self.encode(x)
         self.encoder.train(training)
-        squared: Tensor = self.regularizer(codes, self.prior)
-        return squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+        return codes
