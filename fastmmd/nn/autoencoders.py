@@ -16,7 +16,7 @@ from ..ops.labels import check_labels
 from ..priors import Prior
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
-from .steps import Losses, adam, descend, remind_of_end_step
+from .steps import Losses, adam, descend, outside_graphs, remind_of_end_step
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
 Reconstruction = Literal["cross_entropy", "squared_error"]
@@ -250,6 +250,10 @@ class Autoencoder(nn.Module):
         parts, _ = self._receivers(labels)
         if not self.regularizer.trains_adversary:
             self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
+        self._count_step()
+
+    @outside_graphs
+    def _count_step(self) -> None:
         self.steps += 1
         self._unended = 0
 
@@ -276,19 +280,21 @@ class Autoencoder(nn.Module):
         if two_phases:
             reconstruction = self.reconstruction_loss(x, codes, switch)
             descend(reconstruction, optimizers["autoencoder"])
+            reconstruction = reconstruction.detach()
             codes, moments = self._infer(self.corrupt(x), draw=True)
-        # Before the encoder's step, which so descends against the adversary of this very batch.
+        # Before the encoder's step, which so meets the adversary of this very batch.
         self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
         penalty = self.regularizer(codes, self.prior, moments, *classes)
-        if two_phases:
-            descend(self.regularizer_weight * penalty, optimizers["generator"])
-        else:
-            reconstruction = penalty.new_zeros(()) if self._warming else self.reconstruction_loss(x, codes, switch)
-            descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
-        reconstruction, penalty = reconstruction.detach(), penalty.detach()
+        if self._warming:
+            reconstruction = penalty.new_zeros(())
+        elif not two_phases:
+            reconstruction = self.reconstruction_loss(x, codes, switch)
         loss = reconstruction + self.regularizer_weight * penalty
-        self.steps += 1
-        return {"loss": loss, "reconstruction": reconstruction, "regularizer": penalty}
+        # Before the descent, behind which a compiler begins another graph.
+        terms = {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "regularizer": penalty.detach()}
+        descend(loss, optimizers["generator" if two_phases else "autoencoder"])
+        self._count_step()
+        return terms
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"steps": self.steps}

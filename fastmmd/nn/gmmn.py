@@ -154,9 +154,10 @@ class GMMNAE(Model):
         Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
         """
         losses = self(x, labels)
+        terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
         descend(losses.loss, optimizers["autoencoder" if self.progress < self.autoencoder_share else "prior"])
-        self.steps += 1
-        return {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
+        self._count_step()
+        return terms
 
     @torch.no_grad()
     def _clean_codes(self, x: Tensor) -> Tensor:

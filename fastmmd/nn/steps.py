@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+P = ParamSpec("P")
 
 PATIENCE = 100  # training batches without `end_step` until a warning
 
@@ -38,6 +42,21 @@ def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
 
 
+def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:
+    """A function that torch.compile does not trace: it would compile it anew for each learning rate, or count."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> None:
+        # Not as a decorator: that would import the compiler with the package.
+        if torch.compiler.is_compiling():
+            torch.compiler.disable(function)(*arguments, **named)
+        else:
+            function(*arguments, **named)
+
+    return call
+
+
+@outside_graphs
 def descend(loss: Tensor, optimizer: Optimizer) -> None:
     """One step of the optimizer on the gradient of a 0-d loss."""
     optimizer.zero_grad(set_to_none=True)
