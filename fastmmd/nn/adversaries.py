@@ -193,8 +193,7 @@ class Adversarial(Regularizer):
             ValueError, TypeError: see `check_labels`.
         """
         self.check_labels(codes, prior, labels)
-        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        logits = functional_call(self.discriminator, frozen, (self._inputs(codes, labels),))
+        logits = functional_call(self.discriminator, self._frozen(), (self._inputs(codes, labels),), tie_weights=False)
         return F.softplus(-logits.squeeze(1)).mean()
 
     def adversary_loss(self, codes: Tensor, prior: Prior, labels: Tensor | None = None) -> Tensor:
@@ -209,6 +208,17 @@ class Adversarial(Regularizer):
         inputs = self._inputs(torch.cat([draws, codes.detach()]), both)
         real, fake = self.discriminator(inputs).squeeze(1).tensor_split([draws.shape[0]])
         return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """The discriminator's parameters as constants: of each module once, each name of a shared parameter.
+
+        Another list would leave the constants behind in a module that occurs twice.
+        """
+        return {
+            f"{path}.{name}".lstrip("."): parameter.detach()
+            for path, module in self.discriminator.named_modules()
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        }
 
     def _inputs(self, points: Tensor, labels: Tensor | None) -> Tensor:
         """What the discriminator sees of points [N, D]."""

@@ -74,6 +74,7 @@ class GMMNAE(Model):
     """
 
     Settings: ClassVar[type[GMMNAESettings]] = GMMNAESettings
+    autoencoder_share = 1.0  # while the base class is made
 
     def __init__(self, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> None:
         settings = GMMNAESettings(**options)
@@ -103,6 +104,7 @@ class GMMNAE(Model):
         # layer by layer first).
         self.encoder = nn.Sequential(encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = settings.autoencoder_share, settings.prior_learning_rate
+        self.progress = 0.0
 
     @classmethod
     def paper(cls, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> Self:
@@ -117,6 +119,16 @@ class GMMNAE(Model):
             "precision": "float32",
         }
         return cls(data_dim, **(paper | options))
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, set by the training loop."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: float) -> None:
+        # Compiled code reads the phase and not the share, which would compile it anew at each step.
+        self._progress, self._first_phase = progress, progress < self.autoencoder_share
 
     @property
     def phase_progress(self) -> float:
@@ -137,7 +149,7 @@ class GMMNAE(Model):
         """
         self._receivers(labels)  # raises: there are no classes
         reconstruction = penalty = zero = x.new_zeros((), dtype=compute_dtype(x))
-        if self.progress < self.autoencoder_share:
+        if self._first_phase:
             codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
             reconstruction = self.reconstruction_loss(x, codes)
         else:
@@ -155,7 +167,7 @@ class GMMNAE(Model):
         """
         losses = self(x, labels)
         terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
-        descend(losses.loss, optimizers["autoencoder" if self.progress < self.autoencoder_share else "prior"])
+        descend(losses.loss, optimizers["autoencoder" if self._first_phase else "prior"])
         self._count_step()
         return terms
 
