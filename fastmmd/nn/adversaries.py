@@ -215,7 +215,7 @@ class Adversarial(Regularizer):
         Another list would leave the constants behind in a module that occurs twice.
         """
         return {
-            f"{path}.{name}".lstrip("."): parameter.detach()
+            f"{path}.{name}".removeprefix("."): parameter.detach()
             for path, module in self.discriminator.named_modules()
             for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
         }
