@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, check_number
-from ..ops.labels import check_labels
 from ..priors import Prior
+from .labels import check_switch, receivers
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
-from .steps import Losses, adam, descend, outside_graphs, remind_of_end_step
+from .trainable import Trainable
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
 Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Trainable):
     """A generative autoencoder over flattened data in [0, 1].
 
     `training_step` trains it with the optimizers of `configure_optimizers`. In a loop of your own, call the model for
@@ -73,12 +72,11 @@ class Autoencoder(nn.Module):
         generator_learning_rate: float | None = None,
         decoder_classes: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(check_int("warmup_steps", warmup_steps, 0))
         check_choice("posterior", posterior, get_args(Posterior))
         check_choice("reconstruction", reconstruction, get_args(Reconstruction))
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
-        check_int("warmup_steps", warmup_steps, 0)
         check_number("learning_rate", learning_rate)
         check_number("adversary_learning_rate", adversary_learning_rate)
         check_number("adversary_beta1", adversary_beta1, zero=True, below=1)
@@ -95,23 +93,11 @@ class Autoencoder(nn.Module):
         self.noise_size = 0
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
-        self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
+        self.regularizer_weight = regularizer_weight
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
-        self.steps = 0  # training steps done
-        self._unended = 0  # training batches since a step was ended
         self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
-
-    @property
-    def steps(self) -> int:
-        """Training steps done."""
-        return self._steps
-
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        # Compiled code reads whether the model warms up and not the count, which would compile it anew at each step.
-        self._steps, self._warming = steps, steps < self.warmup_steps
 
     @property
     def code_size(self) -> int:
@@ -179,7 +165,7 @@ class Autoencoder(nn.Module):
         like = next(self.parameters(), torch.empty(0))
         if labels is None and self.decoder_classes:
             labels = torch.randint(self.decoder_classes, (count,), generator=generator, device=like.device)
-        parts, switch = self._receivers(labels)
+        parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         chosen = {} if parts is None else {"labels": parts}  # a prior without classes need not know the argument
         codes = self.prior.sample(count, **chosen, generator=generator, device=like.device, dtype=like.dtype)
         return self.decode(codes, switch)
@@ -191,155 +177,13 @@ class Autoencoder(nn.Module):
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
         return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
 
-    def configure_optimizers(self) -> dict[str, Optimizer]:
-        """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
-        both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": adam(both, self.learning_rate)}
-        if self.generator_learning_rate is not None:
-            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
-        adversary = list(self.regularizer.parameters())
-        if adversary and self.regularizer.learns:
-            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
-        return optimizers
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
-        """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.
-
-        In training mode the encoder's input is corrupted (`denoising`), and the reconstruction is left out while the
-        model warms up (`warmup_steps`), both as in `training_step`; in evaluation mode neither.
-
-        Args:
-            labels: see `training_step`.
-
-        Raises:
-            ValueError, TypeError: see `training_step`.
-        """
-        parts, switch = self._receivers(labels)
-        self._check_switch(x, switch)
-        self._expect_end_step()
-        codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
-        classes = () if parts is None else (parts,)
-        adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
-        penalty: Tensor = self.regularizer(codes, self.prior, moments, *classes)
-        warming = self.training and self._warming
-        reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
-        return Losses(reconstruction + self.regularizer_weight * penalty, reconstruction, penalty, adversary, codes)
-
-    def adversary_loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What a trained adversary descends on codes [B, code_size], which get no gradient: 0-d; 0 without one.
-
-        `forward` returns it too; this is for further steps of the adversary.
-
-        Raises:
-            ValueError, TypeError: see `training_step`.
-        """
-        parts, _ = self._receivers(labels)
-        return self.regularizer.adversary_loss(codes.detach(), self.prior, *(() if parts is None else (parts,)))
-
-    def end_step(self, codes: Tensor, labels: Tensor | None = None) -> None:
-        """Ends a step of a loop of your own, after the optimizers: moves a random-function adversary, counts the step.
-
-        `training_step` does this itself. A trained adversary moves by its own optimizer, on the loss `adversary`.
-
-        Args:
-            codes: [B, code_size], those of `forward`. labels: see `training_step`.
-
-        Raises:
-            ValueError, TypeError: see `training_step`.
-        """
-        parts, _ = self._receivers(labels)
-        if not self.regularizer.trains_adversary:
-            self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
-        self._count_step()
-
-    @outside_graphs
-    def _count_step(self) -> None:
-        self.steps += 1
-        self._unended = 0
-
-    def training_step(
-        self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """All phases of one batch [B, data_dim]: forward, backward, optimizer steps.
-
-        Args:
-            labels: [B] int64, the class of each point, -1 for unlabeled ones. They go to a regularizer with classes,
-                which pulls the codes of class i towards the i-th part of the prior, and to a decoder with classes.
-
-        Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
-
-        Raises:
-            ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
-                with classes.
-        """
-        parts, switch = self._receivers(labels)
-        self._check_switch(x, switch)
-        classes = () if parts is None else (parts,)
-        codes, moments = self._infer(self.corrupt(x), draw=True)
-        two_phases = "generator" in optimizers and not self._warming
-        if two_phases:
-            reconstruction = self.reconstruction_loss(x, codes, switch)
-            descend(reconstruction, optimizers["autoencoder"])
-            reconstruction = reconstruction.detach()
-            codes, moments = self._infer(self.corrupt(x), draw=True)
-        # Before the encoder's step, which so meets the adversary of this very batch.
-        self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-        penalty = self.regularizer(codes, self.prior, moments, *classes)
-        if self._warming:
-            reconstruction = penalty.new_zeros(())
-        elif not two_phases:
-            reconstruction = self.reconstruction_loss(x, codes, switch)
-        loss = reconstruction + self.regularizer_weight * penalty
-        # Before the descent, behind which a compiler begins another graph.
-        terms = {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "regularizer": penalty.detach()}
-        descend(loss, optimizers["generator" if two_phases else "autoencoder"])
-        self._count_step()
-        return terms
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-
-    def _expect_end_step(self) -> None:
-        """Counts training batches since the last `end_step`, where one would change something."""
-        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
-            return
-        moves = self.regularizer.learns and not self.regularizer.trains_adversary
-        if self._warming or moves:
-            self._unended += 1
-            remind_of_end_step(self._unended, "the adversary stands still" if moves else "the warm-up never ends")
-
-    def _receivers(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The labels for the regularizer and the prior, and for the decoder: None where these have no classes."""
-        if labels is not None and not (self.regularizer.num_classes or self.decoder_classes):
-            name = type(self.regularizer).__name__
-            raise ValueError(
-                f"labels: got some, but neither {name} nor the decoder has classes; give a regularizer num_classes "
-                "(Adversarial, FourierAdversary, MMD) or Autoencoder decoder_classes"
-            )
-        return labels if self.regularizer.num_classes else None, labels if self.decoder_classes else None
-
     def _logits(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """What the decoder makes of codes [B, code_size] and the switch of their labels [B]."""
-        self._check_switch(codes, labels)
+        check_switch(codes, labels, self.decoder_classes)
         if labels is not None:
             switch = labels[:, None] == torch.arange(self.decoder_classes, device=codes.device)
             codes = torch.cat([codes, switch.to(codes)], dim=1)
         return self.decoder(codes)  # type: ignore[no-any-return]
-
-    def _check_switch(self, points: Tensor, labels: Tensor | None) -> None:
-        if self.decoder_classes == 0:
-            if labels is not None:
-                raise ValueError("labels: got some, but the decoder has no classes; give Autoencoder decoder_classes")
-        elif labels is None:
-            raise ValueError(
-                f"labels: got None, but the decoder has {self.decoder_classes} classes; give int64 labels [B], "
-                "-1 for unlabeled points"
-            )
-        else:
-            check_labels(labels, points.shape[0], self.decoder_classes, points.device)
 
     def _infer(self, x: Tensor, draw: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Moments | None]:
         if self.posterior == "implicit":

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
 from .base import Model
+from .labels import receivers
 from .networks import MLP
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
@@ -147,7 +148,7 @@ class GMMNAE(Model):
         In the first phase `loss` is for the optimizer "autoencoder", and `regularizer`, the MMD, is 0; in the second it
         is for "prior", `reconstruction` is 0, and `codes` are those of x without dropout.
         """
-        self._receivers(labels)  # raises: there are no classes
+        receivers(labels, self.regularizer, self.decoder_classes)  # raises: there are no classes
         reconstruction = penalty = zero = x.new_zeros((), dtype=compute_dtype(x))
         if self._first_phase:
             codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]

@@ -1,11 +1,11 @@
-"""What steps are made of: the losses of a batch, the optimizers, the descent."""
+"""What steps are made of: the losses of a batch, the optimizers, the descent, the count."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -64,15 +64,54 @@ def descend(loss: Tensor, optimizer: Optimizer) -> None:
     optimizer.step()
 
 
-def remind_of_end_step(batches: int, what: str) -> None:
-    """Warns a loop that has trained on so many batches without ending a step, once.
+class CountsSteps(nn.Module):
+    """A module that counts its training steps, the first of which warm it up.
 
     Args:
-        what: is wrong without it.
+        warmup_steps: how many of them.
     """
-    if batches == PATIENCE:
-        warnings.warn(
-            f"{batches} training batches without end_step(): {what}; call model.end_step(losses.codes, labels) after "
-            "each step of the optimizers",
-            stacklevel=5,
-        )
+
+    def __init__(self, warmup_steps: int) -> None:
+        super().__init__()
+        self.warmup_steps = warmup_steps
+        self.steps = 0
+        self._unended = 0  # training batches since the last step that was counted
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        # Compiled code reads whether the model warms up and not the count, which would compile it anew at each step.
+        self._steps, self._warming = steps, steps < self.warmup_steps
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    @outside_graphs
+    def _count_step(self) -> None:
+        self.steps += 1
+        self._unended = 0
+
+    def _expect_end_step(self, moves: bool) -> None:
+        """Warns, once, of a loop that trains on batches and never ends a step.
+
+        Args:
+            moves: the end of a step moves an adversary.
+        """
+        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return
+        if moves or self._warming:
+            self._unended += 1
+            if self._unended == PATIENCE:
+                what = "the adversary stands still" if moves else "the warm-up never ends"
+                warnings.warn(
+                    f"{PATIENCE} training batches without end_step(): {what}; call model.end_step(losses.codes, "
+                    "labels) after each step of the optimizers",
+                    stacklevel=5,
+                )
