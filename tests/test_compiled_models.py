@@ -12,7 +12,7 @@ from test_nn import data, every_model, small
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from fastmmd.nn import Autoencoder
+from fastmmd.nn import MODELS, Autoencoder
 
 
 class Counting:
@@ -28,13 +28,12 @@ class Counting:
 
 
 @every_model
-@pytest.mark.parametrize("options", [{}, {"precision": "auto", "denoising": 0.5}], ids=["plain", "auto"])
-def test_forward_is_one_graph(kind: str, options: dict[str, Any]) -> None:
+def test_forward_is_one_graph(kind: str) -> None:
     """Made once, and once more where the warm-up ends, for gradients as for losses."""
     results, counting = [], Counting()
     for compiled in (False, True):
         torch.manual_seed(3)
-        model = small(kind, **options)
+        model = small(kind, precision="auto", denoising=0.5)
         call = torch.compile(model, backend=counting, fullgraph=True) if compiled else model
         groups = [group for o in model.configure_optimizers().values() for group in o.param_groups]
         optimizer, history = SGD([p for group in groups for p in group["params"]], lr=0.01), []
@@ -51,12 +50,12 @@ def test_forward_is_one_graph(kind: str, options: dict[str, Any]) -> None:
     assert counting.count == (2 if kind == "ds-aae" else 1)
 
 
-@every_model
-@pytest.mark.parametrize("two_phases", [False, True], ids=["one phase", "two phases"])
+@pytest.mark.parametrize(
+    ("kind", "two_phases"),
+    [(kind, False) for kind in MODELS] + [(kind, True) for kind in MODELS if kind != "gmmn-ae"],
+)
 def test_training_step_is_compiled_once(kind: str, two_phases: bool) -> None:
     """A graph between one descent and the next; again where a warm-up or a phase of the run ends."""
-    if two_phases and kind == "gmmn-ae":
-        pytest.skip("its phases are of the run, not of a batch")
     counting, counts, results = Counting(), [], []
 
     def compiled(

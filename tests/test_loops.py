@@ -167,6 +167,33 @@ def test_end_step_moves_the_random_function(mode: str) -> None:
     assert model.adversary_loss(codes) == 0 and not model.adversary_loss(codes).requires_grad
 
 
+@pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
+def test_a_step_may_end_before_the_backward_pass(mode: str) -> None:
+    model = small("ds-aae", mode=mode, warmup_steps=0)
+    model.end_step(points(64, 2))
+    expected = gradients(model, data(), 5)
+    torch.manual_seed(5)
+    losses = model(data())
+    model.end_step(losses.codes)
+    assert same(expected, list(torch.autograd.grad(losses.loss, list(model.parameters()))))
+
+
+@every_model
+def test_codes_are_checked(kind: str) -> None:
+    """Of a model that does something with them, or not."""
+    model = small(kind)
+    for codes, error, message in (
+        (model(data()), TypeError, r"codes: got Losses, expected \[B, 2\], the codes of model\(x\): losses.codes"),
+        (None, TypeError, "codes: got NoneType"),
+        (points(64, 3), ValueError, r"codes: got shape \[64, 3\], expected \[B, 2\]"),
+        (points(2), ValueError, r"codes: got shape \[2\]"),
+    ):
+        for call in (model.end_step, model.adversary_loss):
+            with pytest.raises(error, match=message):
+                call(codes)
+    assert model.steps == 0
+
+
 def test_end_step_leaves_a_trained_adversary_to_its_optimizer() -> None:
     model = small("aae")
     before = parameters(model)

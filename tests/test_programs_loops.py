@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ MOST_LINES = 60
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
     """Run a program in this process, in a folder of its own; returns what it prints."""
     torch.set_num_threads(1)
+    environment = dict(os.environ)  # the packages leave variables behind
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
@@ -28,7 +32,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         runpy.run_path(str(path), run_name="__main__")
         return capsys.readouterr().out
 
-    return run
+    yield run
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.mark.filterwarnings("ignore")  # advice on workers and loggers

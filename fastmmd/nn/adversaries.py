@@ -106,7 +106,7 @@ class FourierAdversary(Regularizer):
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
         zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
-        return (self.coefficients * torch.stack(zetas)).sum()
+        return (self.coefficients.clone() * torch.stack(zetas)).sum()  # an update may come before the backward pass
 
     @torch.no_grad()
     def update(

@@ -75,8 +75,9 @@ class Trainable(CountsSteps):
         `forward` returns it too; this is for further steps of the adversary.
 
         Raises:
-            ValueError, TypeError: see `training_step`.
+            ValueError, TypeError: the codes do not fit; labels as for `training_step`.
         """
+        self._check_codes(codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
         return self.regularizer.adversary_loss(codes.detach(), self.prior, *(() if parts is None else (parts,)))
 
@@ -89,8 +90,9 @@ class Trainable(CountsSteps):
             codes: [B, code_size], those of `forward`. labels: see `training_step`.
 
         Raises:
-            ValueError, TypeError: see `training_step`.
+            ValueError, TypeError: the codes do not fit; labels as for `training_step`.
         """
+        self._check_codes(codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
         if not self.regularizer.trains_adversary:
             self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
@@ -134,3 +136,10 @@ class Trainable(CountsSteps):
         descend(loss, optimizers["generator" if two_phases else "autoencoder"])
         self._count_step()
         return terms
+
+    def _check_codes(self, codes: Tensor) -> None:
+        expected = f"expected [B, {self.prior.dim}], the codes of model(x): losses.codes"
+        if not isinstance(codes, Tensor):
+            raise TypeError(f"codes: got {type(codes).__name__}, {expected}")
+        if codes.ndim != 2 or codes.shape[1] != self.prior.dim:
+            raise ValueError(f"codes: got shape {list(codes.shape)}, {expected}")
