@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_nn import DATA_DIM, data, every_model, small, train
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 
 from fastmmd.nn import KL, Autoencoder
 from fastmmd.nn.autoencoders import Posterior
@@ -62,6 +63,32 @@ def test_draws_follow_the_gaussian_posterior() -> None:
     torch.testing.assert_close(draws.std(0) / std[0], torch.ones(2), rtol=0, atol=5 / 40_000**0.5)
     deterministic = small("mmd-ae").eval()
     assert torch.equal(deterministic.draw_codes(x[:5]), deterministic.encode(x[:5]))
+
+
+def test_the_gaussian_posterior_is_a_distribution() -> None:
+    """Its moments, draws, densities and divergence are those that training uses."""
+    model, x = small("vae").eval(), data(9)
+    posterior = model.posterior_distribution(x)
+    assert (posterior.batch_shape, posterior.event_shape) == ((9,), (2,))
+    mean, log_variance = model.encoder(x).chunk(2, dim=1)
+    assert torch.equal(posterior.mean, model.encode(x)) and torch.equal(posterior.mean, mean)
+    torch.testing.assert_close(posterior.variance, log_variance.exp())
+    torch.manual_seed(1)
+    draws = posterior.rsample()
+    assert torch.equal(draws, model.draw_codes(x, generator=torch.Generator().manual_seed(1)))
+    density = torch.distributions.MultivariateNormal(mean, torch.diag_embed(log_variance.exp()))
+    torch.testing.assert_close(posterior.log_prob(draws), density.log_prob(draws))
+    divergence = torch.distributions.kl_divergence(posterior, Independent(Normal(torch.zeros(9, 2), 1.0), 1)).mean()
+    torch.testing.assert_close(divergence, model(x).regularizer)
+    expected = torch.autograd.grad(model(x).regularizer, list(model.encoder.parameters()))
+    for gradient, other in zip(
+        torch.autograd.grad(divergence, list(model.encoder.parameters())), expected, strict=True
+    ):
+        torch.testing.assert_close(gradient, other)
+    for kind, name in (("mmd-ae", "deterministic"), ("aae", "implicit")):
+        with pytest.raises(ValueError, match=f"posterior: got '{name}', expected \"gaussian\".*draw_codes"):
+            small(kind, posterior=name).posterior_distribution(x)
+    assert small("aae", posterior="gaussian").posterior_distribution(x).mean.shape == (9, 2)
 
 
 def test_noise_belongs_to_the_implicit_posterior_and_moments_to_kl() -> None:

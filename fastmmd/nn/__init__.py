@@ -8,6 +8,7 @@ from .gmmn import GMMNAE, GeneratorPrior
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
+from .steps import Losses
 
 __all__ = [
     "AAE",
@@ -27,6 +28,7 @@ __all__ = [
     "ConvEncoder",
     "FourierAdversary",
     "GeneratorPrior",
+    "Losses",
     "Moments",
     "Regularizer",
     "code_health",

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..kernels import Kernel
@@ -105,7 +106,7 @@ class FourierAdversary(Regularizer):
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
         zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
-        return (self.coefficients * torch.stack(zetas)).sum()
+        return (self.coefficients.clone() * torch.stack(zetas)).sum()  # an update may come before the backward pass
 
     @torch.no_grad()
     def update(
@@ -192,44 +193,37 @@ class Adversarial(Regularizer):
             ValueError, TypeError: see `check_labels`.
         """
         self.check_labels(codes, prior, labels)
-        state = [(parameter, parameter.requires_grad) for parameter in self.discriminator.parameters()]
-        for parameter, _ in state:
-            parameter.requires_grad_(False)
-        try:
-            return F.softplus(-self._logits(codes, labels)).mean()
-        finally:
-            for parameter, requires_grad in state:
-                parameter.requires_grad_(requires_grad)
+        logits = functional_call(self.discriminator, self._frozen(), (self._inputs(codes, labels),), tie_weights=False)
+        return F.softplus(-logits.squeeze(1)).mean()
 
-    def update(
-        self,
-        codes: Tensor,
-        prior: Prior,
-        optimizer: torch.optim.Optimizer | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
-        """One step of the discriminator's optimizer on detached codes [B, D], labels [B] int64.
+    def adversary_loss(self, codes: Tensor, prior: Prior, labels: Tensor | None = None) -> Tensor:
+        """The discriminator's loss on codes [B, D], labels [B] int64: 0-d. The codes receive no gradient.
 
         Raises:
-            ValueError, TypeError: no optimizer; labels as for `forward`.
+            ValueError, TypeError: labels as for `forward`.
         """
-        if optimizer is None:
-            raise ValueError("optimizer: got None, expected the discriminator's optimizer")
         self.check_labels(codes, prior, labels)
         draws = draws_like(prior, codes, labels)
         both = None if labels is None else labels.repeat(2)
-        real, fake = self._logits(torch.cat([draws, codes.detach()]), both).tensor_split([draws.shape[0]])
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        inputs = self._inputs(torch.cat([draws, codes.detach()]), both)
+        real, fake = self.discriminator(inputs).squeeze(1).tensor_split([draws.shape[0]])
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def _logits(self, points: Tensor, labels: Tensor | None) -> Tensor:
-        """[N, D] -> [N]."""
+    def _frozen(self) -> dict[str, Tensor]:
+        """The discriminator's parameters as constants: of each module once, each name of a shared parameter.
+
+        Another list would leave the constants behind in a module that occurs twice.
+        """
+        return {
+            f"{path}.{name}".removeprefix("."): parameter.detach()
+            for path, module in self.discriminator.named_modules()
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+        }
+
+    def _inputs(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        """What the discriminator sees of points [N, D]."""
         inputs = points / self.scale
-        if self.num_classes:
-            inputs = _with_switch(inputs, labels, self.num_classes)
-        return self.discriminator(inputs).squeeze(1)  # type: ignore[no-any-return]
+        return _with_switch(inputs, labels, self.num_classes) if self.num_classes else inputs
 
 
 def _switch_size(num_classes: int) -> int:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, check_number
-from ..ops.labels import check_labels
 from ..priors import Prior
+from .labels import check_switch, receivers
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
+from .trainable import Trainable
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
 Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Trainable):
     """A generative autoencoder over flattened data in [0, 1].
+
+    `training_step` trains it with the optimizers of `configure_optimizers`. In a loop of your own, call the model for
+    the losses of a batch, descend them as you like, and call `end_step` after each step.
 
     Args:
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
@@ -68,12 +72,11 @@ class Autoencoder(nn.Module):
         generator_learning_rate: float | None = None,
         decoder_classes: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(check_int("warmup_steps", warmup_steps, 0))
         check_choice("posterior", posterior, get_args(Posterior))
         check_choice("reconstruction", reconstruction, get_args(Reconstruction))
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
-        check_int("warmup_steps", warmup_steps, 0)
         check_number("learning_rate", learning_rate)
         check_number("adversary_learning_rate", adversary_learning_rate)
         check_number("adversary_beta1", adversary_beta1, zero=True, below=1)
@@ -90,11 +93,10 @@ class Autoencoder(nn.Module):
         self.noise_size = 0
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
-        self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
+        self.regularizer_weight = regularizer_weight
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
-        self.steps = 0
         self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
 
     @property
@@ -114,6 +116,22 @@ class Autoencoder(nn.Module):
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws from q(z | x), one per row, or a deterministic code: [B, data_dim] -> [B, code_size]."""
         return self._infer(x, draw=True, generator=generator)[0]
+
+    def posterior_distribution(self, x: Tensor) -> Independent[Normal]:
+        """The Gaussian posterior q(z | x) as a distribution over codes: batch shape [B], event shape [code_size].
+
+        `rsample`, `log_prob`, `mean`, `stddev` and `torch.distributions.kl_divergence` are differentiable.
+
+        Raises:
+            ValueError: another posterior, which has no density in closed form.
+        """
+        moments = self._infer(x, draw=False)[1]
+        if moments is None:
+            raise ValueError(
+                f'posterior: got {self.posterior!r}, expected "gaussian", the only one with a density in closed form; '
+                "encode() and draw_codes() give the codes of any posterior"
+            )
+        return Independent(Normal(moments.mean, torch.exp(0.5 * moments.log_variance)), 1)
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
@@ -147,7 +165,7 @@ class Autoencoder(nn.Module):
         like = next(self.parameters(), torch.empty(0))
         if labels is None and self.decoder_classes:
             labels = torch.randint(self.decoder_classes, (count,), generator=generator, device=like.device)
-        parts, switch = self._receivers(labels)
+        parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         chosen = {} if parts is None else {"labels": parts}  # a prior without classes need not know the argument
         codes = self.prior.sample(count, **chosen, generator=generator, device=like.device, dtype=like.dtype)
         return self.decode(codes, switch)
@@ -159,89 +177,13 @@ class Autoencoder(nn.Module):
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
         return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
 
-    def configure_optimizers(self) -> dict[str, Optimizer]:
-        """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
-        both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": adam(both, self.learning_rate)}
-        if self.generator_learning_rate is not None:
-            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
-        adversary = list(self.regularizer.parameters())
-        if adversary and type(self.regularizer).update is not Regularizer.update:
-            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
-        return optimizers
-
-    def training_step(
-        self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """All phases of one batch [B, data_dim]: forward, backward, optimizer steps.
-
-        Args:
-            labels: [B] int64, the class of each point, -1 for unlabeled ones. They go to a regularizer with classes,
-                which pulls the codes of class i towards the i-th part of the prior, and to a decoder with classes.
-
-        Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
-
-        Raises:
-            ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
-                with classes.
-        """
-        parts, switch = self._receivers(labels)
-        self._check_switch(x, switch)
-        classes = () if parts is None else (parts,)
-        self.steps += 1
-        codes, moments = self._infer(self.corrupt(x), draw=True)
-        warming = self.steps <= self.warmup_steps
-        if "generator" in optimizers and not warming:
-            reconstruction = self.reconstruction_loss(x, codes, switch)
-            descend(reconstruction, optimizers["autoencoder"])
-            codes, moments = self._infer(self.corrupt(x), draw=True)
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-            penalty = self.regularizer(codes, self.prior, moments, *classes)
-            descend(self.regularizer_weight * penalty, optimizers["generator"])
-        else:
-            self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-            penalty = self.regularizer(codes, self.prior, moments, *classes)
-            reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
-            descend(reconstruction + self.regularizer_weight * penalty, optimizers["autoencoder"])
-        reconstruction, penalty = reconstruction.detach(), penalty.detach()
-        loss = reconstruction + self.regularizer_weight * penalty
-        return {"loss": loss, "reconstruction": reconstruction, "regularizer": penalty}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
-
-    def _receivers(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The labels for the regularizer and the prior, and for the decoder: None where these have no classes."""
-        if labels is not None and not (self.regularizer.num_classes or self.decoder_classes):
-            name = type(self.regularizer).__name__
-            raise ValueError(
-                f"labels: got some, but neither {name} nor the decoder has classes; give a regularizer num_classes "
-                "(Adversarial, FourierAdversary, MMD) or Autoencoder decoder_classes"
-            )
-        return labels if self.regularizer.num_classes else None, labels if self.decoder_classes else None
-
     def _logits(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """What the decoder makes of codes [B, code_size] and the switch of their labels [B]."""
-        self._check_switch(codes, labels)
+        check_switch(codes, labels, self.decoder_classes)
         if labels is not None:
             switch = labels[:, None] == torch.arange(self.decoder_classes, device=codes.device)
             codes = torch.cat([codes, switch.to(codes)], dim=1)
         return self.decoder(codes)  # type: ignore[no-any-return]
-
-    def _check_switch(self, points: Tensor, labels: Tensor | None) -> None:
-        if self.decoder_classes == 0:
-            if labels is not None:
-                raise ValueError("labels: got some, but the decoder has no classes; give Autoencoder decoder_classes")
-        elif labels is None:
-            raise ValueError(
-                f"labels: got None, but the decoder has {self.decoder_classes} classes; give int64 labels [B], "
-                "-1 for unlabeled points"
-            )
-        else:
-            check_labels(labels, points.shape[0], self.decoder_classes, points.device)
 
     def _infer(self, x: Tensor, draw: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Moments | None]:
         if self.posterior == "implicit":
@@ -260,16 +202,3 @@ class Autoencoder(nn.Module):
 def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Draws from N(0, I) in the dtype and on the device of `like`."""
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
-    """Adam, fused where the device has it."""
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
-
-
-def descend(loss: Tensor, optimizer: Optimizer) -> None:
-    """One step of the optimizer on the gradient of a 0-d loss."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()

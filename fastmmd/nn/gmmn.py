@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
-from .autoencoders import adam, descend
 from .base import Model
+from .labels import receivers
 from .networks import MLP
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
+from .steps import Losses, adam, descend
 
 
 class GeneratorPrior(nn.Module, Prior):
@@ -74,6 +75,7 @@ class GMMNAE(Model):
     """
 
     Settings: ClassVar[type[GMMNAESettings]] = GMMNAESettings
+    autoencoder_share = 1.0  # while the base class is made
 
     def __init__(self, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> None:
         settings = GMMNAESettings(**options)
@@ -103,6 +105,7 @@ class GMMNAE(Model):
         # layer by layer first).
         self.encoder = nn.Sequential(encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = settings.autoencoder_share, settings.prior_learning_rate
+        self.progress = 0.0
 
     @classmethod
     def paper(cls, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> Self:
@@ -119,6 +122,16 @@ class GMMNAE(Model):
         return cls(data_dim, **(paper | options))
 
     @property
+    def progress(self) -> float:
+        """Share of the run that is done, set by the training loop."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: float) -> None:
+        # Compiled code reads the phase and not the share, which would compile it anew at each step.
+        self._progress, self._first_phase = progress, progress < self.autoencoder_share
+
+    @property
     def phase_progress(self) -> float:
         """Completed share of the current phase."""
         share = self.autoencoder_share
@@ -129,6 +142,23 @@ class GMMNAE(Model):
         generator = adam(list(self.prior.parameters()), self.prior_learning_rate)  # type: ignore[attr-defined]
         return super().configure_optimizers() | {"prior": generator}
 
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
+        """The losses of a batch [B, data_dim] in the phase that `progress` says; see `Autoencoder.forward`.
+
+        In the first phase `loss` is for the optimizer "autoencoder", and `regularizer`, the MMD, is 0; in the second it
+        is for "prior", `reconstruction` is 0, and `codes` are those of x without dropout.
+        """
+        receivers(labels, self.regularizer, self.decoder_classes)  # raises: there are no classes
+        reconstruction = penalty = zero = x.new_zeros((), dtype=compute_dtype(x))
+        if self._first_phase:
+            codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
+            reconstruction = self.reconstruction_loss(x, codes)
+        else:
+            codes = self._clean_codes(x)
+            squared: Tensor = self.regularizer(codes, self.prior)
+            penalty = squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+        return Losses(reconstruction + penalty, reconstruction, penalty, zero, codes)
+
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -136,24 +166,17 @@ class GMMNAE(Model):
 
         Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
         """
-        self._receivers(labels)  # raises: there are no classes
-        self.steps += 1
-        zero = x.new_zeros((), dtype=compute_dtype(x))
-        if self.progress < self.autoencoder_share:
-            reconstruction, penalty = self.reconstruction_loss(x, self.encode(self.corrupt(x))), zero
-            descend(reconstruction, optimizers["autoencoder"])
-        else:
-            reconstruction, penalty = zero, self._discrepancy(x)
-            descend(penalty, optimizers["prior"])
-        reconstruction, penalty = reconstruction.detach(), penalty.detach()
-        return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "regularizer": penalty}
+        losses = self(x, labels)
+        terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
+        descend(losses.loss, optimizers["autoencoder" if self._first_phase else "prior"])
+        self._count_step()
+        return terms
 
-    def _discrepancy(self, x: Tensor) -> Tensor:
-        """MMD between the codes of x, without dropout, and generated ones: 0-d."""
+    @torch.no_grad()
+    def _clean_codes(self, x: Tensor) -> Tensor:
+        """Codes of x without dropout, for the generator to match."""
         training = self.encoder.training
         self.encoder.eval()
-        with torch.no_grad():
-            codes = self.encode(x)
+        codes = self.encode(x)
         self.encoder.train(training)
-        squared: Tensor = self.regularizer(codes, self.prior)
-        return squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+        return codes

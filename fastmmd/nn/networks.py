@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from ..ops.arguments import check_int, check_number
 
 Precision = Literal["auto", "float32", "bfloat16"]
+
+CPU_HAS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))  # asked here: no compiler traces it
 
 
 class MLP(nn.Module):
@@ -70,7 +71,8 @@ class MLP(nn.Module):
 
 def half_precision(network: nn.Module, device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where the network's `precision` asks for it and while it trains; else nothing."""
-    low = network.training and resolve_precision(network.precision, device.type) == "bfloat16"
+    precision: Precision = network.precision  # type: ignore[assignment]
+    low = network.training and resolve_precision(precision, device.type) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
@@ -93,12 +95,10 @@ def check_precision(precision: Precision) -> Precision:
     return precision
 
 
-@cache
 def resolve_precision(precision: Precision, device_type: str) -> Precision:
     """What "auto" means on a device: "bfloat16" where it multiplies bfloat16 natively, else "float32"."""
     if check_precision(precision) != "auto":
         return precision
     if device_type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = device_type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if device_type == "cpu" and CPU_HAS_BFLOAT16 else "float32"

@@ -24,6 +24,7 @@ from ..ops.closed_form import EmbeddedPrior, mmd2_to_prior
 from ..ops.labels import check_labels
 from ..ops.mmd import mmd2
 from ..priors import Gaussian, Prior
+from .steps import descend
 
 
 class Moments(NamedTuple):
@@ -36,17 +37,32 @@ class Moments(NamedTuple):
 class Regularizer(nn.Module):
     """A discrepancy between codes and a prior.
 
-    `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes.
-    Where `num_classes` is not 0, both take the labels [B] of the codes as one more, last argument, int64, -1 for an
-    unlabeled point. Draws from the prior then have the labels of the codes: that of a labeled point comes from its
+    `forward` is what the encoder descends; `update` is the adversary's own step, taken before it on detached codes. An
+    adversary trained by an optimizer overrides `adversary_loss`, any other one `update`.
+    Where `num_classes` is not 0, all of them take the labels [B] of the codes as one more, last argument, int64, -1 for
+    an unlabeled point. Draws from the prior then have the labels of the codes: that of a labeled point comes from its
     class's part of the prior, that of an unlabeled one (all of them without labels) from the whole prior.
     """
 
     num_classes: int = 0
 
+    @property
+    def trains_adversary(self) -> bool:
+        """Whether there is an adversary that an optimizer trains."""
+        return type(self).adversary_loss is not Regularizer.adversary_loss
+
+    @property
+    def learns(self) -> bool:
+        """Whether `update` changes anything: there is an adversary, trained by an optimizer or not."""
+        return self.trains_adversary or type(self).update is not Regularizer.update
+
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] codes -> 0-d loss, differentiable in the codes (and in the moments where it uses them)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
+
+    def adversary_loss(self, codes: Tensor, prior: Prior, labels: Tensor | None = None) -> Tensor:
+        """What a trained adversary descends on codes [B, D]: 0-d, constant in the codes; 0 without one."""
+        return codes.new_zeros((), dtype=compute_dtype(codes))
 
     def update(
         self,
@@ -55,7 +71,17 @@ class Regularizer(nn.Module):
         optimizer: torch.optim.Optimizer | None = None,
         labels: Tensor | None = None,
     ) -> None:
-        """The adversary's step on detached codes [B, D]; nothing to do without an adversary."""
+        """The adversary's step on detached codes [B, D], of the optimizer where one trains it; else nothing to do.
+
+        Raises:
+            ValueError: no optimizer for an adversary that needs one.
+        """
+        if not self.trains_adversary:
+            return
+        if optimizer is None:
+            raise ValueError("optimizer: got None, expected the adversary's optimizer")
+        classes = () if labels is None else (labels,)
+        descend(self.adversary_loss(codes, prior, *classes), optimizer)
 
     def kernel_spec(self) -> Kernel | None:
         """The kernel that compares codes with the prior, None where there is none with a scale."""

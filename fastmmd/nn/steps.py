@@ -1,0 +1,117 @@
+"""What steps are made of: the losses of a batch, the optimizers, the descent, the count."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+P = ParamSpec("P")
+
+PATIENCE = 100  # training batches without `end_step` until a warning
+
+
+class Losses(NamedTuple):
+    """What a batch costs, and its codes.
+
+    The gradients of `loss` and `adversary` reach different parameters, so one backward pass of their sum serves both
+    optimizers.
+
+    Attributes:
+        loss: 0-d, of encoder and decoder: reconstruction + regularizer_weight * regularizer.
+        reconstruction, regularizer: 0-d, the terms of `loss`; the reconstruction is 0 while the model warms up.
+        adversary: 0-d, of a trained adversary (AAE's discriminator); 0 without one.
+        codes: [B, code_size], as drawn from the posterior.
+    """
+
+    loss: Tensor
+    reconstruction: Tensor
+    regularizer: Tensor
+    adversary: Tensor
+    codes: Tensor
+
+
+def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> Optimizer:
+    """Adam, fused where the device has it."""
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
+
+
+def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:
+    """A function that torch.compile does not trace: it would compile it anew for each learning rate, or count."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> None:
+        # Not as a decorator: that would import the compiler with the package.
+        if torch.compiler.is_compiling():
+            torch.compiler.disable(function)(*arguments, **named)
+        else:
+            function(*arguments, **named)
+
+    return call
+
+
+@outside_graphs
+def descend(loss: Tensor, optimizer: Optimizer) -> None:
+    """One step of the optimizer on the gradient of a 0-d loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+class CountsSteps(nn.Module):
+    """A module that counts its training steps, the first of which warm it up.
+
+    Args:
+        warmup_steps: how many of them.
+    """
+
+    def __init__(self, warmup_steps: int) -> None:
+        super().__init__()
+        self.warmup_steps = warmup_steps
+        self.steps = 0
+        self._unended = 0  # training batches since the last step that was counted
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        # Compiled code reads whether the model warms up and not the count, which would compile it anew at each step.
+        self._steps, self._warming = steps, steps < self.warmup_steps
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    @outside_graphs
+    def _count_step(self) -> None:
+        self.steps += 1
+        self._unended = 0
+
+    def _expect_end_step(self, moves: bool) -> None:
+        """Warns, once, of a loop that trains on batches and never ends a step.
+
+        Args:
+            moves: the end of a step moves an adversary.
+        """
+        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return
+        if moves or self._warming:
+            self._unended += 1
+            if self._unended == PATIENCE:
+                what = "the adversary stands still" if moves else "the warm-up never ends"
+                warnings.warn(
+                    f"{PATIENCE} training batches without end_step(): {what}; call model.end_step(losses.codes, "
+                    "labels) after each step of the optimizers",
+                    stacklevel=5,
+                )

@@ -1,0 +1,145 @@
+"""How autoencoders are trained: the losses of a batch, the steps of the package's own loop and of others."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..priors import Prior
+from .labels import check_switch, receivers
+from .regularizers import Moments, Regularizer
+from .steps import CountsSteps, Losses, adam, descend
+
+
+class Trainable(CountsSteps):
+    """The training of an `Autoencoder`, which documents the attributes."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    prior: Prior
+    regularizer: Regularizer
+    regularizer_weight: float
+    decoder_classes: int
+    learning_rate: float
+    generator_learning_rate: float | None
+    adversary_learning_rate: float
+    adversary_beta1: float
+
+    def corrupt(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def _infer(self, x: Tensor, draw: bool) -> tuple[Tensor, Moments | None]:
+        """Codes [B, code_size] of data [B, data_dim], drawn from the posterior or not, and their moments."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> dict[str, Optimizer]:
+        """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
+        both = [*self.encoder.parameters(), *self.decoder.parameters()]
+        optimizers = {"autoencoder": adam(both, self.learning_rate)}
+        if self.generator_learning_rate is not None:
+            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
+        adversary = list(self.regularizer.parameters())
+        if adversary and self.regularizer.learns:
+            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
+        return optimizers
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
+        """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.
+
+        In training mode the encoder's input is corrupted (`denoising`), and the reconstruction is left out while the
+        model warms up (`warmup_steps`), both as in `training_step`; in evaluation mode neither.
+
+        Args:
+            labels: see `training_step`.
+
+        Raises:
+            ValueError, TypeError: see `training_step`.
+        """
+        parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
+        check_switch(x, switch, self.decoder_classes)
+        self._expect_end_step(self.regularizer.learns and not self.regularizer.trains_adversary)
+        codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
+        classes = () if parts is None else (parts,)
+        adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
+        penalty: Tensor = self.regularizer(codes, self.prior, moments, *classes)
+        warming = self.training and self._warming
+        reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
+        return Losses(reconstruction + self.regularizer_weight * penalty, reconstruction, penalty, adversary, codes)
+
+    def adversary_loss(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What a trained adversary descends on codes [B, code_size], which get no gradient: 0-d; 0 without one.
+
+        `forward` returns it too; this is for further steps of the adversary.
+
+        Raises:
+            ValueError, TypeError: the codes do not fit; labels as for `training_step`.
+        """
+        self._check_codes(codes)
+        parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
+        return self.regularizer.adversary_loss(codes.detach(), self.prior, *(() if parts is None else (parts,)))
+
+    def end_step(self, codes: Tensor, labels: Tensor | None = None) -> None:
+        """Ends a step of a loop of your own, after the optimizers: moves a random-function adversary, counts the step.
+
+        `training_step` does this itself. A trained adversary moves by its own optimizer, on the loss `adversary`.
+
+        Args:
+            codes: [B, code_size], those of `forward`. labels: see `training_step`.
+
+        Raises:
+            ValueError, TypeError: the codes do not fit; labels as for `training_step`.
+        """
+        self._check_codes(codes)
+        parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
+        if not self.regularizer.trains_adversary:
+            self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
+        self._count_step()
+
+    def training_step(
+        self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """All phases of one batch [B, data_dim]: forward, backward, optimizer steps.
+
+        Args:
+            labels: [B] int64, the class of each point, -1 for unlabeled ones. They go to a regularizer with classes,
+                which pulls the codes of class i towards the i-th part of the prior, and to a decoder with classes.
+
+        Returns detached 0-d tensors: "loss", "reconstruction", "regularizer" (without its weight).
+
+        Raises:
+            ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
+                with classes.
+        """
+        parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
+        check_switch(x, switch, self.decoder_classes)
+        classes = () if parts is None else (parts,)
+        codes, moments = self._infer(self.corrupt(x), draw=True)
+        two_phases = "generator" in optimizers and not self._warming
+        if two_phases:
+            reconstruction = self.reconstruction_loss(x, codes, switch)
+            descend(reconstruction, optimizers["autoencoder"])
+            reconstruction = reconstruction.detach()
+            codes, moments = self._infer(self.corrupt(x), draw=True)
+        # Before the encoder's step, which so meets the adversary of this very batch.
+        self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
+        penalty = self.regularizer(codes, self.prior, moments, *classes)
+        if self._warming:
+            reconstruction = penalty.new_zeros(())
+        elif not two_phases:
+            reconstruction = self.reconstruction_loss(x, codes, switch)
+        loss = reconstruction + self.regularizer_weight * penalty
+        # Before the descent, behind which a compiler begins another graph.
+        terms = {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "regularizer": penalty.detach()}
+        descend(loss, optimizers["generator" if two_phases else "autoencoder"])
+        self._count_step()
+        return terms
+
+    def _check_codes(self, codes: Tensor) -> None:
+        expected = f"expected [B, {self.prior.dim}], the codes of model(x): losses.codes"
+        if not isinstance(codes, Tensor):
+            raise TypeError(f"codes: got {type(codes).__name__}, {expected}")
+        if codes.ndim != 2 or codes.shape[1] != self.prior.dim:
+            raise ValueError(f"codes: got shape {list(codes.shape)}, {expected}")
