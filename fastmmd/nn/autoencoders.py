@@ -13,20 +13,24 @@ from torch.optim import Optimizer
 from ..ops.arguments import check_int, check_number
 from ..ops.labels import check_labels
 from ..priors import Prior
+from . import inputs
+from .inputs import Output, Reconstruction, in_eval_mode
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
-Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
 class Autoencoder(nn.Module):
-    """A generative autoencoder over flattened data in [0, 1].
+    """A generative autoencoder over data [B, data_dim] in [0, 1], or real-valued with output="identity".
+
+    Images [B, C, H, W] of data_dim pixels are flattened. `encode`, `draw_codes`, `decode`, `reconstruct` and `sample`
+    run in eval mode, whatever the model's own mode, and take any number of rows; `training_step`: see `check_batch`.
 
     Args:
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
             for the implicit one [B, data_dim + noise_size] -> [B, code_size].
-        decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
+        decoder: [B, code_size + decoder_classes] -> [B, data_dim], what `output` turns into data.
         prior: the target distribution of the codes; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
         posterior: q(z | x): "deterministic", "gaussian" (reparameterized) or "implicit": z = encoder(x, eta) with
@@ -35,6 +39,7 @@ class Autoencoder(nn.Module):
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
+        output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
         learning_rate: Adam's, for encoder and decoder.
@@ -60,6 +65,7 @@ class Autoencoder(nn.Module):
         noise_size: int | None = None,
         denoising: float = 0.0,
         reconstruction: Reconstruction = "cross_entropy",
+        output: Output = "sigmoid",
         regularizer_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
@@ -70,7 +76,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("posterior", posterior, get_args(Posterior))
-        check_choice("reconstruction", reconstruction, get_args(Reconstruction))
+        inputs.check_output(output, reconstruction)
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
         check_int("warmup_steps", warmup_steps, 0)
@@ -90,12 +96,14 @@ class Autoencoder(nn.Module):
         self.noise_size = 0
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
+        self.data_dim, self.output = inputs.data_width(encoder, self.noise_size), output
+        self.range_watch = inputs.RangeWatch()
         self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
         self.steps = 0
-        self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
+        self.progress: float | None = None  # share of the run that is done, where the loop sets it: for phases
 
     @property
     def code_size(self) -> int:
@@ -105,35 +113,40 @@ class Autoencoder(nn.Module):
     @property
     def phase_progress(self) -> float:
         """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
-        return self.progress
+        return self.progress or 0.0
 
+    @in_eval_mode
     def encode(self, x: Tensor) -> Tensor:
         """[B, data_dim] -> codes [B, code_size]: the Gaussian posterior's mean, the implicit one's code at eta = 0."""
-        return self._infer(x, draw=False)[0]
+        return self._infer(inputs.check_data(self, x), draw=False)[0]
 
+    @in_eval_mode
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws from q(z | x), one per row, or a deterministic code: [B, data_dim] -> [B, code_size]."""
-        return self._infer(x, draw=True, generator=generator)[0]
+        return self._infer(inputs.check_data(self, x, generator=generator), draw=True, generator=generator)[0]
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
+        x = inputs.check_data(self, x, generator=generator)
         return x + self.denoising * _normal(x, x.shape, generator) if self.denoising else x
 
+    @in_eval_mode
     def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, code_size] -> data in [0, 1], [B, data_dim]; labels [B] int64 for a decoder with classes, and only then.
+        """[B, code_size] -> data, [B, data_dim]; labels [B] int64 for a decoder with classes, and only then.
 
         Raises:
             ValueError, TypeError: labels missing, not wanted, or that do not fit.
         """
-        return torch.sigmoid(self._logits(codes, labels))
+        return inputs.data_of(self._logits(inputs.check_codes(self, codes), labels), self.output)
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, data_dim] -> decoded codes [B, data_dim]; labels as for `decode`."""
         return self.decode(self.encode(x), labels)
 
     @torch.no_grad()
+    @in_eval_mode
     def sample(self, count: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1].
+        """Ancestral samples: decoded draws from the prior, [count, data_dim].
 
         Args:
             labels: [count] int64, the class of each sample. It is passed to the same parts as in `training_step`: to
@@ -145,6 +158,7 @@ class Autoencoder(nn.Module):
             ValueError, TypeError: labels for a model without classes, or that do not fit.
         """
         like = next(self.parameters(), torch.empty(0))
+        inputs.check_draws(count, generator, like.device)
         if labels is None and self.decoder_classes:
             labels = torch.randint(self.decoder_classes, (count,), generator=generator, device=like.device)
         parts, switch = self._receivers(labels)
@@ -154,10 +168,10 @@ class Autoencoder(nn.Module):
 
     def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`."""
-        logits = self._logits(codes, labels)
+        x, logits = inputs.check_data(self, x), self._logits(codes, labels)
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
-        return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
+        return F.mse_loss(inputs.data_of(logits, self.output), x, reduction="sum") / x.shape[0]
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
@@ -183,8 +197,10 @@ class Autoencoder(nn.Module):
 
         Raises:
             ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
-                with classes.
+                with classes; a batch that `check_batch` refuses; other optimizers than `configure_optimizers` gives.
         """
+        x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
+        inputs.check_optimizers(self, optimizers)
         parts, switch = self._receivers(labels)
         self._check_switch(x, switch)
         classes = () if parts is None else (parts,)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
+from . import inputs
 from .autoencoders import adam, descend
 from .base import Model
 from .networks import MLP
@@ -56,8 +57,9 @@ class GMMNAE(Model):
     whose gradient does not vanish near convergence. The generator is the model's prior, so samples are decoded draws
     from the prior as in every other model.
 
-    The training loop sets `progress`, the share of the run that is done; the first phase lasts until it reaches
-    `autoencoder_share`. A custom loop must set it before each step, or the first phase never ends.
+    A training loop that knows its length sets `progress`, the share of the run that is done, before each step; the
+    first phase lasts until it reaches `autoencoder_share`. In a loop that does not, every step trains both: the
+    autoencoder, and the generator on the codes as they are.
 
     Args:
         data_dim: number of pixels.
@@ -121,8 +123,8 @@ class GMMNAE(Model):
     @property
     def phase_progress(self) -> float:
         """Completed share of the current phase."""
-        share = self.autoencoder_share
-        return self.progress / share if self.progress < share else (self.progress - share) / (1 - share)
+        share, progress = self.autoencoder_share, self.progress or 0.0
+        return progress / share if progress < share else (progress - share) / (1 - share)
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "autoencoder", the first phase, and for "prior", the second."""
@@ -132,28 +134,30 @@ class GMMNAE(Model):
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step on a batch [B, data_dim], of the phase that `progress` says; see `Autoencoder.training_step`.
+        """One step on a batch [B, data_dim], of the phase that `progress` says, of both without it.
 
-        Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
+        Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first. See
+        `Autoencoder.training_step`.
         """
+        first = self.progress is None or self.progress < self.autoencoder_share
+        second = self.progress is None or not first
+        x = inputs.check_batch(self, x, *((self.encoder, self.decoder) if first else ()))
+        inputs.check_optimizers(self, optimizers, "prior")
         self._receivers(labels)  # raises: there are no classes
         self.steps += 1
-        zero = x.new_zeros((), dtype=compute_dtype(x))
-        if self.progress < self.autoencoder_share:
-            reconstruction, penalty = self.reconstruction_loss(x, self.encode(self.corrupt(x))), zero
+        reconstruction = penalty = x.new_zeros((), dtype=compute_dtype(x))
+        if first:
+            reconstruction = self.reconstruction_loss(x, self._infer(self.corrupt(x), draw=False)[0])
             descend(reconstruction, optimizers["autoencoder"])
-        else:
-            reconstruction, penalty = zero, self._discrepancy(x)
+        if second:
+            penalty = self._discrepancy(x)
             descend(penalty, optimizers["prior"])
         reconstruction, penalty = reconstruction.detach(), penalty.detach()
         return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "regularizer": penalty}
 
     def _discrepancy(self, x: Tensor) -> Tensor:
         """MMD between the codes of x, without dropout, and generated ones: 0-d."""
-        training = self.encoder.training
-        self.encoder.eval()
         with torch.no_grad():
             codes = self.encode(x)
-        self.encoder.train(training)
         squared: Tensor = self.regularizer(codes, self.prior)
         return squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite

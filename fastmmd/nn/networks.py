@@ -52,6 +52,12 @@ class MLP(nn.Module):
         self.precision = check_precision(precision)
         self.last_in_float32 = last_in_float32
 
+    @property
+    def inputs(self) -> int:
+        """Width of the input, noise included."""
+        first = self.hidden[0] if len(self.hidden) else self.output
+        return first.in_features  # type: ignore[no-any-return,union-attr]
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
         x = x.to(self.output.weight.dtype)
