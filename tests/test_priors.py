@@ -251,13 +251,13 @@ def many(count: int, dim: int) -> GaussianMixture:
     return GaussianMixture(positive(count, seed=4), points(count, dim, seed=5, dtype=F64), covariances)
 
 
-@pytest.mark.parametrize("size", [1, 4, 7, 20])
+@pytest.mark.parametrize("size", [4, 7])
 def test_pairs_of_components_in_tiles(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Value and gradients of the closed form are those of all pairs at once, compiled too."""
     whole = many(7, 3)
     monkeypatch.setattr(mixture, "TILE", (3 * size) ** 2)
     tiled = many(7, 3)
-    assert len(whole.components().tiles()) == {1: 28, 4: 3, 7: 1, 20: 1}[size]
+    assert len(whole.components().tiles()) == {4: 3, 7: 1}[size]
     x = points(9, 3, dtype=F64)
     tensors = [x, torch.tensor([0.5, 2.0], dtype=F64), torch.tensor([1.0, 0.3], dtype=F64)]
     results = [

@@ -25,7 +25,8 @@ Output = Literal["sigmoid", "identity"]
 STEPS_BETWEEN_LOOKS = 50  # at the values of a batch
 SLACK = 1e-3  # that resampling and rounding leave outside [0, 1]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -179,7 +180,7 @@ def in_eval_mode(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate
     """A method of a module that runs in eval mode, and leaves the module in its own."""
 
     @functools.wraps(method)
-    def run(self: M, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with eval_mode(self):
             return method(self, *args, **kwargs)
 
@@ -190,7 +191,7 @@ class RangeWatch:
     """Looks at the values of the first batch and of every 50th."""
 
     def __init__(self) -> None:
-        self._batches = 0
+        self._unseen = 0  # batches that go by until the next look
         self._bounds: _Bounds | None = None  # on their way from a device
 
     def __reduce__(self) -> tuple[type[RangeWatch], tuple[()]]:
@@ -206,16 +207,18 @@ class RangeWatch:
             return
         if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             return
-        if self._bounds is None and self._batches % STEPS_BETWEEN_LOOKS == 0:
+        if self._bounds is None and self._unseen == 0:
             self._bounds = _bounds(x)
-        self._batches += 1
-        if self._bounds is not None and self._bounds.have_arrived():
+        if self._bounds is None:
+            self._unseen -= 1
+        elif self._bounds.have_arrived():
             numbers, self._bounds = self._bounds.numbers, None
             try:
                 low, high = numbers.tolist()
             except RuntimeError:  # under vmap a tensor has no values to read
                 return
-            _judge(low, high, output)
+            _judge(low, high, output)  # where it raises, the next batch is looked at as well
+            self._unseen = STEPS_BETWEEN_LOOKS - 1
 
 
 class _Bounds(NamedTuple):

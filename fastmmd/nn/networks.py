@@ -40,7 +40,7 @@ class MLP(nn.Module):
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
-        widths = [inputs, *check_widths("hidden", hidden)]
+        self.inputs, widths = inputs, [inputs, *check_widths("hidden", hidden)]
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
         check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
@@ -51,12 +51,6 @@ class MLP(nn.Module):
         self.output = nn.Linear(widths[-1], outputs)
         self.precision = check_precision(precision)
         self.last_in_float32 = last_in_float32
-
-    @property
-    def inputs(self) -> int:
-        """Width of the input, noise included."""
-        first = self.hidden[0] if len(self.hidden) else self.output
-        return first.in_features  # type: ignore[no-any-return,union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs] -> [B, outputs]."""
