@@ -70,7 +70,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
 QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
-	checkpoint)
+	checkpoint inputs training_inputs)
 OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier discrepancy parzen operators dispatch)
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.

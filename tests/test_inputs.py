@@ -27,6 +27,7 @@ METHODS: dict[str, Callable[[Autoencoder, Any], Any]] = {
     "reconstruction_loss": lambda model, x: model.reconstruction_loss(x, torch.zeros(3, model.code_size)),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
+JAGGED = torch.nested.nested_tensor([torch.zeros(DATA_DIM)] * 2, layout=torch.jagged)
 IDENTITY: dict[str, Any] = {"reconstruction": "squared_error", "output": "identity"}
 
 
@@ -42,6 +43,11 @@ def untouched(model: Autoencoder, before: list[Tensor]) -> bool:
     ("x", "error", "message"),
     [
         (np.zeros((3, DATA_DIM)), TypeError, r"x: got ndarray, expected a torch.Tensor: torch.as_tensor\(x\)"),
+        (
+            [torch.zeros(3, DATA_DIM)] * 2,
+            TypeError,
+            "x: got list, .*: unpack a batch as x, labels = batch",
+        ),
         (torch.zeros(3, DATA_DIM, dtype=torch.uint8), TypeError, r"x: got dtype torch.uint8.*x.float\(\) / 255"),
         (
             torch.zeros(3, DATA_DIM, dtype=torch.int64),
@@ -50,7 +56,11 @@ def untouched(model: Autoencoder, before: list[Tensor]) -> bool:
         ),
         (torch.zeros(3, DATA_DIM, dtype=torch.complex64), TypeError, "x: got dtype torch.complex64"),
         (torch.zeros(3, DATA_DIM).to_sparse(), TypeError, r"x: got a sparse_coo tensor.*x.to_dense\(\)"),
-        (torch.nested.nested_tensor([torch.zeros(DATA_DIM)] * 2), TypeError, "x: got a nested tensor.*padded"),
+        (
+            torch.nested.nested_tensor([torch.zeros(DATA_DIM)] * 2, layout=torch.jagged),
+            TypeError,
+            "x: got a nested tensor.*padded",
+        ),
         (torch.zeros(DATA_DIM), ValueError, rf"x: got shape \[{DATA_DIM}\], expected \[B, {DATA_DIM}\].*as x\[None\]"),
         (torch.zeros(3, 7), ValueError, rf"x: got shape \[3, 7\], expected \[B, {DATA_DIM}\] or \[B, C, H, W\]"),
         (torch.zeros(3, 1, 4, 4), ValueError, rf"x: got shape \[3, 1, 4, 4\].*C \* H \* W = {DATA_DIM}"),
@@ -103,7 +113,12 @@ def test_widths_of_encoders() -> None:
             return x.mean((1, 3))  # [B, 3, 4, 5] -> [B, 4]
 
     model = Autoencoder(Rows(), nn.Linear(4, 60), Gaussian(4), ClosedFormMMD())
-    assert model.data_dim is None and model.encode(torch.rand(2, 3, 4, 5)).shape == (2, 4)
+    assert model.data_dim is None and model.encode(images := torch.rand(2, 3, 4, 5)).shape == (2, 4)
+    assert model.training_step(images, model.configure_optimizers())["loss"].isfinite()
+    loss = model.reconstruction_loss(images, model.encode(images))
+    assert torch.equal(loss, model.reconstruction_loss(images.flatten(1), model.encode(images)))
+    with pytest.raises(ValueError, match=r"x: got shape \[2, 7\], but the decoder gives \[2, 60\] for the codes"):
+        model.reconstruction_loss(torch.rand(2, 7), torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"x: got shape \[4\], expected \[B, data_dim\]"):
         model.encode(torch.rand(4))
 

@@ -92,12 +92,11 @@ class Autoencoder(nn.Module):
         if isinstance(regularizer, KL) and posterior != "gaussian":
             raise ValueError(f'posterior: got {posterior!r}; KL needs the moments of posterior="gaussian"')
         self.encoder, self.decoder, self.prior, self.regularizer = encoder, decoder, prior, regularizer
-        self.posterior, self.reconstruction, self.denoising = posterior, reconstruction, denoising
+        self.posterior, self.reconstruction, self.output, self.denoising = posterior, reconstruction, output, denoising
         self.noise_size = 0
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
-        self.data_dim, self.output = inputs.data_width(encoder, self.noise_size), output
-        self.range_watch = inputs.RangeWatch()
+        self.data_dim, self.range_watch = inputs.data_width(encoder, self.noise_size), inputs.RangeWatch()
         self.regularizer_weight, self.warmup_steps = regularizer_weight, warmup_steps
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
@@ -168,7 +167,8 @@ class Autoencoder(nn.Module):
 
     def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`."""
-        x, logits = inputs.check_data(self, x), self._logits(codes, labels)
+        logits = self._logits(codes, labels)
+        x = inputs.check_target(self, x, logits)
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
         return F.mse_loss(inputs.data_of(logits, self.output), x, reduction="sum") / x.shape[0]

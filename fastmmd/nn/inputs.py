@@ -78,6 +78,18 @@ def check_data(model: Autoencoder, x: Tensor, name: str = "x", *, generator: tor
     return x.flatten(1) if width is not None and len(shape) > 2 else x
 
 
+def check_target(model: Autoencoder, x: Tensor, values: Tensor) -> Tensor:
+    """Data in the shape of the decoder's values for them, which may be another where the encoder takes images.
+
+    Raises:
+        TypeError, ValueError: as `check_data`; another number of rows or of values in a row.
+    """
+    x = check_data(model, x)
+    if x.shape[0] != values.shape[0] or x.numel() != values.numel():
+        raise ValueError(f"x: got shape {list(x.shape)}, but the decoder gives {list(values.shape)} for the codes")
+    return x.reshape(values.shape)
+
+
 def check_codes(model: Autoencoder, codes: Tensor, name: str = "codes") -> Tensor:
     """Codes [B, code_size].
 
@@ -259,7 +271,9 @@ def _judge(low: float, high: float, output: Output) -> None:
 def _check_floats(name: str, tensor: Tensor) -> None:
     """A dense floating tensor."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor: torch.as_tensor({name})")
+        batch = isinstance(tensor, list | tuple)
+        remedy = f"unpack a batch as {name}, labels = batch" if batch else f"torch.as_tensor({name})"
+        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor: {remedy}")
     if tensor.layout != torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         remedy = f"torch.nested.to_padded_tensor({name}, 0.0)" if tensor.is_nested else f"{name}.to_dense()"
