@@ -40,8 +40,8 @@ def gaussian(count: int, seed: int, std: float = 1.0, dim: int = DIM) -> Tensor:
 class Toy(torch.nn.Module):
     """An autoencoder whose samples are N(0, 1): encode doubles, decode halves its input."""
 
-    data_dim = DIM
-    posterior, decoder_classes = "deterministic", 0
+    data_dim = code_size = DIM
+    posterior, decoder_classes, encoder = "deterministic", 0, torch.nn.Identity()
 
     def __init__(self) -> None:
         super().__init__()

@@ -117,6 +117,7 @@ def test_noise_belongs_to_the_implicit_posterior_and_moments_to_kl() -> None:
 def test_denoising_corrupts_the_encoders_input_and_not_the_target(kind: str, two_phases: bool) -> None:
     model = small(kind, denoising=0.5, **({"warmup_steps": 0} if kind == "ds-aae" else {}))
     model.generator_learning_rate = 1e-3 if two_phases else None
+    model.progress = 0.0  # the phase that trains the encoder
     seen: list[Tensor] = []
     targets: list[Tensor] = []
     hook = model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))

@@ -80,10 +80,8 @@ def test_chain_reaches_its_stationary_distribution() -> None:
     """decode(z) = z and q(z | x) = N(x / 2, 1): an autoregression, whose variance is 1 / (1 - 1 / 4)."""
 
     class Autoregression(torch.nn.Module):
-        posterior, decoder_classes = "gaussian", 0
-
-        def encoder(self, x: Tensor) -> Tensor:
-            return torch.cat([x / 2, torch.zeros_like(x)], dim=1)
+        data_dim = code_size = 1
+        posterior, decoder_classes, encoder = "gaussian", 0, torch.nn.Identity()
 
         def encode(self, x: Tensor) -> Tensor:
             return x / 2
@@ -123,7 +121,7 @@ def test_chain_with_noise() -> None:
 
 
 def test_codes_are_a_matrix() -> None:
-    with pytest.raises(ValueError, match=r"codes: got shape \[2\], expected \[N, code_size\]"):
+    with pytest.raises(ValueError, match=r"codes: got shape \[2\], expected \[B, 2\]"):
         chain(aae(), torch.zeros(2), 1)
 
 

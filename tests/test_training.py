@@ -7,6 +7,7 @@ import math
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from helpers import assert_same
 from torch import Tensor
 
-from fastmmd.checkpoint import load_checkpoint
+from fastmmd.checkpoint import load_checkpoint, save_checkpoint
 from fastmmd.errors import Interrupted
 from fastmmd.nn import KL
 from fastmmd.nn.regularizers import Moments
@@ -165,6 +166,28 @@ def test_interrupt_in_an_evaluation_is_heeded(tmp_path: Path, data: Dataset, epo
     trainer(tmp_path / "whole", recipe, data).fit()
     assert_same(state_of(tmp_path / "my run"), state_of(tmp_path / "whole"))
     assert metrics_of(tmp_path / "my run") == metrics_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_another_batch_size_or_other_data_is_refused(tmp_path: Path, data: Dataset, former: bool) -> None:
+    """Run folders of earlier versions, which recorded neither, are taken as they are."""
+    made = trainer(tmp_path / "run", tiny(epochs=2), data)
+    made.fit()
+    if former:
+        state = load_checkpoint(made.folder.checkpoint)
+        del state["batches"]["batch_size"], state["batches"]["rows"], state["data"]
+        save_checkpoint(made.folder.checkpoint, state)
+    images, labels = data.train.images, data.train.labels
+    wrong = [
+        (tiny(training__batch_size=8), data, r"training.batch_size of a run cannot change: .* has 16, the settings 8"),
+        (tiny(), replace(data, train=Split(images[:48], labels[:48])), "has 50 training images, the data 48"),
+        (tiny(), replace(data, train=Split(images.flip(0), labels)), "tiny holds other images or labels"),
+        (tiny(), replace(data, train=Split(images, labels.flip(0))), "tiny holds other images or labels"),
+    ]
+    for recipe, dataset, message in wrong:
+        with nullcontext() if former else pytest.raises(UserError, match=message):
+            trainer(tmp_path / "run", recipe, dataset, resume=True)
+    trainer(tmp_path / "run", tiny(), data, resume=True).fit()
 
 
 def test_seed_decides_everything(tmp_path: Path, data: Dataset) -> None:

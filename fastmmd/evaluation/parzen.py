@@ -10,6 +10,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +21,7 @@ from torch import Tensor
 import fastmmd
 from fastmmd.evaluation.sampling import CHUNK, Sampler, prior_samples
 from fastmmd.nn import Autoencoder
+from fastmmd.nn.inputs import eval_mode
 
 SIGMAS = tuple(float(sigma) for sigma in np.logspace(-1, 0, 10))
 VALIDATION_POINTS = 1_000
@@ -168,17 +170,9 @@ def _source(
     return sampler.name, samples, lambda: sampler.stream(samples, seed)
 
 
-@contextlib.contextmanager
-def _evaluating(source: Source) -> Iterator[None]:
+def _evaluating(source: Source) -> AbstractContextManager[None]:
     """A model in eval mode for the time being."""
-    model = source if isinstance(source, torch.nn.Module) and source.training else None
-    if model is not None:
-        model.eval()
-    try:
-        yield
-    finally:
-        if model is not None:
-            model.train()
+    return eval_mode(source) if isinstance(source, torch.nn.Module) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastmmd.errors import UserError
 from fastmmd.nn import Autoencoder
+from fastmmd.nn.inputs import check_codes, check_data
 from fastmmd.ops.arguments import check_int
 
 CHUNK = 2_000  # images decoded at once
@@ -38,7 +39,13 @@ class Sampler:
     device: torch.device
 
     def stream(self, count: int, seed: int = 0, chunk: int = CHUNK) -> Iterator[Tensor]:
-        """Chunks with `count` samples in total, the same for the same seed and chunk size."""
+        """Chunks with `count` samples in total, the same for the same seed and chunk size.
+
+        Raises:
+            ValueError: `count` or `chunk` is no positive int.
+        """
+        check_int("count", count)
+        check_int("chunk", chunk)
         generator = torch.Generator(self.device).manual_seed(seed)
         for start in range(0, count, chunk):
             yield self.draw(min(chunk, count - start), generator)
@@ -49,7 +56,7 @@ class Sampler:
 
 
 def prior_samples(model: Autoencoder) -> Sampler:
-    """Decoded draws from the prior: the papers' sampler. The model must be in eval mode."""
+    """Decoded draws from the prior: the papers' sampler."""
 
     @torch.no_grad()
     def draw(count: int, generator: torch.Generator) -> Tensor:
@@ -61,16 +68,18 @@ def prior_samples(model: Autoencoder) -> Sampler:
 def posterior_samples(model: Autoencoder, images: Tensor, what: str = "images") -> Sampler:
     """Decoded draws from the aggregated posterior q(z) = mean_i q(z | x_i): the actual distribution of codes.
 
-    The difference from `prior_samples` shows how well the codes match the prior. The model must be in eval mode.
+    The difference from `prior_samples` shows how well the codes match the prior.
 
     Args:
-        images: [N, data_dim] on the model's device; each draw encodes one of them, chosen uniformly, with replacement.
+        images: [N, data_dim] or [N, C, H, W] on the model's device; each draw encodes one of them, chosen uniformly,
+            with replacement.
         what: names the images in the sampler's name. Reconstructed test images would be no fair samples.
 
     Raises:
-        ValueError: `images` is no matrix, or empty; a decoder with classes.
+        TypeError, ValueError: `images` is no data of the model, or empty; a decoder with classes.
     """
-    if images.ndim != 2 or len(images) == 0:
+    images = check_data(model, images, "images")
+    if len(images) == 0:
         raise ValueError(f"images: got shape {list(images.shape)}, expected [N >= 1, data_dim]")
     _check_decoder(model)
 
@@ -97,7 +106,7 @@ def chain(
     samples and interpolations may be corrected by a few steps.
 
     Args:
-        model: in eval mode.
+        model: runs in eval mode.
         codes: z_0, [N, code_size], on the model's device.
         steps: number of steps, at least 0.
         generator: of the draws from the posterior, on the model's device.
@@ -107,12 +116,11 @@ def chain(
         An iterator over the states at t = 0, 1, ..., steps, each made when it is asked for; none is kept.
 
     Raises:
-        ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with classes.
+        TypeError, ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with
+            classes.
     """
     _check_steps(model, steps, corrupt)
-    if codes.ndim != 2:
-        raise ValueError(f"codes: got shape {list(codes.shape)}, expected [N, code_size]")
-    return _chain(model, codes, steps, generator, corrupt)
+    return _chain(model, check_codes(model, codes), steps, generator, corrupt)
 
 
 @torch.no_grad()
@@ -130,7 +138,7 @@ def markov_chain(model: Autoencoder, steps: int, start: Sampler | None = None, *
     """Draws of `start`, followed by `steps` rounds of encoding and decoding: see `chain`.
 
     Args:
-        model: in eval mode.
+        model: runs in eval mode.
         steps: at least 0.
         start: `prior_samples` by default.
         corrupt: encode with the noise of the denoising criterion.
@@ -144,7 +152,7 @@ def markov_chain(model: Autoencoder, steps: int, start: Sampler | None = None, *
         return first
 
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        images = first.draw(count, generator)
+        images = check_data(model, first.draw(count, generator), f"draws of the {first.name}")
         for _ in range(steps):
             images = _step(model, images, generator, corrupt).images
         return images

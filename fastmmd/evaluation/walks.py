@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastmmd.evaluation.sampling import chain
 from fastmmd.nn import Autoencoder
+from fastmmd.nn.inputs import check_data
 from fastmmd.ops.arguments import check_int
 from fastmmd.priors import Gaussian, MixturePrior, Prior, SwissRoll, Uniform
 
@@ -68,7 +69,7 @@ def interpolate(
     """Decode `count` codes between the codes of two images, or of each of several pairs.
 
     Args:
-        model: in eval mode.
+        model: runs in eval mode.
         first, second: [..., data_dim].
         count: at least 2; without steps the ends are the reconstructions of the two images.
         path: "linear" (`lerp`) or "spherical" (`slerp`).
@@ -85,8 +86,10 @@ def interpolate(
         raise ValueError(f"path: got {path!r}, expected one of {', '.join(PATHS)}")
     if first.shape != second.shape:
         raise ValueError(f"second: got shape {list(second.shape)}, expected first's, {list(first.shape)}")
-    rows = first.shape[:-1]
-    ends = [model.encode(images.reshape(-1, images.shape[-1])).unflatten(0, rows or (1,)) for images in (first, second)]
+    rows, ends = first.shape[:-1], []
+    for name, images in (("first", first), ("second", second)):
+        images = check_data(model, images.flatten(0, -2) if images.ndim > 1 else images[None], name)
+        ends.append(model.encode(images).unflatten(0, rows or (1,)))
     codes = PATHS[path](ends[0], ends[1], count)
     for state in chain(model, codes.flatten(0, -2), steps, generator, corrupt=corrupt):
         images = state.images

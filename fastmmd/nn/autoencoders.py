@@ -12,17 +12,22 @@ from torch.nn import functional as F
 
 from ..ops.arguments import check_int, check_number
 from ..priors import Prior
+from . import inputs
+from .inputs import Output, Reconstruction, in_eval_mode
 from .labels import check_switch, receivers
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
 from .trainable import Trainable
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
-Reconstruction = Literal["cross_entropy", "squared_error"]
 
 
 class Autoencoder(Trainable):
-    """A generative autoencoder over flattened data in [0, 1].
+    """A generative autoencoder over data [B, data_dim] in [0, 1], or real-valued with output="identity".
+
+    Images [B, C, H, W] of data_dim pixels are flattened. `encode`, `draw_codes`, `posterior_distribution`, `decode`,
+    `reconstruct` and `sample` run in eval mode, whatever the model's own mode, and take any number of rows;
+    `training_step` and calls of the model: see `check_batch`.
 
     `training_step` trains it with the optimizers of `configure_optimizers`. In a loop of your own, call the model for
     the losses of a batch, descend them as you like, and call `end_step` after each step.
@@ -30,7 +35,7 @@ class Autoencoder(Trainable):
     Args:
         encoder: [B, data_dim] -> [B, code_size], or [B, 2 * code_size] (mean, log variance) for the Gaussian posterior;
             for the implicit one [B, data_dim + noise_size] -> [B, code_size].
-        decoder: [B, code_size + decoder_classes] -> [B, data_dim] logits of the pixels.
+        decoder: [B, code_size + decoder_classes] -> [B, data_dim], what `output` turns into data.
         prior: the target distribution of the codes; its dimension is the code size.
         regularizer: pulls the codes towards the prior.
         posterior: q(z | x): "deterministic", "gaussian" (reparameterized) or "implicit": z = encoder(x, eta) with
@@ -39,6 +44,7 @@ class Autoencoder(Trainable):
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
+        output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
         learning_rate: Adam's, for encoder and decoder.
@@ -64,6 +70,7 @@ class Autoencoder(Trainable):
         noise_size: int | None = None,
         denoising: float = 0.0,
         reconstruction: Reconstruction = "cross_entropy",
+        output: Output = "sigmoid",
         regularizer_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
@@ -74,7 +81,7 @@ class Autoencoder(Trainable):
     ) -> None:
         super().__init__(check_int("warmup_steps", warmup_steps, 0))
         check_choice("posterior", posterior, get_args(Posterior))
-        check_choice("reconstruction", reconstruction, get_args(Reconstruction))
+        inputs.check_output(output, reconstruction)
         check_number("denoising", denoising, zero=True)
         check_number("regularizer_weight", regularizer_weight, zero=True)
         check_number("learning_rate", learning_rate)
@@ -89,15 +96,16 @@ class Autoencoder(Trainable):
         if isinstance(regularizer, KL) and posterior != "gaussian":
             raise ValueError(f'posterior: got {posterior!r}; KL needs the moments of posterior="gaussian"')
         self.encoder, self.decoder, self.prior, self.regularizer = encoder, decoder, prior, regularizer
-        self.posterior, self.reconstruction, self.denoising = posterior, reconstruction, denoising
+        self.posterior, self.reconstruction, self.output, self.denoising = posterior, reconstruction, output, denoising
         self.noise_size = 0
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
+        self.data_dim, self.range_watch = inputs.data_width(encoder, self.noise_size), inputs.RangeWatch()
         self.regularizer_weight = regularizer_weight
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
-        self.progress = 0.0  # share of the run that is done: set by the training loop, for models with phases
+        self.progress: float | None = None  # share of the run that is done, where the loop sets it: for phases
 
     @property
     def code_size(self) -> int:
@@ -107,25 +115,28 @@ class Autoencoder(Trainable):
     @property
     def phase_progress(self) -> float:
         """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
-        return self.progress
+        return self.progress or 0.0
 
+    @in_eval_mode
     def encode(self, x: Tensor) -> Tensor:
         """[B, data_dim] -> codes [B, code_size]: the Gaussian posterior's mean, the implicit one's code at eta = 0."""
-        return self._infer(x, draw=False)[0]
+        return self._infer(inputs.check_data(self, x), draw=False)[0]
 
+    @in_eval_mode
     def draw_codes(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draws from q(z | x), one per row, or a deterministic code: [B, data_dim] -> [B, code_size]."""
-        return self._infer(x, draw=True, generator=generator)[0]
+        return self._infer(inputs.check_data(self, x, generator=generator), draw=True, generator=generator)[0]
 
+    @in_eval_mode
     def posterior_distribution(self, x: Tensor) -> Independent[Normal]:
         """The Gaussian posterior q(z | x) as a distribution over codes: batch shape [B], event shape [code_size].
 
         `rsample`, `log_prob`, `mean`, `stddev` and `torch.distributions.kl_divergence` are differentiable.
 
         Raises:
-            ValueError: another posterior, which has no density in closed form.
+            ValueError, TypeError: another posterior, which has no density in closed form; data that do not fit.
         """
-        moments = self._infer(x, draw=False)[1]
+        moments = self._infer(inputs.check_data(self, x), draw=False)[1]
         if moments is None:
             raise ValueError(
                 f'posterior: got {self.posterior!r}, expected "gaussian", the only one with a density in closed form; '
@@ -135,23 +146,26 @@ class Autoencoder(Trainable):
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
+        x = inputs.check_data(self, x, generator=generator)
         return x + self.denoising * _normal(x, x.shape, generator) if self.denoising else x
 
+    @in_eval_mode
     def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """[B, code_size] -> data in [0, 1], [B, data_dim]; labels [B] int64 for a decoder with classes, and only then.
+        """[B, code_size] -> data, [B, data_dim]; labels [B] int64 for a decoder with classes, and only then.
 
         Raises:
             ValueError, TypeError: labels missing, not wanted, or that do not fit.
         """
-        return torch.sigmoid(self._logits(codes, labels))
+        return inputs.data_of(self._logits(inputs.check_codes(self, codes), labels), self.output)
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, data_dim] -> decoded codes [B, data_dim]; labels as for `decode`."""
         return self.decode(self.encode(x), labels)
 
     @torch.no_grad()
+    @in_eval_mode
     def sample(self, count: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Ancestral samples: decoded draws from the prior, [count, data_dim] in [0, 1].
+        """Ancestral samples: decoded draws from the prior, [count, data_dim].
 
         Args:
             labels: [count] int64, the class of each sample. It is passed to the same parts as in `training_step`: to
@@ -163,6 +177,7 @@ class Autoencoder(Trainable):
             ValueError, TypeError: labels for a model without classes, or that do not fit.
         """
         like = next(self.parameters(), torch.empty(0))
+        inputs.check_draws(count, generator, like.device)
         if labels is None and self.decoder_classes:
             labels = torch.randint(self.decoder_classes, (count,), generator=generator, device=like.device)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
@@ -173,9 +188,10 @@ class Autoencoder(Trainable):
     def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`."""
         logits = self._logits(codes, labels)
+        x = inputs.check_target(self, x, logits)
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
-        return F.mse_loss(torch.sigmoid(logits), x, reduction="sum") / x.shape[0]
+        return F.mse_loss(inputs.data_of(logits, self.output), x, reduction="sum") / x.shape[0]
 
     def _logits(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """What the decoder makes of codes [B, code_size] and the switch of their labels [B]."""

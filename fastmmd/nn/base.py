@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 from torch import nn
 
 from ..priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
-from .autoencoders import Autoencoder, Posterior, Reconstruction
+from .autoencoders import Autoencoder, Posterior
 from .convolutional import ConvDecoder, ConvEncoder
 from .networks import MLP
 from .regularizers import Regularizer
@@ -18,7 +18,6 @@ from .settings import FixedPriorSettings, ModelSettings
 class TrainingOptions(TypedDict, total=False):
     """Keyword arguments of `Autoencoder` that only some of the models set."""
 
-    reconstruction: Reconstruction
     warmup_steps: int
     adversary_learning_rate: float
     adversary_beta1: float
@@ -47,9 +46,16 @@ class Model(Autoencoder):
         regularizer: Regularizer,
         **options: Unpack[AutoencoderOptions],
     ) -> None:
-        denoising, learning_rate = settings.denoising, settings.learning_rate
         super().__init__(
-            encoder, decoder, prior, regularizer, denoising=denoising, learning_rate=learning_rate, **options
+            encoder,
+            decoder,
+            prior,
+            regularizer,
+            denoising=settings.denoising,
+            reconstruction=settings.reconstruction,
+            output=settings.output,
+            learning_rate=settings.learning_rate,
+            **options,
         )
         self.data_dim, self._settings = data_dim, settings
 

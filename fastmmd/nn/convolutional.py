@@ -21,7 +21,8 @@ class ConvEncoder(nn.Module):
 
     As the encoders of Creswell, Arulkumaran and Bharath (2016, appendix) and the discriminator of DCGAN (Radford, Metz
     and Chintala 2016): every layer halves the side, the first has no batch normalization. Batch normalization keeps
-    its statistics and weights in float32.
+    its statistics and weights in float32. While training it needs two numbers of a channel: where the last layer's
+    side is 1, `least_rows` of a batch is 2.
 
     Args:
         data_dim: pixels of a square image of any side; it is padded with zeros to a multiple of 2^layers.
@@ -60,9 +61,11 @@ class ConvEncoder(nn.Module):
         self.hidden = nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Flatten())
         self.output = nn.Linear(channels[-1] * smallest**2, outputs)
         self.precision = check_precision(precision)
+        self.least_rows = 2 if smallest == 1 and len(channels) > 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, data_dim + noise_inputs] -> [B, outputs]."""
+        """[B, data_dim + noise_inputs], or images [B, 1, side, side] without noise -> [B, outputs]."""
+        x = x.flatten(1)
         dtype = self.output.weight.dtype
         pixels, noise = x.to(dtype).tensor_split([self.side**2], dim=1)
         image = self.input_dropout(pixels).unflatten(1, (1, self.side, self.side))
@@ -103,6 +106,7 @@ class ConvDecoder(nn.Module):
             layers += [nn.ConvTranspose2d(a, b, KERNEL, STRIDE, PADDING, bias=b == 1)]
         self.hidden = nn.Sequential(*layers)
         self.precision = check_precision(precision)
+        self.least_rows = 2 if smallest == 1 else 1
 
     def forward(self, codes: Tensor) -> Tensor:
         """[B, inputs] -> logits [B, data_dim]."""

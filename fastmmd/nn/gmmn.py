@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
+from . import inputs
 from .base import Model
 from .labels import receivers
 from .networks import MLP
@@ -57,8 +58,9 @@ class GMMNAE(Model):
     whose gradient does not vanish near convergence. The generator is the model's prior, so samples are decoded draws
     from the prior as in every other model.
 
-    The training loop sets `progress`, the share of the run that is done; the first phase lasts until it reaches
-    `autoencoder_share`. A custom loop must set it before each step, or the first phase never ends.
+    A training loop that knows its length sets `progress`, the share of the run that is done, before each step; the
+    first phase lasts until it reaches `autoencoder_share`. In a loop that does not, every step trains both: the
+    autoencoder, and the generator on the codes as they are.
 
     Args:
         data_dim: number of pixels.
@@ -105,7 +107,7 @@ class GMMNAE(Model):
         # layer by layer first).
         self.encoder = nn.Sequential(encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = settings.autoencoder_share, settings.prior_learning_rate
-        self.progress = 0.0
+        self.progress = None
 
     @classmethod
     def paper(cls, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> Self:
@@ -122,20 +124,21 @@ class GMMNAE(Model):
         return cls(data_dim, **(paper | options))
 
     @property
-    def progress(self) -> float:
-        """Share of the run that is done, set by the training loop."""
+    def progress(self) -> float | None:
+        """Share of the run that is done, where the loop sets it; None, the default: every step is of both phases."""
         return self._progress
 
     @progress.setter
-    def progress(self, progress: float) -> None:
-        # Compiled code reads the phase and not the share, which would compile it anew at each step.
-        self._progress, self._first_phase = progress, progress < self.autoencoder_share
+    def progress(self, progress: float | None) -> None:
+        first = progress is None or progress < self.autoencoder_share
+        # Compiled code reads the phases and not the share, which would compile it anew at each step.
+        self._progress, self._phases = progress, (first, progress is None or not first)
 
     @property
     def phase_progress(self) -> float:
         """Completed share of the current phase."""
-        share = self.autoencoder_share
-        return self.progress / share if self.progress < share else (self.progress - share) / (1 - share)
+        share, progress = self.autoencoder_share, self.progress or 0.0
+        return progress / share if progress < share else (progress - share) / (1 - share)
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "autoencoder", the first phase, and for "prior", the second."""
@@ -143,40 +146,38 @@ class GMMNAE(Model):
         return super().configure_optimizers() | {"prior": generator}
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
-        """The losses of a batch [B, data_dim] in the phase that `progress` says; see `Autoencoder.forward`.
+        """The losses of a batch [B, data_dim] in the phase that `progress` says, or in both; see `Autoencoder.forward`.
 
         In the first phase `loss` is for the optimizer "autoencoder", and `regularizer`, the MMD, is 0; in the second it
-        is for "prior", `reconstruction` is 0, and `codes` are those of x without dropout.
+        is for "prior", `reconstruction` is 0, and `codes` are those of x without dropout. Their gradients reach
+        different parameters: in both phases at once `loss` is for both.
         """
+        first, second = self._phases
+        x = inputs.check_batch(self, x, *((self.encoder, self.decoder) if first else ()))
         receivers(labels, self.regularizer, self.decoder_classes)  # raises: there are no classes
         reconstruction = penalty = zero = x.new_zeros((), dtype=compute_dtype(x))
-        if self._first_phase:
-            codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
-            reconstruction = self.reconstruction_loss(x, codes)
-        else:
-            codes = self._clean_codes(x)
+        if second:
+            with torch.no_grad():
+                codes = self.encode(x)
             squared: Tensor = self.regularizer(codes, self.prior)
             penalty = squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+        if first:
+            codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
+            reconstruction = self.reconstruction_loss(x, codes)
         return Losses(reconstruction + penalty, reconstruction, penalty, zero, codes)
 
     def training_step(
         self, x: Tensor, optimizers: dict[str, Optimizer], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """One step on a batch [B, data_dim], of the phase that `progress` says; see `Autoencoder.training_step`.
+        """One step on a batch [B, data_dim], of the phase that `progress` says, of both without it.
 
-        Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first.
+        Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first. See
+        `Autoencoder.training_step`.
         """
         losses = self(x, labels)
+        inputs.check_optimizers(self, optimizers, "prior")
         terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
-        descend(losses.loss, optimizers["autoencoder" if self._first_phase else "prior"])
+        first, second = self._phases
+        descend(losses.loss, *[optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second])
         self._count_step()
         return terms
-
-    @torch.no_grad()
-    def _clean_codes(self, x: Tensor) -> Tensor:
-        """Codes of x without dropout, for the generator to match."""
-        training = self.encoder.training
-        self.encoder.eval()
-        codes = self.encode(x)
-        self.encoder.train(training)
-        return codes

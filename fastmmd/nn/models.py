@@ -136,7 +136,7 @@ class AAE(FixedPriorModel):
     Args:
         data_dim: number of pixels.
         discriminator: hidden widths of the discriminator.
-        reconstruction, adversary_learning_rate, adversary_beta1, generator_learning_rate: see `Autoencoder`.
+        adversary_learning_rate, adversary_beta1, generator_learning_rate: see `Autoencoder`.
         The others, and all defaults: see `settings.AAESettings`.
 
     Raises:
@@ -160,7 +160,6 @@ class AAE(FixedPriorModel):
             settings,
             prior,
             regularizer,
-            reconstruction=settings.reconstruction,
             adversary_learning_rate=settings.adversary_learning_rate,
             adversary_beta1=settings.adversary_beta1,
             generator_learning_rate=settings.generator_learning_rate,

@@ -41,7 +41,7 @@ class MLP(nn.Module):
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
-        widths = [inputs, *check_widths("hidden", hidden)]
+        self.inputs, widths = inputs, [inputs, *check_widths("hidden", hidden)]
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
         check_number("hidden_dropout", hidden_dropout, zero=True, below=1)

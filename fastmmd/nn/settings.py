@@ -13,7 +13,8 @@ from typing import Any, Literal, TypedDict, get_args
 
 from ..ops.arguments import Estimator, check_int, check_number, positive_floats
 from .adversaries import Mode
-from .autoencoders import Posterior, Reconstruction
+from .autoencoders import Posterior
+from .inputs import Output, Reconstruction
 from .networks import Precision, check_choice, check_widths
 
 PriorName = Literal["gaussian", "mixture", "swiss_roll", "uniform"]
@@ -26,6 +27,8 @@ class ModelOptions(TypedDict, total=False):
     hidden: Sequence[int]
     input_dropout: float
     denoising: float
+    reconstruction: Reconstruction
+    output: Output
     learning_rate: float
     precision: Precision
 
@@ -38,7 +41,7 @@ class ModelSettings:
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
         input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, learning_rate: see `Autoencoder`.
+        denoising, reconstruction, output, learning_rate: see `Autoencoder`.
         precision: see `MLP`.
 
     Raises:
@@ -49,6 +52,8 @@ class ModelSettings:
     hidden: Sequence[int] = (1024, 512, 216)
     input_dropout: float = 0.1
     denoising: float = 0.0
+    reconstruction: Reconstruction = "cross_entropy"
+    output: Output = "sigmoid"
     learning_rate: float = 2e-3
     precision: Precision = "auto"
 
@@ -186,7 +191,6 @@ class DSAAESettings(FixedPriorSettings):
 
 class AAEOptions(FixedPriorOptions, total=False):
     discriminator: Sequence[int]
-    reconstruction: Reconstruction
     adversary_learning_rate: float
     adversary_beta1: float
     generator_learning_rate: float | None
@@ -200,7 +204,6 @@ class AAESettings(FixedPriorSettings):
     prior_std: float = 5.0
     regularizer_weight: float = 10.0
     discriminator: Sequence[int] = (256, 256)
-    reconstruction: Reconstruction = "cross_entropy"
     adversary_learning_rate: float = 1e-3
     adversary_beta1: float = 0.5
     generator_learning_rate: float | None = None

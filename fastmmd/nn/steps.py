@@ -57,11 +57,13 @@ def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:
 
 
 @outside_graphs
-def descend(loss: Tensor, optimizer: Optimizer) -> None:
-    """One step of the optimizer on the gradient of a 0-d loss."""
-    optimizer.zero_grad(set_to_none=True)
+def descend(loss: Tensor, *optimizers: Optimizer) -> None:
+    """One step of each optimizer on the gradient of a 0-d loss."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 class CountsSteps(nn.Module):

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..priors import Prior
+from . import inputs
+from .inputs import Output, RangeWatch
 from .labels import check_switch, receivers
 from .regularizers import Moments, Regularizer
 from .steps import CountsSteps, Losses, adam, descend
@@ -20,10 +22,17 @@ class Trainable(CountsSteps):
     regularizer: Regularizer
     regularizer_weight: float
     decoder_classes: int
+    output: Output
+    data_dim: int | None
+    range_watch: RangeWatch
     learning_rate: float
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
+
+    @property
+    def code_size(self) -> int:
+        raise NotImplementedError
 
     def corrupt(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -58,6 +67,7 @@ class Trainable(CountsSteps):
         Raises:
             ValueError, TypeError: see `training_step`.
         """
+        x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
         self._expect_end_step(self.regularizer.learns and not self.regularizer.trains_adversary)
@@ -77,7 +87,7 @@ class Trainable(CountsSteps):
         Raises:
             ValueError, TypeError: the codes do not fit; labels as for `training_step`.
         """
-        self._check_codes(codes)
+        inputs.check_codes(self, codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
         return self.regularizer.adversary_loss(codes.detach(), self.prior, *(() if parts is None else (parts,)))
 
@@ -92,7 +102,7 @@ class Trainable(CountsSteps):
         Raises:
             ValueError, TypeError: the codes do not fit; labels as for `training_step`.
         """
-        self._check_codes(codes)
+        inputs.check_codes(self, codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
         if not self.regularizer.trains_adversary:
             self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
@@ -111,8 +121,10 @@ class Trainable(CountsSteps):
 
         Raises:
             ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
-                with classes.
+                with classes; a batch that `check_batch` refuses; other optimizers than `configure_optimizers` gives.
         """
+        x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
+        inputs.check_optimizers(self, optimizers)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
         classes = () if parts is None else (parts,)
@@ -136,10 +148,3 @@ class Trainable(CountsSteps):
         descend(loss, optimizers["generator" if two_phases else "autoencoder"])
         self._count_step()
         return terms
-
-    def _check_codes(self, codes: Tensor) -> None:
-        expected = f"expected [B, {self.prior.dim}], the codes of model(x): losses.codes"
-        if not isinstance(codes, Tensor):
-            raise TypeError(f"codes: got {type(codes).__name__}, {expected}")
-        if codes.ndim != 2 or codes.shape[1] != self.prior.dim:
-            raise ValueError(f"codes: got shape {list(codes.shape)}, {expected}")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_int
 from ..ops.closed_form import KernelMeans
 from ..ops.device_cache import DeviceCache
 from .base import F64, Vector, positive, vector
 from .closed_form import ClosedFormPrior
+
+TILE = 2**22  # numbers in a temporary array of matrices
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,29 @@ class Components:
         """Mean and standard deviations [D] of the first component, the latter in its own axes."""
         return self.means[0].to(device), self.eigenvalues[0].sqrt().to(device)
 
-    def differences(self) -> Components:
-        """The difference of two independent draws: a mixture of K^2, its means given in the components' own axes."""
+    def differences(self, rows: slice = slice(None), columns: slice = slice(None)) -> Components:
+        """The difference of two independent draws, one of `rows`, one of `columns`: a mixture of all pairs, its means
+        given in the pairs' own axes."""
+        dim = self.means.shape[1]
+        a, b = self._covariances(rows), self._covariances(columns)
+        values, rotation = torch.linalg.eigh(a[:, None] + b)
+        offset = torch.einsum("kld,klde->kle", self.means[rows][:, None] - self.means[columns], rotation)
+        weights = self.weights[rows][:, None] * self.weights[columns]
+        return Components(weights.flatten(), offset.reshape(-1, dim), values.reshape(-1, dim), None)
+
+    def tiles(self) -> list[tuple[slice, slice]]:
+        """Rows and columns that cover each pair of components once in one order or the other, in bounded memory."""
         count, dim = self.means.shape
-        vectors = torch.eye(dim, dtype=F64).expand(count, dim, dim) if self.eigenvectors is None else self.eigenvectors
-        covariance = vectors * self.eigenvalues[:, None] @ vectors.mT
-        values, rotation = torch.linalg.eigh(covariance[:, None] + covariance)
-        offset = torch.einsum("kld,klde->kle", self.means[:, None] - self.means, rotation)
-        return Components(
-            (self.weights[:, None] * self.weights).flatten(), offset.flatten(0, 1), values.flatten(0, 1), None
-        )
+        size = max(1, math.isqrt(TILE) // dim)
+        slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        return [(rows, columns) for i, rows in enumerate(slices) for columns in slices[i:]]
+
+    def _covariances(self, part: slice) -> Tensor:
+        """Those of some of the components: [k, D, D]."""
+        if self.eigenvectors is None:
+            return torch.diag_embed(self.eigenvalues[part])
+        vectors = self.eigenvectors[part]
+        return vectors * self.eigenvalues[part][:, None] @ vectors.mT
 
 
 class MixturePrior(ClosedFormPrior):
@@ -54,39 +71,36 @@ class MixturePrior(ClosedFormPrior):
 
     def __init__(self, components: Components) -> None:
         super().__init__(components.means.shape[1])
-        differences = components.differences()
         self._components = DeviceCache(components.to)
-        self._differences = DeviceCache(differences.to)
         self._first = DeviceCache(components.first)
+        self._tiles = components.tiles()
+        # Of few components all pairs are kept. Those of many are decomposed when they are needed, tile by tile.
+        self._pairs = DeviceCache(components.differences().to) if len(self._tiles) == 1 else None
 
     def components(self, device: torch.device | None = None) -> Components:
         """The components in float64, on the CPU by default."""
         return self._components.get(torch.device("cpu") if device is None else device)
 
-    def differences(self, device: torch.device | None = None) -> Components:
-        """`Components.differences` of the prior, on the CPU by default."""
-        return self._differences.get(torch.device("cpu") if device is None else device)
-
     def _kernel_means(self, bandwidths: Tensor, kernel_weights: Tensor, device: torch.device) -> KernelMeans:
-        def exponents(variance: Tensor) -> tuple[Tensor, Tensor]:
-            """E exp(-|a|^2 / (2 s^2)) = exp(base + offset^2 @ rate) for a ~ N(offset, diag(variance)), [K, D] both."""
-            wide = variance[:, :, None]  # [K, D, S]
-            return -0.5 * torch.log1p(wide / bandwidths**2).sum(1, keepdim=True), -0.5 / (wide + bandwidths**2)
+        if self._pairs is not None:
+            own = _own(self._pairs.get(device), bandwidths, kernel_weights)
+        else:
+            own = torch.zeros((), dtype=F64, device=device)
+            of_tile = self._own_of
+            if bandwidths.requires_grad or kernel_weights.requires_grad:
+                # Decomposed anew in the backward pass: what it saves would be quadratic in the number of components.
+                of_tile = partial(checkpoint, self._own_of, use_reentrant=False)
+            for rows, columns in self._tiles:
+                tile = of_tile(rows, columns, bandwidths, kernel_weights)
+                own = own + (1 if rows == columns else 2) * tile
+        components = self.components(device)
+        base, rate = _exponents(components.eigenvalues, bandwidths)
+        means, vectors, weights = components.means[:, None], components.eigenvectors, components.weights
+        return _MixtureMeans(means, vectors, base, rate, weights, kernel_weights, own)
 
-        components, pairs = self.components(device), self.differences(device)
-        base, rate = exponents(pairs.eigenvalues)
-        u = torch.expm1(torch.baddbmm(base, pairs.means.square()[:, None], rate))
-        own = pairs.weights @ (u @ kernel_weights)
-        base, rate = exponents(components.eigenvalues)
-        return _MixtureMeans(
-            components.means[:, None],
-            components.eigenvectors,
-            base,
-            rate,
-            components.weights,
-            kernel_weights,
-            own.sum(),
-        )
+    def _own_of(self, rows: slice, columns: slice, bandwidths: Tensor, kernel_weights: Tensor) -> Tensor:
+        pairs = self.components().differences(rows, columns).to(bandwidths.device)
+        return _own(pairs, bandwidths, kernel_weights)
 
     def sample(
         self,
@@ -114,7 +128,24 @@ class MixturePrior(ClosedFormPrior):
         if labels is not None:
             chosen = torch.where(labels < 0, chosen, labels.clamp(max=len(means) - 1))
         z = z * scales.to(z)[chosen]
-        return means.to(z)[chosen] + (z if vectors is None else torch.einsum("nij,nj->ni", vectors.to(z)[chosen], z))
+        if vectors is not None:  # in parts: the axes of every draw take [N, D, D]
+            axes, size = vectors.to(z), max(1, TILE // self.dim**2)
+            parts = zip(chosen.split(size), z.split(size), strict=True)
+            z = torch.cat([torch.einsum("nij,nj->ni", axes[some], part) for some, part in parts])
+        return means.to(z)[chosen] + z
+
+
+def _exponents(variance: Tensor, bandwidths: Tensor) -> tuple[Tensor, Tensor]:
+    """E exp(-|a|^2 / (2 s^2)) = exp(base + offset^2 @ rate) for a ~ N(offset, diag(variance)), [K, D] both."""
+    wide = variance[:, :, None]  # [K, D, S]
+    return -0.5 * torch.log1p(wide / bandwidths**2).sum(1, keepdim=True), -0.5 / (wide + bandwidths**2)
+
+
+def _own(pairs: Components, bandwidths: Tensor, kernel_weights: Tensor) -> Tensor:
+    """The sum of E u(y, y') over pairs of components, with their weights: 0-d."""
+    base, rate = _exponents(pairs.eigenvalues, bandwidths)
+    u = torch.expm1(torch.baddbmm(base, pairs.means.square()[:, None], rate))
+    return (pairs.weights @ (u @ kernel_weights)).sum()
 
 
 @dataclass(frozen=True)
@@ -174,7 +205,9 @@ class Gaussian(MixturePrior):
 class GaussianMixture(MixturePrior):
     """A mixture of K Gaussians, by default of ten elongated ones on a ring in the plane (AAE paper, figure 3).
 
-    Component i belongs to class i: `num_classes` is K.
+    Component i belongs to class i: `num_classes` is K. Sampling takes memory linear in K. So does the closed form of a
+    kernel mean, which decomposes all pairs of components once for each set of bandwidths that are numbers (K = 300,
+    D = 64: seconds), at every call for bandwidths in tensors.
 
     Args:
         weights: [K] positive, normalized here; uniform by default.

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastmmd.errors import UserError
+
 
 class Batch(NamedTuple):
     """Images [B, data_dim] and their labels [B] int64, None where training takes none."""
@@ -47,9 +49,30 @@ class Batches:
         self._epoch_state = self._generator.get_state()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._epoch_state, "position": self.position}
+        return {
+            "generator": self._epoch_state,
+            "position": self.position,
+            "batch_size": self.batch_size,
+            "rows": len(self.images),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the state was taken; one of an earlier version says nothing about sizes.
+
+        Raises:
+            UserError: the batches were of another size, or of more or fewer images: the order of the images, the
+                length of an epoch and the schedule would be others in the middle of a run.
+        """
+        if (size := state.get("batch_size", self.batch_size)) != self.batch_size:
+            raise UserError(
+                f"training.batch_size of a run cannot change: the checkpoint has {size}, the settings "
+                f"{self.batch_size}; set it back, or start a new run"
+            )
+        if (rows := state.get("rows", len(self.images))) != len(self.images):
+            raise UserError(
+                f"the data of a run cannot change: the checkpoint has {rows:,} training images, the data "
+                f"{len(self.images):,}; give the data that it began with, or start a new run"
+            )
         self._epoch_state = state["generator"].cpu()
         self._generator.set_state(self._epoch_state)
         self.position = state["position"]

@@ -59,7 +59,10 @@ def train(
 
     if resume is not None:
         if set_ or any(option is not None for option in (recipe, data, batch_size, seed, run_dir)):
-            raise UserError("--resume keeps the run's settings; only --epochs, --device, --data-dir change")
+            raise UserError(
+                "--resume keeps the run's settings and data, which decide where in an epoch and in its schedule it "
+                "stands; only --epochs, --device, --data-dir change"
+            )
         folder = RunFolder.existing(resume)
         folder.require_writable()
         config = RunConfig.read(folder.config)
@@ -133,7 +136,7 @@ def evaluate(
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")],
-    output: Annotated[Path, typer.Option(help="An .npy file: float32 [count, data_dim] in [0, 1].")],
+    output: Annotated[Path, typer.Option(help="An .npy file: float32 [count, data_dim].")],
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the draws.")] = 0,
     sampler: Annotated[
         str, typer.Option(help="prior, or posterior: the aggregated posterior of the training images.")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastmmd.evaluation.sampling import posterior_codes
 from fastmmd.nn import Autoencoder, code_health, kernel_problem
+from fastmmd.nn.inputs import eval_mode
 
 
 class HealthMonitor:
@@ -24,12 +25,10 @@ class HealthMonitor:
     @torch.no_grad()
     def check(self, batch: Tensor, step: int) -> list[str]:
         """What is wrong with the codes of a batch [B, data_dim], if it is new: each kind of problem once."""
-        training = self._model.training
-        self._model.eval()
         generator = torch.Generator(batch.device).manual_seed(self._seed + step)
-        codes = posterior_codes(self._model, batch, generator)
-        self._model.train(training)
-        draws = self._model.prior.sample(len(codes), generator=generator, device=codes.device, dtype=codes.dtype)
+        with eval_mode(self._model):
+            codes = posterior_codes(self._model, batch, generator)
+            draws = self._model.prior.sample(len(codes), generator=generator, device=codes.device, dtype=codes.dtype)
         problems = (code_health(codes, draws).problem, kernel_problem(self._model.regularizer, codes, draws))
         return [f"step {step}: {problem}" for problem in problems if problem and self._is_new(problem)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import threading
 import time
 import warnings
+import zlib
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, cast
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
-from fastmmd.data import Dataset
+from fastmmd.data import Dataset, Split
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
@@ -63,6 +65,7 @@ class Trainer:
         }
         self.average = AveragedModel(self.model) if training.average else None
         labels = self._training_labels()
+        self._checksum = _checksum(dataset.train)
         self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
@@ -124,6 +127,7 @@ class Trainer:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "average": None if self.average is None else self.average.state_dict(),
             "batches": self.batches.state_dict(),
+            "data": self._checksum,
             "random": random_states(self.device),
             "sums": self._sums,
             "warned": self.health.warned,
@@ -138,7 +142,8 @@ class Trainer:
         """Continue from the run folder's checkpoint.
 
         Raises:
-            UserError: it is missing, damaged or does not fit, or nothing is left to do.
+            UserError: it is missing, damaged or does not fit, the batch size or the data are others, or nothing is
+                left to do.
         """
         state = load_checkpoint(self.folder.checkpoint, self.device)
         try:
@@ -148,9 +153,16 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.batches.load_state_dict(state["batches"])
+            if state.get("data", self._checksum) != self._checksum:  # an earlier version saved none
+                raise UserError(
+                    f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
+                    "run began, though as many; give the same data, or start a new run"
+                )
             self._sums = {name: state["sums"][name] for name in TERMS}
             self.health.warned = list(state["warned"])
             self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
+        except UserError:
+            raise
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error
         # A run that was stopped in its final evaluation is not complete: fit() returns at once, the report is missing.
@@ -280,6 +292,12 @@ def _figures(record: dict[str, Any]) -> dict[str, str]:
     if record.get("regularizer_share") is not None:
         figures["regularizer's share"] = f"{record['regularizer_share']:.0%}"
     return figures
+
+
+def _checksum(split: Split) -> int:
+    """Of images and labels, bit by bit."""
+    parts = (split.images,) if split.labels is None else (split.images, split.labels)
+    return functools.reduce(lambda sum_, part: zlib.crc32(part.cpu().contiguous().numpy(), sum_), parts, 0)
 
 
 def _seed_everything(seed: int) -> None:
