@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ...calls import Parzen, ParzenBackward
 from ...common.parzen import rounded_state
+from ...common.products import squared_norms
 from .. import interpreted
 from ..launch import FUSED, constant, splits, stages, tuned
 from ..math import LOG2_E
-from ..points import squared_norms
 from .halves import halves_of, padded
 from .kernels import gradient_kernel, merge_kernel, update_kernel
 
