@@ -71,7 +71,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
 QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
 	checkpoint)
-OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier discrepancy parzen operators dispatch)
+OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier discrepancy parzen extremes operators dispatch)
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
 INTERPRETED := TRITON_INTERPRET=1 OMP_NUM_THREADS=1
