@@ -90,9 +90,9 @@ class Gaussian(Family):
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
-        t = 0.5 / s**2
+        t = 0.5 / _squared(s)
         k = torch.exp(-t * r) if slope or bandwidth else r
-        ds = _vanishing(r, k) / s**3 if bandwidth else None
+        ds = _vanishing(r, k) * (2 * t) / s if bandwidth else None
         return Kappa(torch.expm1(-t * r), -t * k if slope else None, ds)
 
 
@@ -143,7 +143,7 @@ class RationalQuadratic(Family):
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
-        t = 0.5 / (alpha * s**2)
+        t = 0.5 / (alpha * _squared(s))
         log = torch.log1p(t * r)
         u = torch.expm1(-alpha * log)
         steep = -alpha * t * torch.exp(-(alpha + 1) * log) if slope else None
@@ -171,6 +171,11 @@ class Energy(Family):
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (Gaussian(), Laplacian(), InverseMultiquadric(), RationalQuadratic(), Energy())
 }
+
+
+def _squared(s: float | Tensor) -> float | Tensor:
+    # Of numbers, which Python would not square, one that is neither 0 nor infinite.
+    return s**2 if isinstance(s, Tensor) else min(max(s, 2.0**-500), 2.0**500) ** 2
 
 
 def _vanishing(growing: Tensor, decaying: Tensor) -> Tensor:

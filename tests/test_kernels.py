@@ -89,10 +89,9 @@ def test_any_bandwidth_gives_finite_numbers(name: str, dtype: torch.dtype) -> No
     """Squares of bandwidths that overflow or vanish in the dtype: u is 0 at r = 0 and at least -1 elsewhere."""
     points = torch.tensor([[0.0], [0.0], [3.0], [1e3]], dtype=dtype)
     samples, weight, grad = points[:1], points.new_ones(1), points.new_ones(4)
-    # "reference" computes in float64 without limits of its own but imq's.
-    for power in (-70, -63, -40, 40, 62, 63) if dtype == F32 else (-511, -500, -70, 70, 500, 511):
+    for power in (-70, -63, -40, 40, 62, 63) if dtype == F32 else (-900, -511, -500, -70, 70, 500, 511, 900):
         kernel, values = Kernel(name, (2.0**power,), (1.0,)), []
-        for backend in (native, Direct("reference"))[: 1 if abs(power) > 500 else 2]:
+        for backend in (native, Direct("reference")):
             values.append(backend.witness(points, samples, weight, kernel))
             gradient = backend.witness_backward(grad, points, samples, weight, kernel, [True] + [False] * 4)[0]
             assert values[-1][:2].tolist() == [0, 0] and (values[-1] >= -1).all(), (backend.package, power)
