@@ -56,14 +56,14 @@ test-full: export FASTMMD_TEST_FULL = 1
 test-full: CUDA_DIMS := 16
 test-full: $(VENV)/installed-test cuda-on-host
 	$(PYTEST) $(BY_FILE) tests
-	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS)
-	$(ON_HOST) $(PYTEST) $(CUDA_TESTS)
+	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS) $(AROUND)
+	$(ON_HOST) $(PYTEST) $(CUDA_TESTS) $(AROUND)
 
 # The Triton kernels with another version of Triton, by default the one that torch 2.13 requires, which lies before that
 # of .venv and stays out of it.
 test-triton: $(VENV)/installed-test
 	test -d build/triton-$(TRITON) || $(PIP) --no-deps --target build/triton-$(TRITON) triton==$(TRITON)
-	PYTHONPATH="$(CURDIR)/build/triton-$(TRITON)" $(INTERPRETED) $(PYTEST) $(TRITON_TESTS)
+	PYTHONPATH="$(CURDIR)/build/triton-$(TRITON)" $(INTERPRETED) $(PYTEST) $(TRITON_TESTS) $(AROUND)
 
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
 # A file stays with one worker: some compile kernels for all their tests. conftest.py puts long files first.
@@ -71,7 +71,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
 QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
 	checkpoint inputs training_inputs)
-OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier parzen)
+OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier parzen extremes)
 AROUND := $(patsubst %,tests/test_%.py,discrepancy operators dispatch)
 
 # The operators' tests once more, with the Triton kernels interpreted on the CPU, which takes one core.
@@ -86,7 +86,7 @@ ON_HOST = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -pri
 CUDA_TESTS := --backends cuda $(OPERATORS) tests/test_cuda.py
 
 # Emulated kernels are slow: each of them and each of their flags once, and what is difficult for a kernel.
-CORNERS := "test_quick or test_triton or test_cuda or every_dimension or far_ or very_different or with_zeros or strided \
+CORNERS := "test_quick or test_extremes or test_triton or test_cuda or every_dimension or far_ or very_different or with_zeros or strided \
 	or many_samples or any_finite or large_arguments or members or no_labeled"
 
 # Up to how many dimensions mmd2 has CUDA kernels of its own: fewer than users have compile in a third of the time.

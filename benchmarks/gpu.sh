@@ -23,7 +23,7 @@ device=${FASTMMD_GPU_DEVICE:-cuda}
 out=${OUT:-$root/benchmarks/results}
 work=$root/build/gpu
 steps=" ${FASTMMD_GPU_STEPS:-wheels build tests sanitizer report times} "
-tests=${FASTMMD_GPU_TESTS:-tests/test_mmd.py tests/test_fourier.py tests/test_discrepancy.py tests/test_parzen.py tests/test_operators.py tests/test_dispatch.py tests/test_properties.py tests/test_cuda.py}
+tests=${FASTMMD_GPU_TESTS:-tests/test_mmd.py tests/test_fourier.py tests/test_discrepancy.py tests/test_parzen.py tests/test_extremes.py tests/test_operators.py tests/test_dispatch.py tests/test_properties.py tests/test_cuda.py}
 LIMIT=520 # seconds in all
 mkdir -p "$out" "$work"
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

@@ -59,7 +59,7 @@ class Kappa(NamedTuple):
     """A kernel on squared distances; None where not asked for."""
 
     u: Tensor  # kappa(r) - kappa(0)
-    slope: Tensor | None  # kappa'(r) - kappa'(0); kappa'(r) of the kernels that are not smooth, and 0 at r = 0
+    slope: Tensor | None  # kappa'(r); not finite at r = 0 where the kernel is not smooth
     bandwidth: Tensor | None  # d kappa / d bandwidth
 
 
@@ -75,10 +75,6 @@ class Family(ABC):
     squarings: ClassVar[int] = 0  # of an exponential: how often kappa(r; s) is squared to get kappa(r; s / 2); else 0
 
     @abstractmethod
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        """kappa'(0); if not smooth, the unit in which compiled kernels give slopes."""
-
-    @abstractmethod
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
@@ -91,16 +87,13 @@ class Gaussian(Family):
     name = "gaussian"
     squarings = 2
 
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        return -0.5 / s**2
-
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
-        t = 0.5 / s**2
-        u = torch.expm1(-t * r)
-        ds = _vanishing(r, torch.exp(-t * r)) / s**3 if bandwidth else None
-        return Kappa(u, -t * u if slope else None, ds)
+        t = 0.5 / _squared(s)
+        k = torch.exp(-t * r) if slope or bandwidth else r
+        ds = _vanishing(r, k) * (2 * t) / s if bandwidth else None
+        return Kappa(torch.expm1(-t * r), -t * k if slope else None, ds)
 
 
 class Laplacian(Family):
@@ -111,15 +104,12 @@ class Laplacian(Family):
     takes_root = True
     squarings = 1
 
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        return -0.5 / s
-
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
         distance = r.sqrt()
         k = torch.exp(-distance / s)
-        steep = _zero_at_origin(-k / (2 * s * distance), r) if slope else None
+        steep = -k / (2 * s * distance) if slope else None
         return Kappa(torch.expm1(-distance / s), steep, _vanishing(distance, k) / s**2 if bandwidth else None)
 
 
@@ -127,9 +117,6 @@ class InverseMultiquadric(Family):
     """c / (c + r), c = s^2."""
 
     name = "imq"
-
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        return -1.0 / s**2
 
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
@@ -141,9 +128,10 @@ class InverseMultiquadric(Family):
         else:
             most = LIMITS[r.dtype].divisor
             c = min(max(s * s, 1 / most), most)
+        r = r.clamp(max=LIMITS[r.dtype].argument)
         k = c / (c + r)
         u = -(r / (c + r))
-        return Kappa(u, -u * (1 + k) / c if slope else None, -2 * u * k / s if bandwidth else None)
+        return Kappa(u, -k / (c + r) if slope else None, -2 * u * k / s if bandwidth else None)
 
 
 class RationalQuadratic(Family):
@@ -152,16 +140,13 @@ class RationalQuadratic(Family):
     name = "rational_quadratic"
     has_alpha = True
 
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        return -0.5 / s**2
-
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
-        t = 0.5 / (alpha * s**2)
+        t = 0.5 / (alpha * _squared(s))
         log = torch.log1p(t * r)
         u = torch.expm1(-alpha * log)
-        steep = -alpha * t * torch.expm1(-(alpha + 1) * log) if slope else None
+        steep = -alpha * t * torch.exp(-(alpha + 1) * log) if slope else None
         ds = (2 * alpha / s) * _vanishing(t * r, torch.exp(-(alpha + 1) * log)) if bandwidth else None
         return Kappa(u, steep, ds)
 
@@ -175,14 +160,11 @@ class Energy(Family):
     takes_root = True
     has_bandwidths = False
 
-    def steepness(self, s: float | Tensor) -> float | Tensor:
-        return 0 * s - 0.5
-
     def kappa(
         self, r: Tensor, s: float | Tensor, alpha: float = 1.0, *, slope: bool = False, bandwidth: bool = False
     ) -> Kappa:
         distance = r.sqrt()
-        steep = _zero_at_origin(-0.5 / distance, r) if slope else None
+        steep = -0.5 / distance if slope else None
         return Kappa(-distance, steep, torch.zeros_like(r) if bandwidth else None)
 
 
@@ -191,18 +173,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def slope_at_origin(kernel: Kernel) -> float | Tensor:
-    """sum_s weights_s kappa'(0; s): the part of the slope that `Family.kappa` leaves out."""
-    family = FAMILIES[kernel.family]
-    if not family.smooth:
-        return 0.0
-    return sum((w * family.steepness(s) for s, w in zip(kernel.bandwidths, kernel.weights, strict=True)), start=0.0)
+def _squared(s: float | Tensor) -> float | Tensor:
+    # Of numbers, which Python would not square, one that is neither 0 nor infinite.
+    return s**2 if isinstance(s, Tensor) else min(max(s, 2.0**-500), 2.0**500) ** 2
 
 
 def _vanishing(growing: Tensor, decaying: Tensor) -> Tensor:
     # inf * 0 at far pairs is 0 here; NaN stays NaN.
     return torch.where(decaying == 0, 0.0, growing * decaying)
-
-
-def _zero_at_origin(slope: Tensor, r: Tensor) -> Tensor:
-    return torch.where(r == 0, 0.0, slope)

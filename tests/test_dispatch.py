@@ -23,7 +23,7 @@ def operator_cases(backend: str) -> dict[str, tuple]:
     x, y, s, w = points(2, 7, 3), points(2, 5, 3, seed=1), positive(2), positive(2, seed=1)
     p, q, weights = x[0], y[0], positive(5)
     features = (torch.tensor([3, 4]), 6, [1.0, 2.0], [1.0, 0.5])
-    minimum, sums = torch.full((7,), math.inf), torch.zeros(2, 7, dtype=F64)
+    minimum, sums = torch.full((7,), math.inf, dtype=F64), torch.zeros(2, 7, dtype=F64)
     kernel = (s, w, [1.0], "imq")
 
     def leaves(*tensors: Tensor) -> tuple[Tensor | None, ...]:

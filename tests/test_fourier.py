@@ -335,3 +335,20 @@ def test_a_description_does_not_change() -> None:
     assert features != same and len({features, same}) == 2
     with pytest.raises(TypeError, match="unexpected keyword argument 'weights'"):
         fastmmd.FourierFeatures(3, 8, weights=1.0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("dim", [2, 20])
+def test_features_far_from_the_origin(backend: str, dim: int) -> None:
+    """As exact as the docstring says: off by the rounding of W x, which centering takes away."""
+    features = fastmmd.FourierFeatures(dim, 32, bandwidths=(0.5,), seed=3)
+    x, y = points(60, dim, shift=5e3), points(50, dim, seed=1, shift=5e3)
+    offset = x.norm(dim=1).max().item() / 0.5
+    difference = [fastmmd.fourier_mean(p, features) for p in (x, y)]
+    for mean, p in zip(difference, (x, y), strict=True):
+        exact = oracle.phi(p.to(F64), frequencies(features), scale(features)).mean(0)
+        assert_close(mean, exact, rtol=0, atol=4e-7 * offset * float(scale(features)[0]), sensitivity=1)
+    center = x.mean(0)
+    alpha = points(32).abs()
+    exact = fastmmd.fourier_discrepancy(x.to(F64), y.to(F64), alpha.to(F64), features)
+    centered = fastmmd.fourier_discrepancy(x - center, y - center, alpha, features)
+    assert_close(centered, exact, rtol=1e-4, sensitivity=1e-2)

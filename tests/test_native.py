@@ -111,14 +111,14 @@ def check_fourier(dtype: torch.dtype) -> None:
 
 
 def check_parzen(x: Tensor, samples: Tensor) -> None:
-    minimum = torch.full((len(x),), float("inf"), dtype=x.dtype)
+    minimum = torch.full((len(x),), float("inf"), dtype=F64)
     sums = torch.zeros(len(SIGMAS), len(x), dtype=F64)
     for part in samples.split(900):
         native.parzen_update(x, part, SIGMAS, minimum, sums)
     r = torch.cdist(x.to(F64), samples.to(F64)).square()
     rates = 0.5 / torch.tensor(SIGMAS, dtype=F64)[:, None].square()
     expected = torch.logsumexp(-r * rates[:, :, None], 2)
-    assert_close(sums.log() - minimum.to(F64) * rates, expected, atol={F32: 5e-4, F64: 1e-11}[x.dtype])
+    assert_close(sums.log() - minimum * rates, expected, atol={F32: 5e-4, F64: 1e-11}[x.dtype])
 
 
 def check_batches_of_nothing(dtype: torch.dtype) -> None:
@@ -131,7 +131,7 @@ def check_batches_of_nothing(dtype: torch.dtype) -> None:
     assert (native.fourier_sum(nobody, points(2, 0, dtype=dtype), features()) == 0).all()
     assert native.fourier_function(nobody, points(2, 600, dtype=dtype), features(), True, True)[0].shape == (2, 0)
     for dim in (3, 40):
-        minimum, sums = torch.full((4,), float("inf"), dtype=dtype), torch.zeros(3, 4, dtype=F64)
+        minimum, sums = torch.full((4,), float("inf"), dtype=F64), torch.zeros(3, 4, dtype=F64)
         native.parzen_update(points(4, dim, dtype=dtype), points(0, dim, dtype=dtype), SIGMAS, minimum, sums)
         assert minimum.isinf().all() and (sums == 0).all()
 
@@ -199,7 +199,7 @@ def everything() -> list[Tensor]:
     out += [native.fourier_sum(points(1, 9000, 6), positive(1, 9000), features())]
     out += native.fourier_function(points(1, 150, 6), points(1, 12000), features(6000), True, True)
     out += [native.fourier_frequencies(features(5000), 6, F32)]
-    minimum, sums = torch.full((500,), float("inf")), torch.zeros(3, 500, dtype=F64)
+    minimum, sums = torch.full((500,), float("inf"), dtype=F64), torch.zeros(3, 500, dtype=F64)
     native.parzen_update(p, s, SIGMAS, minimum, sums)
     out += [minimum, sums, *native.parzen_backward(points(3, 500), p, s, SIGMAS, minimum, sums, [True, True])]
     return out
@@ -357,10 +357,10 @@ def test_parzen_accuracy_at_784_dimensions() -> None:
     sigmas = tuple(float(s) for s in np.logspace(-1, 0, 10))
 
     def sums(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        minimum, sums = torch.full((len(x),), float("inf"), dtype=x.dtype), torch.zeros(10, len(x), dtype=F64)
+        minimum, sums = torch.full((len(x),), float("inf"), dtype=F64), torch.zeros(10, len(x), dtype=F64)
         for part in parts:
             native.parzen_update(x, part.contiguous(), sigmas, minimum, sums)
-        return sums.log() - minimum.to(F64) * (0.5 / torch.tensor(sigmas, dtype=F64).square())[:, None]
+        return sums.log() - minimum * (0.5 / torch.tensor(sigmas, dtype=F64).square())[:, None]
 
     expected = torch.logsumexp(
         -torch.cdist(x.to(F64), samples.to(F64)).square()

@@ -105,7 +105,7 @@ def test_nan_propagates() -> None:
     value, g_x, g_y, *_ = native.mmd2(x, y, None, None, spec, False, [True, True, False, False, False, False])
     assert value.isnan().all() and g_x[0, 7].isnan().any() and g_y.isnan().any()
     for dim in (3, 40):
-        minimum, sums = torch.full((9,), float("inf")), torch.zeros(1, 9, dtype=F64)
+        minimum, sums = torch.full((9,), float("inf"), dtype=F64), torch.zeros(1, 9, dtype=F64)
         samples = points(50, dim)
         samples[11, 2] = float("nan")
         native.parzen_update(points(9, dim, seed=1), samples, (1.0,), minimum, sums)
@@ -123,7 +123,7 @@ def test_infinities_become_nan(dim: int, bad: float) -> None:
     for p, q, touched in ((broken_x, samples, [4]), (x, broken_samples, list(range(9)))):
         expected = torch.zeros(9, dtype=torch.bool)
         expected[touched] = True
-        minimum, sums = torch.full((9,), float("inf")), torch.zeros(1, 9, dtype=F64)
+        minimum, sums = torch.full((9,), float("inf"), dtype=F64), torch.zeros(1, 9, dtype=F64)
         native.parzen_update(p, q, (1.0,), minimum, sums)
         assert torch.equal(sums[0].isnan(), expected)
         g_points, g_samples = native.parzen_backward(torch.ones(1, 9), p, q, (1.0,), minimum, sums, [True, True])

@@ -154,7 +154,7 @@ struct ParzenTile {
     const void* row_norms;     // [rows]: |p|^2; NaN for a point with an infinity
     const void* column_norms;  // [stride]: |q|^2, alike; what lies beyond `columns` is read and ignored
     int count;                 // S
-    const double* sigmas;      // [S]
+    const double* sigmas;      // [S]: their squares and the reciprocals of these are normal numbers
     int64_t points;            // M, the stride of sums and grad; pointers below stand at the tile's first row
     void* minimum;             // [rows]
     double* sums;              // [S, M]

@@ -62,15 +62,15 @@ DEVICE double logarithm(double x) {
 }
 
 // sqrt(r) and its reciprocal, r >= 0, to about one unit in the last place; at 0 the root is 0 and the
-// reciprocal some number, and a float beyond 3e38 counts as that. In float one step of Newton's method from
+// reciprocal some number, of infinity infinity and some number. In float one step of Newton's method from
 // an approximate y = r^(-1/2): r y + (r - (r y)^2) y / 2 and y + (1 - r y y) y / 2.
 template <class T> struct Root {
     T root, inverse;
 };
 DEVICE Root<double> root_of(double r) { return {sqrt(r), r > 0 ? 1 / sqrt(r) : 0}; }
 DEVICE Root<float> root_of(float r) {
-    r = minimum(r, 3e38f);
-    const float start = inverse_root_approximate(maximum(r, 1e-37f)), half = 0.5f * start, root = r * start;
+    const float within = minimum(r, 3e38f), start = inverse_root_approximate(maximum(within, 1e-37f));
+    const float half = 0.5f * start, root = within * start;
     return {(r - root * root) * half + root, (1 - root * start) * half + start};
 }
 

@@ -237,8 +237,8 @@ class Parzen:
 
     points: Tensor  # [M, D]
     samples: Tensor  # [N, D]
-    sigmas: tuple[float, ...]  # S
-    minimum: Tensor  # [M], compute dtype: the smallest squared distance so far, at first inf
+    sigmas: tuple[float, ...]  # S, from 2^-40 to 2^40 (float64: 2^-500 to 2^500)
+    minimum: Tensor  # [M] float64: the smallest squared distance so far, at first inf
     sums: Tensor  # [S, M] float64: sum_j exp(-(r_ij - minimum_i) / (2 sigma_s^2)), at first 0
 
 

@@ -12,11 +12,19 @@ from torch import Tensor
 
 from ..backends import current, select
 from ..backends.calls import Parzen, ParzenBackward
-from .arguments import check_points, compute_dtype, positive_floats
+from .arguments import FLOATS, check_points, compute_dtype, positive_floats
 from .dispatch import define
 
+F64 = torch.float64
+Sigmas = float | Sequence[float] | Tensor
 
-def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequence[float]) -> Tensor:
+# A unit of length changes a density by a known factor, so calls are made in one in which the sigmas are about 1.
+PLAIN = 2.0**10  # sigmas from 1 / PLAIN to PLAIN are taken as they are
+MOST = 2.0**40  # float32 holds units from 1 / MOST to MOST, and sigmas of a ratio up to MOST; others take float64
+MOST_F64 = 2.0**500  # the same of float64, where sigmas beyond that count as the nearest within it
+
+
+def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: Sigmas) -> Tensor:
     """Log-density of each point under a Gaussian Parzen window on the samples, in nats.
 
     log p(x_i) = logsumexp_j(-|x_i - s_j|^2 / (2 sigma^2)) - log N - D / 2 log(2 pi sigma^2), for all sigmas in one
@@ -24,24 +32,27 @@ def parzen_log_likelihood(points: Tensor, samples: Tensor, sigma: float | Sequen
 
     Args:
         points: [M, D], where the density is evaluated. samples: [N, D]. Half types compute in float32.
-        sigma: a positive number, or a sequence of S of them.
+        sigma: a positive number, or a sequence or a floating tensor [S] of them, from 1e-300 to 1e300 and in
+            a ratio of at most 1e300. The values of a tensor are read, which waits for its device, and have no gradient;
+            a 0-d tensor is a number.
 
     Returns:
-        [M] for a number, [S, M] for a sequence; differentiable once in points and samples. The error of float32 data
+        [M] for a number, [S, M] for several; differentiable once in points and samples. The error of float32 data
         in [0, 1] at D = 784 and sigma from 0.1 to 1 is at most 0.005 nats per point. In general the
         squared distance r to the nearest sample is accurate to about 1e-7 r, so the error is about 1e-7 r / (2 sigma^2)
-        nats.
+        nats. A log-density below the range of the dtype is -inf. Sigmas below 1e-12, above 1e12 or in a ratio of more
+        than 1e12 make a float32 call compute in float64.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    sigmas = positive_floats("sigma", sigma)
+    sigmas, single = _sigmas("sigma", sigma)
     check_points(2, points=points, samples=samples)
     dtype = compute_dtype(points)
     x, y = points.to(dtype), samples.to(dtype)
     center = _center(x)
     densities, _, _ = log_likelihoods(x - center, y - center, sigmas, current())
-    return densities[0] if isinstance(sigma, Real) else densities
+    return densities[0] if single else densities
 
 
 class ParzenEstimator:
@@ -51,7 +62,7 @@ class ParzenEstimator:
     point and one float64 sum per point and sigma. Not differentiable; use `parzen_log_likelihood` for gradients.
 
     Args:
-        points: [M, D], where the density is evaluated. sigmas: a positive number, or a sequence of S of them.
+        points: [M, D], where the density is evaluated. sigmas: as sigma of `parzen_log_likelihood`.
 
     Example:
         >>> estimator = ParzenEstimator(test_images, sigmas=(0.1, 0.2))     # [10000, 784]
@@ -60,16 +71,14 @@ class ParzenEstimator:
         >>> estimator.log_likelihood().mean(1)                              # [2]
     """
 
-    def __init__(self, points: Tensor, sigmas: float | Sequence[float]) -> None:
-        self.sigmas = positive_floats("sigmas", sigmas)
+    def __init__(self, points: Tensor, sigmas: Sigmas) -> None:
+        self.sigmas, self._single = _sigmas("sigmas", sigmas)
         check_points(2, points=points)
         self.count = 0
-        self._scalar = isinstance(sigmas, Real)
         points = points.detach().to(compute_dtype(points))
         self._center = _center(points)
         self._points = points - self._center
-        self._minimum = points.new_full((len(points),), math.inf)
-        self._sums = points.new_zeros((len(self.sigmas), len(points)), dtype=torch.float64)
+        self._minimum, self._sums = _no_samples(points, self.sigmas)
 
     @torch.no_grad()
     def update(self, samples: Tensor) -> ParzenEstimator:
@@ -92,22 +101,36 @@ class ParzenEstimator:
             raise ValueError("other: its points or sigmas differ; merge estimators made from the same arguments")
         if other.count:
             nearest = torch.minimum(self._minimum, other._minimum)
-            t = 0.5 / self._sums.new_tensor(self.sigmas).square()[:, None]
+            t = 0.5 / self._sums.new_tensor(_scale(self.sigmas)[1]).square()[:, None]
             parts = [part._sums * torch.exp(-t * (part._minimum - nearest)) for part in (self, other) if part.count]
             self._minimum, self._sums = nearest, torch.stack(parts).sum(0)
             self.count += other.count
         return self
 
     def log_likelihood(self) -> Tensor:
-        """Log-density in nats: [M] if sigmas was a number, else [S, M].
+        """Log-density in nats: [M] if sigmas was one number, else [S, M].
 
         Raises:
             ValueError: no sample has been added.
         """
         if not self.count:
             raise ValueError("log_likelihood: no samples yet; call update(samples) first")
-        out = _log_likelihood(self._minimum, self._sums, self.sigmas, self.count, self._points.shape[1])
-        return out[0] if self._scalar else out
+        out = _log_likelihood(self._minimum, self._sums, self.sigmas, self.count, self._points)
+        return out[0] if self._single else out
+
+
+def _sigmas(name: str, value: Sigmas) -> tuple[tuple[float, ...], bool]:
+    """All sigmas, and whether they were given as one number."""
+    if isinstance(value, Tensor):
+        if value.ndim > 1 or value.dtype not in FLOATS:
+            raise ValueError(
+                f"{name}: got a {value.dtype} tensor of shape {list(value.shape)}, expected a floating one, [] or [S]"
+            )
+        if value.requires_grad:
+            raise ValueError(f"{name}: got a tensor that requires a gradient, which {name} has not; pass its detach()")
+        numbers = value.tolist()
+        return positive_floats(name, numbers), value.ndim == 0
+    return positive_floats(name, value), isinstance(value, Real)
 
 
 def _center(points: Tensor) -> Tensor:
@@ -118,12 +141,31 @@ def _center(points: Tensor) -> Tensor:
     return torch.where(near[:, None], some, 0.0).sum(0) / near.sum().clamp(min=1)
 
 
-def _log_likelihood(minimum: Tensor, sums: Tensor, sigmas: Sequence[float], count: int, dim: int) -> Tensor:
-    """log sum_j exp(-r_ij / (2 sigma_s^2)) - log N - D/2 log(2 pi sigma_s^2): [S, M] in the dtype of minimum."""
-    logs, nearest = sums.log(), minimum.double()
+def _scale(sigmas: Sequence[float]) -> tuple[float, tuple[float, ...], bool]:
+    """The unit of length of a call, a power of 2, the sigmas in it, and whether the call takes float64."""
+    least, greatest = min(sigmas), max(sigmas)
+    exponent = round((math.log2(least) + math.log2(greatest)) / 2)
+    unit = 2.0 ** max(-500, min(exponent, 500)) if least < 1 / PLAIN or greatest > PLAIN else 1.0
+    wide = not 1 / MOST <= unit <= MOST or greatest / least > MOST
+    return unit, tuple(max(1 / MOST_F64, min(sigma / unit, MOST_F64)) for sigma in sigmas), wide
+
+
+def _no_samples(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The state of points before the first sample."""
+    m = points.shape[0]
+    return points.new_full((m,), math.inf, dtype=F64), points.new_zeros((len(sigmas), m), dtype=F64)
+
+
+def _log_likelihood(minimum: Tensor, sums: Tensor, sigmas: Sequence[float], count: int, points: Tensor) -> Tensor:
+    """log sum_j exp(-r_ij / (2 sigma_s^2)) - log N - D/2 log(2 pi sigma_s^2): [S, M] in the dtype of the points."""
+    logs, unit, constant = sums.log(), _scale(sigmas)[0], math.log(count) + points.shape[1] * math.log(2 * math.pi) / 2
+    # Kernels count distances beyond the largest number of their dtype as that number.
+    beyond = (minimum == torch.finfo(points.dtype).max) | (minimum == torch.finfo(F64).max)
+    nearest = minimum.masked_fill(beyond, math.inf) / 2
     for row, sigma in zip(logs, sigmas, strict=True):
-        row.sub_(nearest, alpha=0.5 / sigma**2).sub_(math.log(count) + 0.5 * dim * math.log(2 * math.pi * sigma**2))
-    return logs.to(minimum.dtype)
+        # Two divisions: the square of sigma may be 0 or infinite.
+        row.sub_(nearest / (sigma / unit) / (sigma / unit)).sub_(constant + points.shape[1] * math.log(sigma))
+    return logs.to(points.dtype)
 
 
 # --- the operators ---
@@ -133,25 +175,19 @@ def _parzen_log_likelihood(
     points: Tensor, samples: Tensor, sigmas: Sequence[float], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result [S, M], and the state that it is made of, for the backward pass."""
-    minimum = points.new_full((points.shape[0],), math.inf)
-    sums = points.new_zeros((len(sigmas), points.shape[0]), dtype=torch.float64)
-    _update(points, samples, minimum, sums, sigmas, backend)
-    return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points.shape[1]), minimum, sums
+    minimum, sums = _no_samples(points, sigmas)
+    call, _ = _call(points, samples, sigmas, minimum, sums)
+    select(backend, "parzen", points.device.type).parzen_update(call)
+    return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points), minimum, sums
 
 
 def _parzen_update(
     points: Tensor, samples: Tensor, minimum: Tensor, sums: Tensor, sigmas: Sequence[float], backend: str
 ) -> tuple[Tensor, Tensor]:
     minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
-    _update(points, samples, minimum, sums, sigmas, backend)
-    return minimum, sums
-
-
-def _update(
-    points: Tensor, samples: Tensor, minimum: Tensor, sums: Tensor, sigmas: Sequence[float], backend: str
-) -> None:
-    call = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
+    call, _ = _call(points, samples, sigmas, minimum, sums)
     select(backend, "parzen", points.device.type).parzen_update(call)
+    return minimum, sums
 
 
 def _parzen_backward(
@@ -164,9 +200,24 @@ def _parzen_backward(
     needs: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    forward = Parzen(points.contiguous(), samples.contiguous(), tuple(sigmas), minimum, sums)
-    call = ParzenBackward(forward, grad.contiguous(), *needs)
-    return select(backend, "parzen", points.device.type).parzen_backward(call)
+    forward, unit = _call(points, samples, sigmas, minimum, sums)
+    call = ParzenBackward(forward, grad.to(forward.points.dtype).contiguous(), *needs)
+    of_points, of_samples = select(backend, "parzen", points.device.type).parzen_backward(call)
+    if unit != 1:
+        of_points, of_samples = of_points / unit, of_samples / unit
+    return of_points.to(points.dtype), of_samples.to(points.dtype)
+
+
+def _call(
+    points: Tensor, samples: Tensor, sigmas: Sequence[float], minimum: Tensor, sums: Tensor
+) -> tuple[Parzen, float]:
+    """The call in a unit of length that suits the sigmas, and this unit."""
+    unit, scaled, wide = _scale(sigmas)
+    if wide:
+        points, samples = points.double(), samples.double()
+    if unit != 1:
+        points, samples = points / unit, samples / unit
+    return Parzen(points.contiguous(), samples.contiguous(), scaled, minimum, sums), unit
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -181,21 +232,16 @@ def _gradient(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     return [gradient if need else None for gradient, need in zip(gradients, needs, strict=True)]
 
 
-def _fake_state(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    m = points.shape[0]
-    return points.new_empty(m), points.new_empty((len(sigmas), m), dtype=torch.float64)
-
-
 log_likelihoods = define(
     _parzen_log_likelihood,
     lambda points, samples, sigmas, backend: (
         points.new_empty((len(sigmas), points.shape[0])),
-        *_fake_state(points, sigmas),
+        *_no_samples(points, sigmas),
     ),
     _setup,
     _gradient,
 )
-updated = define(_parzen_update, lambda points, samples, minimum, sums, sigmas, backend: _fake_state(points, sigmas))
+updated = define(_parzen_update, lambda points, samples, minimum, sums, sigmas, backend: _no_samples(points, sigmas))
 parzen_backward = define(
     _parzen_backward,
     lambda grad, points, samples, minimum, sums, sigmas, needs, backend: tuple(

@@ -165,7 +165,10 @@ class _MixtureMeans:
         offset = x - self.means
         if self.eigenvectors is not None:
             offset = offset @ self.eigenvectors
-        return self.weights @ (torch.expm1(torch.baddbmm(self.base, offset.square(), self.rate)) @ self.kernel_weights)
+        log = torch.baddbmm(self.base, offset.square(), self.rate)
+        # The derivative of expm1 is computed as 1 + expm1, which rounds where the kernel is small.
+        u = torch.where(log < -1, log.exp() - 1, log.clamp(min=-1).expm1())
+        return self.weights @ (u @ self.kernel_weights)
 
 
 class Gaussian(MixturePrior):

@@ -15,13 +15,15 @@ constexpr int vectors_at_once = 4;  // independent exponentials, which hide each
 // Fourth powers in a row that start from one exponential. Each makes relative errors four times as large:
 // after two they are still as small as those that the distances bring.
 constexpr int most_powers = 2;
+// Exponentials of 2^-vanishing and below count as this one, a normal number: others are slow.
+template <class T> constexpr int vanishing = sizeof(T) == 4 ? 124 : 1000;
 
 // One sigma; those in a row that halve from one to the next are powers of one exponential.
 template <class T> struct Rung {
     int index;     // of the sigma
     bool follows;  // the rung before, whose sigma is twice this one
     T scale;       // log2(e) / (2 sigma^2)
-    T limit;       // excesses beyond it count as this one, 2^-125
+    T limit;       // of excesses, where the exponential vanishes
 };
 
 inline double rate_of(double sigma) { return 0.5 / (sigma * sigma); }
@@ -33,9 +35,9 @@ template <class T> bool plan_rungs(const double* sigmas, int count,
     if (!order || !follows) return false;
     plan_ladder(sigmas, count, order.get(), follows.get());
     for (int s = 0, powers = 0; s < count; ++s) {
-        const double scale = smaller(1.4426950408889634 * rate_of(sigmas[order.get()[s]]), 1e38);
+        const double scale = 1.4426950408889634 * rate_of(sigmas[order.get()[s]]);
         powers = follows.get()[s] && powers < most_powers ? powers + 1 : 0;
-        rungs[s] = {order.get()[s], powers > 0, (T)scale, (T)(-125 / scale)};
+        rungs[s] = {order.get()[s], powers > 0, (T)scale, (T)(-vanishing<T> / scale)};
     }
     return true;
 }
@@ -57,8 +59,9 @@ template <class T, int Count>
 FASTMMD_INLINE void climb(const Rung<T>& rung, const Vector<T>* excess, Vector<T>* k) {  // [Count] each
     for (int v = 0; v < Count; ++v) {
         if (rung.follows) {
-            const Vector<T> base = at_least<T>(k[v], T(0x1p-31)), square = base * base;
-            k[v] = square * square;  // what vanishes stays a normal number: others are slow
+            constexpr T least = sizeof(T) == 4 ? T(0x1p-31) : T(0x1p-250);  // its fourth power vanishes
+            const Vector<T> base = at_least<T>(k[v], least), square = base * base;
+            k[v] = square * square;
         } else {
             k[v] = near_exp2<T>(at_least<T>(excess[v], rung.limit), rung.scale);
         }

@@ -61,7 +61,9 @@ DEVICE Rung rung_of_family(const Memory& memory, const Ladder& ladder, int s, do
     double typical = 0, slopes = 0;
     for (int k = threadIdx.x % warp_size; k < sampled; k += warp_size) {
         typical += F::template value<Math>(r[k] / rung.squared, alpha);
-        if (ladder.products) slopes += F::template relative_slope<Math>(r[k] / rung.squared, alpha);
+        // A point beside itself, in a sample's own term, would outweigh slopes that are tiny elsewhere.
+        if (ladder.products && r[k] > 0)
+            slopes += F::template relative_slope<Math>(r[k] / rung.squared, alpha);
     }
     typical = warp_sum(typical);
     rung.typical_slope = warp_sum(slopes) / sampled;

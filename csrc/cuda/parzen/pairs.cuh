@@ -47,8 +47,8 @@ template <class T> Rungs<T> rungs_of(const List& sigmas) {
     bool follows[most_listed];
     plan_ladder(sigmas.values, rungs.count = sigmas.count, rungs.index, follows);
     for (int s = 0, first = 0; s < rungs.count; ++s) {
-        const double sigma = sigmas.values[rungs.index[s]], rate = 0.5 * 1.4426950408889634 / (sigma * sigma);
-        rungs.rate[s] = (T)(rate < 1e-37 ? 1e-37 : rate > 1e38 ? 1e38 : rate);
+        const double sigma = sigmas.values[rungs.index[s]];
+        rungs.rate[s] = (T)(0.5 * 1.4426950408889634 / (sigma * sigma));
         rungs.powers[s] = 0;
         if (follows[s] && rungs.powers[first] < most_powers)
             ++rungs.powers[first];

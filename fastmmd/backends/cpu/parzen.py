@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..calls import Parzen, ParzenBackward
 from ..common.native import address, is_double
+from ..common.parzen import rounded_state
 from ..common.products import blocks_of, full_precision, squared_norms, tile_size
 from .library import load, threads
 
@@ -20,36 +22,27 @@ PARZEN_LARGEST_EXPONENT = 9000  # |x|^2 / (2 sigma^2); four roundings of 2^-24 o
 
 def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
-    points, minimum, sums = call.points, call.minimum, call.sums
-    if points.shape[1] <= PARZEN_DIRECT_DIMS:
-        _direct(call, None, points.new_empty(0), points.new_empty(0))
-        return
-    if _cancels(call):
-        wide = minimum.double()
-        parzen_update(replace(call, points=points.double(), samples=call.samples.double(), minimum=wide))
-        minimum.copy_(wide)
-        for s, sigma in enumerate(call.sigmas):  # the sums are relative to the minimum as it was rounded
-            sums[s] *= torch.exp((minimum.double() - wide) * (0.5 / sigma**2))
-        return
-    for _ in _tiles(call, None):
-        pass
+    suited, direct = _suited(call)
+    suited = rounded_state(suited)
+    if direct:
+        _direct(suited, None, suited.points.new_empty(0), suited.points.new_empty(0))
+    else:
+        for _ in _tiles(suited, None):
+            pass
+    call.minimum.copy_(suited.minimum)
 
 
 def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad (log sums - minimum / (2 sigma^2)) in points [M, D] and samples [N, D]."""
-    forward, grad = call.forward, call.grad
-    points, samples = forward.points, forward.samples
-    if _cancels(forward):
-        wide = replace(forward, points=points.double(), samples=samples.double(), minimum=forward.minimum.double())
-        g_points, g_samples = parzen_backward(replace(call, forward=wide, grad=grad.double()))
-        return g_points.to(points.dtype), g_samples.to(points.dtype)
-    direct = points.shape[1] <= PARZEN_DIRECT_DIMS
+    forward, direct = _suited(call.forward)
+    points, samples, dtype = forward.points, forward.samples, call.forward.points.dtype
+    forward, grad = replace(forward, minimum=forward.minimum.to(points.dtype)), call.grad.to(points.dtype)
     new = torch.empty_like if direct else torch.zeros_like
     g_points = new(points) if call.needs_points else points.new_empty(0)
     g_samples = new(samples) if call.needs_samples else points.new_empty(0)
     if direct:
         _direct(forward, grad, g_points, g_samples)
-        return g_points, g_samples
+        return g_points.to(dtype), g_samples.to(dtype)
     row_sums, column_sums = points.new_zeros(len(points)), points.new_zeros(len(samples))
     for i, j, p, q, c in _tiles(forward, grad):
         if call.needs_points:
@@ -62,17 +55,24 @@ def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
         g_points.addcmul_(points, row_sums[:, None], value=-1)
     if call.needs_samples:
         g_samples.addcmul_(samples, column_sums[:, None], value=-1)
-    return g_points, g_samples
+    return g_points.to(dtype), g_samples.to(dtype)
 
 
-def _cancels(call: Parzen) -> bool:
-    """Whether |x|^2 + |s|^2 - 2 x . s in float32 would lose more than about 0.002 nats: then it takes float64."""
+def _suited(call: Parzen) -> tuple[Parzen, bool]:
+    """The call in a precision that keeps the digits of its distances, and whether they are taken by differences.
+
+    Where |x|^2 + |s|^2 - 2 x . s in float32 would lose more than about 0.002 nats, it takes float64; where it would
+    there, differences.
+    """
     points, samples = call.points, call.samples
-    if points.dtype != torch.float32 or points.shape[1] <= PARZEN_DIRECT_DIMS:
-        return False
-    norms = [torch.linalg.vector_norm(part, dim=1).max().item() for part in (points, samples) if len(part)]
-    largest = max(norms, default=0.0)
-    return bool(largest**2 / (2 * min(call.sigmas) ** 2) > PARZEN_LARGEST_EXPONENT)
+    if points.shape[1] <= PARZEN_DIRECT_DIMS:
+        return call, True
+    norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in (points, samples) if len(part)]
+    ratio = max((part.nan_to_num_(0.0, math.inf).max().item() for part in norms), default=0.0) / min(call.sigmas)
+    exponent = ratio * ratio / 2
+    if exponent > PARZEN_LARGEST_EXPONENT and points.dtype == torch.float32:
+        call = replace(call, points=points.double(), samples=samples.double())
+    return call, exponent > PARZEN_LARGEST_EXPONENT * 2.0**29
 
 
 def _direct(call: Parzen, grad: Tensor | None, g_points: Tensor, g_samples: Tensor) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..calls import Parzen, ParzenBackward
 from ..common.native import address, is_double
+from ..common.parzen import rounded_state
 from ..common.products import blocks_of, even_tile_size, full_precision
 from .library import launch, load, run
 
@@ -22,9 +24,15 @@ def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
     if not (len(call.points) and len(call.samples)):
         return
+    rounded = rounded_state(call)
     if call.points.shape[1] <= DIRECT_DIMS:
-        _direct(call)
-        return
+        _direct(rounded)
+    else:
+        _update_by_products(rounded)
+    call.minimum.copy_(rounded.minimum)
+
+
+def _update_by_products(call: Parzen) -> None:
     rows = _Side(call.points, TILE)
     columns = _Side(call.samples, max(16, TILE * TILE // rows.size // 16 * 16))
     with full_precision(call.points.device.type):
@@ -37,6 +45,7 @@ def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     points, samples = call.forward.points, call.forward.samples
     if not (len(points) and len(samples)):
         return torch.zeros_like(points), torch.zeros_like(samples)
+    call = replace(call, forward=replace(call.forward, minimum=call.forward.minimum.to(points.dtype)))
     if points.shape[1] <= DIRECT_DIMS:
         grad_points = points.new_empty(points.shape if call.needs_points else 0)
         grad_samples = samples.new_empty(samples.shape if call.needs_samples else 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...kernels import FAMILIES, Kernel, slope_at_origin
+from ...kernels import FAMILIES, Kernel
 from ..calls import Mmd2, Mmd2Inputs, Witness, WitnessBackward, WitnessInputs
 from ..common import mmd as common
 from ..common.mmd import Measure, RowSums, Sums
@@ -47,7 +47,7 @@ def sum_rows(call: RowSums[Measure]) -> Sums:
     by_row = p.new_zeros((2, batch, n, len(members) if per_kernel else 0))
     for b, i in row_tiles(batch, n, q.shape[1]):
         r = _squared_distances(p[b, i], q[b])
-        if rows.offsets is not None:  # u, its slope and its derivative are 0 at r = 0
+        if rows.offsets is not None:  # u, its derivative and the gradient are 0 at r = 0
             r = r.where(rows.member[i, None] == columns.member, 0.0)
         total = torch.zeros_like(r)
         steep = torch.zeros_like(r)
@@ -61,11 +61,9 @@ def sum_rows(call: RowSums[Measure]) -> Sums:
                 by_row[1, b, i, index] = row_weights[b, i] * _over_columns(part.u, v[b])
         value[b, i] = _over_columns(total, v[b])
         if gradient:
-            c = steep * v[b, None]
+            # A point has no slope towards itself, whose rounding may be larger than all other terms.
+            c = torch.where(r == 0, 0.0, steep * v[b, None])
             gradients[b, i] = p[b, i] * c.sum(-1, keepdim=True) - c @ q[b]
-    if gradient:
-        masses, moments = rows.spread(columns.total(v)), rows.spread(columns.total(v[..., None] * q))
-        gradients += slope_at_origin(kernel) * (masses[..., None] * p - moments)
     return Sums(value, gradients, rows.total(by_row[0]), rows.total(by_row[1]))
 
 
@@ -74,7 +72,8 @@ def _members(kernel: Kernel) -> list[tuple[float | Tensor, float | Tensor]]:
 
 
 def _squared_distances(p: Tensor, q: Tensor) -> Tensor:
-    # By differences: the matrix-product form cancels for near pairs.
+    # By differences: the matrix-product form cancels for near pairs. NaN for infinite points, which would disappear.
+    p, q = p + (p - p), q + (q - q)
     return torch.cdist(p, q, compute_mode="donot_use_mm_for_euclid_dist").square_()
 
 

@@ -157,7 +157,9 @@ def plan_kernel(
     start = tl.where(folded, tl.sum(tl.where(there & (alone == 0) & (shifted == 0), slopes, 0.0)), 0.0)
     shift += start
     if PRODUCTS:
-        plain = tl.sum(relative_slope(of_pairs, alpha, FAMILY), axis=1) / PAIRS
+        # A point beside itself, in a sample's own term, would outweigh slopes that are tiny elsewhere.
+        apart = tl.where(of_pairs > 0, relative_slope(of_pairs, alpha, FAMILY), 0.0)
+        plain = tl.sum(apart, axis=1) / PAIRS
         start -= tl.sum(tl.where(there, slopes * (plain - shifted.to(tl.float64)), 0.0))
     start = start.to(dtype).to(tl.float64)
     terms += b * TERMS

@@ -15,10 +15,11 @@ import triton
 from torch import Tensor
 
 from ...calls import Parzen, ParzenBackward
+from ...common.parzen import rounded_state
+from ...common.products import squared_norms
 from .. import interpreted
 from ..launch import FUSED, constant, splits, stages, tuned
 from ..math import LOG2_E
-from ..points import squared_norms
 from .halves import halves_of, padded
 from .kernels import gradient_kernel, merge_kernel, update_kernel
 
@@ -29,10 +30,11 @@ CANCELING = 8000.0  # |x|^2 / (2 sigma^2), beyond which the rounding of products
 
 def parzen_update(call: Parzen) -> None:
     """Add the samples to minimum [M] and sums [S, M] in place."""
-    points, samples, sigmas, minimum, sums = call.points, call.samples, call.sigmas, call.minimum, call.sums
+    points, samples, sigmas, sums = call.points, call.samples, call.sigmas, call.sums
     m, n, count = len(points), len(samples), len(sigmas)
     if m == 0 or n == 0:
         return
+    minimum = rounded_state(call).minimum
     tile = _tile(m, n, points, False)
     parts, per_split, launches = _launches(m, n, points, tile)
     rates, limit = _rates(sigmas, points)
@@ -49,13 +51,14 @@ def parzen_update(call: Parzen) -> None:
         minima, partial_sums, rates, minimum, sums, m, len(launches) * parts, S=count, BLOCK_I=128,
         num_warps=4, **FUSED,
     )  # fmt: skip
+    call.minimum.copy_(minimum)
 
 
 def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad * log-density in points [M, D] and samples [N, D]; empty where not needed."""
     forward, grad, needs = call.forward, call.grad, (call.needs_points, call.needs_samples)
     points, samples, sigmas = forward.points, forward.samples, forward.sigmas
-    minimum, sums = forward.minimum, forward.sums
+    minimum, sums = forward.minimum.to(points.dtype), forward.sums
     if not (len(points) and len(samples)):
         return torch.zeros_like(points), torch.zeros_like(samples)
     tile = _tile(len(points), len(samples), points, True)
@@ -83,8 +86,8 @@ def parzen_backward(call: ParzenBackward) -> tuple[Tensor, Tensor]:
 
 
 def _rates(sigmas: Sequence[float], like: Tensor) -> tuple[Tensor, float]:
-    """t log2 e of all sigmas [S], neither 0 nor subnormal, and the squared norm beyond which products cancel."""
-    rates = tuple(max(0.5 * LOG2_E.value / sigma**2, 2.0**-126) for sigma in sigmas)
+    """t log2 e of all sigmas [S], and the squared norm beyond which products cancel."""
+    rates = tuple(0.5 * LOG2_E.value / sigma**2 for sigma in sigmas)
     limit = 2 * CANCELING * min(sigmas) ** 2 * (2.0**29 if like.dtype == F64 else 1)  # the ratio of precisions
     return constant(rates, like.device, like.dtype), min(limit, 1e38)
 

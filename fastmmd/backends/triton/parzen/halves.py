@@ -35,7 +35,7 @@ def split_kernel(
     for first in range(0, DIMS, BLOCK_D):
         x = coordinates(points, i, n, dim, first + tl.arange(0, BLOCK_D)).to(tl.float64)
         norm += tl.sum(x * x, axis=1)
-    norm = checked(norm.to(tl.float32))
+    norm = checked(norm).to(tl.float32)
     tl.store(norms + i, norm, mask=i < n)
     scale = tl.where(norm > limit, 0.0, exact_power(exponent(norm, limit)))[:, None]
     for first in range(0, DIMS, BLOCK_D):

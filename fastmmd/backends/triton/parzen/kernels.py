@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
 from ..points import coordinate, squared_distances
 from .halves import add_products, products, unit
+
+LARGEST = tl.constexpr(torch.finfo(torch.float32).max)  # distances beyond count as this one: infinite ones are padding
+LARGEST_WIDE = tl.constexpr(torch.finfo(torch.float64).max)
 
 
 class Side(NamedTuple):
@@ -46,6 +50,8 @@ def distances(
     else:
         direct: tl.constexpr = CANCELING or not PRODUCTS
         r = squared_distances(p.points, q.points, p.norms, q.norms, p.i, q.i, p.n, q.n, dim, direct, BLOCK_D)
+        largest: tl.constexpr = LARGEST_WIDE if r.dtype == tl.float64 else LARGEST
+        r = tl.minimum(r, largest, propagate_nan=tl.PropagateNan.ALL)
         there = (q.i < q.n)[None, :]
         if PRODUCTS:
             p_beyond = tl.load(p.norms + p.i, mask=p.i < p.n, other=0.0) > limit
