@@ -45,11 +45,13 @@ def check(
     alpha: float = 1.0,
     unconditional_weight: float = 0.0,
     pi: tuple[float, ...] = PI,
+    absent: str = "raise",
 ) -> None:
     """Value and every gradient: each term within its own bound of docs/design.md, times its weight."""
     s = bandwidths if isinstance(bandwidths, Tensor) else None
     floats = [1.0] if kernel == "energy" else bandwidths
-    parts = list(oracle.class_parts(x_labels, y_labels, pi, unconditional_weight))
+    least = 0 if absent == "raise" else 2 if estimator == "unbiased" else 1
+    parts = list(oracle.class_parts(x_labels, y_labels, pi, unconditional_weight, least))
     tensors = (x, y, x_weights, y_weights, s, kernel_weights)
 
     def ours(x, y, xw, yw, s, w):
@@ -57,7 +59,7 @@ def check(
         return fastmmd.mmd2(
             x, y, *arguments, kernel=kernel, estimator=estimator, kernel_weights=w, x_weights=xw, y_weights=yw,
             alpha=alpha, x_labels=x_labels, y_labels=y_labels, class_weights=pi,
-            unconditional_weight=unconditional_weight,
+            unconditional_weight=unconditional_weight, absent=absent,
         )  # fmt: skip
 
     def dense(x, y, xw, yw, s, w, cross=-2.0, parts=parts):
@@ -196,6 +198,75 @@ def test_the_same_bits_run_after_run(backend: str) -> None:
         assert all(map(torch.equal, runs[0], again))
 
 
+# --- classes that a sample has no point of ---
+
+
+@pytest.mark.parametrize("unconditional_weight", [0.0, 0.6])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", ["gaussian", "energy"])
+def test_absent_classes_are_skipped(backend: str, kernel: str, estimator: str, unconditional_weight: float) -> None:
+    """In x alone, in y alone, in neither, a point on one side; the weights of the others as given, and unlabeled points
+    left out of all but the unconditional term."""
+    x_labels = torch.tensor([0] * 7 + [1] * 5 + [3] * 6 + [4] + [-1] * 4)
+    y_labels = torch.tensor([0] * 4 + [2] * 5 + [3] * 6 + [4] * 3 + [-1] * 2)
+    x, y = sample(len(x_labels), len(y_labels), 3)
+    s = [1.0] if kernel == "energy" else torch.tensor(scales(3))
+    check(
+        x, y, x_labels.flip(0), y_labels, s, kernel, estimator, positive(1 if kernel == "energy" else 3),
+        positive(len(x), seed=3), positive(len(y), seed=4), pi=(0.3, 0.9, 1.1, 0.7, 0.4, 0.2),
+        unconditional_weight=unconditional_weight, absent="skip",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_absent_classes_are_skipped_under_compile(backend: str, estimator: str) -> None:
+    x, y = sample(9, 8, 2)
+
+    def run(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return fastmmd.mmd2(
+            x, y, scales(2), estimator=estimator, x_labels=a, y_labels=b, class_weights=[0.5, 0.2, 1.0], absent="skip"
+        )
+
+    torch._dynamo.reset()
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    given = torch.tensor([0, 0, 1, 1, 1, 2, 0, -1, -1])
+    for other in ([0, 0, 0, 0, 0, 1, -1, 0], [1, 1, 2, 2, 2, 2, 2, -1], [2] * 8, [0, 1, 2, 0, 1, 2, 0, 1]):
+        labels = torch.tensor(other)
+        (value, (gradient,)), (expected, (wanted,)) = (
+            value_and_gradients(lambda x, f=f, b=labels: f(x, given, b), (x,)) for f in (compiled, run)
+        )
+        assert gradient is not None and wanted is not None
+        assert torch.equal(value, expected) and torch.equal(gradient, wanted) and value.isfinite()
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_no_class_is_left(backend: str, estimator: str) -> None:
+    """Exactly 0, with gradients of exactly 0."""
+    x, y = sample(5, 4, 2)
+    labels = {"x_labels": torch.zeros(5, dtype=torch.int64), "y_labels": torch.ones(4, dtype=torch.int64)}
+    value, gradients = value_and_gradients(
+        lambda *leaves: fastmmd.mmd2(
+            *leaves[:3], x_weights=leaves[3], estimator=estimator, class_weights=[1.0, 2.0], absent="skip", **labels
+        ),
+        (x, y, torch.tensor([1.0, 2.0]), positive(5)),
+    )
+    assert value == 0 and all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_unlabeled_points_are_left_out(backend: str) -> None:
+    """Without an unconditional term they count nowhere, as -1 in a batch of source and target points does."""
+    x, y, every = *sample(40, 30, 3), ((0, 1, -1), (0, 1, -1))
+    x_labels, y_labels = labels(40, every[0], seed=1), labels(30, every[1], seed=2)
+    check(x, y, x_labels, y_labels, scales(3), pi=(0.5, 0.7))
+    named = {"class_weights": (0.5, 0.7)}
+    value = fastmmd.mmd2(x, y, scales(3), x_labels=x_labels, y_labels=y_labels, **named)
+    kept = x_labels >= 0, y_labels >= 0
+    alone = fastmmd.mmd2(
+        x[kept[0]], y[kept[1]], scales(3), x_labels=x_labels[kept[0]], y_labels=y_labels[kept[1]], **named
+    )
+    assert torch.equal(value, alone)
+
+
 # --- what labels may be ---
 
 
@@ -226,8 +297,9 @@ def call(x_labels, y_labels, **options) -> Tensor:
         ([0, 1, 0, 1], [0, 0, 0], {}, ValueError, "y_labels: got no point of class 1, of which x has 2"),
         ([1, 1, 1, 1], [0, 1, 1], {}, ValueError, "x_labels: got no point of class 0, of which y has 1"),
         ([0, 1, 0, 1], [0, 1, 0], {"estimator": "unbiased"}, ValueError, "y_labels: got one point of class 1, .* 2"),
-        ([0, -1, 0, -1], [0, 0, 0], {}, ValueError, "x_labels: got 2 unlabeled points .* unconditional_weight above"),
-        ([0, 0, 0, 0], [0, -1, 0], {}, ValueError, "y_labels: got 1 unlabeled points"),
+        ([0, 1, 0, 1], [0, 1, 0], {"absent": "drop"}, ValueError, "absent: got 'drop', expected \"raise\" or \"skip\""),
+        ([0, 1, 0, 1], [0, 1, 0], {"x_weights": torch.tensor([1.0, 0, 1, 0])}, ValueError,
+         "x_weights: got weights that sum to 0 in class 1"),
     ],
 )
 def test_errors(x_labels, y_labels, options, error, message) -> None:
@@ -291,7 +363,7 @@ def operator(
 ):
     tensors = points(1, n, 3), points(1, m, 3, seed=1), positive(1, n), positive(1, m, seed=1), positive(2), positive(2)
     offsets = torch.tensor([x_offsets, y_offsets])
-    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", unbiased, [True] * 6, backend)
+    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", unbiased, False, [True] * 6, backend)
 
 
 def test_members_of_the_operator(backend: str) -> None:
@@ -303,7 +375,7 @@ def test_members_of_the_operator(backend: str) -> None:
     for member, rows, columns in ((3, slice(4, 7), slice(3, 7)), (4, slice(7, 9), slice(7, 9))):
         alone = torch.ops.fastmmd.mmd2(
             x[:, rows], y[:, columns], xw[:, rows], yw[:, columns], positive(2), positive(2), None, [1.0], "imq",
-            False, [True] * 6, backend,
+            False, False, [True] * 6, backend,
         )  # fmt: skip
         for whole, part in ((value[member, None], 0), (g_s[member, None], 5), (g_w[member, None], 6)):
             assert_close(whole, alone[part])
@@ -322,7 +394,7 @@ def test_opcheck(backend: str, grad: bool) -> None:
         for t in (points(1, 9, 3), points(1, 8, 3, seed=1), positive(1, 9), positive(1, 8), positive(2), positive(2))
     ]
     offsets = torch.tensor([[0, 3, 3, 8], [0, 4, 4, 6]])
-    arguments = (*tensors, offsets, [1.0], "gaussian", True, [grad] * 6, backend)
+    arguments = (*tensors, offsets, [1.0], "gaussian", True, False, [grad] * 6, backend)
     torch.library.opcheck(torch.ops.fastmmd.mmd2.default, arguments)
 
 
@@ -331,7 +403,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
     for needs in itertools.product([False, True], repeat=3):
         flags = [*needs, False, needs[0], False]
         tensors = (x, y, positive(1, 6), None, None, None, offsets)
-        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", False, flags, backend)
+        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", False, False, flags, backend)
         shapes = [(1, 6, 2), (1, 5, 2), (1, 6), None, (2, 1), None]
         assert out[0].shape == (2,)
         for gradient, shape, need in zip(out[1:], shapes, flags, strict=True):
