@@ -105,7 +105,8 @@ def mmd2(
             unknown kernel or estimator. What only the values of tensors show raises on the CPU: bandwidths that are
             not positive and finite, kernel weights that are not finite, weights of points that sum to 0, an invalid
             label, a class that is absent from one sample or has a single point for "unbiased", unless it is skipped. On
-            other devices and under torch.compile no value is read: there the result is NaN in each of these cases.
+            other devices and under torch.compile no value is read: there the result is NaN in each of these cases, but
+            for an infinite bandwidth, which gives the limit.
     """
     fixed = None
     if isinstance(y, FixedSample):
