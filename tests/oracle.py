@@ -47,8 +47,10 @@ def mmd2(
 
 
 def class_parts(x_labels: Tensor, y_labels: Tensor, class_weights, unconditional_weight: float = 0.0, least: int = 0):
-    """The weight of each term of mmd2 with labels and its points in x and y, `least` of each at least, else the class is
-    skipped; the last term is the unconditional one."""
+    """The weight of each term of mmd2 with labels and its points in x and y; the last is the unconditional one.
+
+    least: fewer points of a class in x or y, and it is skipped.
+    """
     for label, weight in enumerate(class_weights):
         in_x, in_y = x_labels == label, y_labels == label
         if in_x.any() and min(in_x.sum(), in_y.sum()) >= least:

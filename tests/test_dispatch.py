@@ -36,6 +36,7 @@ def operator_cases(backend: str) -> dict[str, tuple]:
             None,
             *kernel[2:],
             True,
+            False,
             [True] * 6,
             backend,
         ),

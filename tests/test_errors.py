@@ -27,7 +27,7 @@ KERNEL_ARGUMENTS = [
     ({"bandwidths": 2.0}, TypeError, "bandwidths: got 2.0, expected a sequence"),
     ({"bandwidths": "12"}, TypeError, "bandwidths: got '12', expected a sequence"),
     ({"bandwidths": torch.ones(2, 1)}, ValueError, r"bandwidths: got .* shape \[2, 1\]"),
-    ({"bandwidths": torch.ones(0)}, ValueError, r"bandwidths: got .* shape \[0\], expected a floating one, \[S\] or 0-d"),
+    ({"bandwidths": torch.ones(0)}, ValueError, r"bandwidths: got .* shape \[0\], expected a floating one"),
     ({"bandwidths": torch.tensor(0.0)}, ValueError, r"bandwidths: got \[0.0\], expected positive finite"),
     ({"bandwidths": torch.ones(2, dtype=torch.int64)}, ValueError, "bandwidths: got a torch.int64"),
     ({"bandwidths": torch.ones(2, device="meta")}, ValueError, "bandwidths: got device meta, expected cpu"),

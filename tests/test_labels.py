@@ -228,9 +228,14 @@ def call(x_labels, y_labels, **options) -> Tensor:
         ([0, 1, 0, 1], [0, 0, 0], {}, ValueError, "y_labels: got no point of class 1, of which x has 2"),
         ([1, 1, 1, 1], [0, 1, 1], {}, ValueError, "x_labels: got no point of class 0, of which y has 1"),
         ([0, 1, 0, 1], [0, 1, 0], {"estimator": "unbiased"}, ValueError, "y_labels: got one point of class 1, .* 2"),
-        ([0, 1, 0, 1], [0, 1, 0], {"absent": "drop"}, ValueError, "absent: got 'drop', expected \"raise\" or \"skip\""),
-        ([0, 1, 0, 1], [0, 1, 0], {"x_weights": torch.tensor([1.0, 0, 1, 0])}, ValueError,
-         "x_weights: got weights that sum to 0 in class 1"),
+        ([0, 1, 0, 1], [0, 1, 0], {"absent": "drop"}, ValueError, 'absent: got \'drop\', expected "raise" or "skip"'),
+        (
+            [0, 1, 0, 1],
+            [0, 1, 0],
+            {"x_weights": torch.tensor([1.0, 0, 1, 0])},
+            ValueError,
+            "x_weights: got weights that sum to 0 in class 1",
+        ),
     ],
 )
 def test_errors(x_labels, y_labels, options, error, message) -> None:

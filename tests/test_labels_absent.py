@@ -1,4 +1,4 @@
-"""mmd2 with labels where a class is absent from a sample, or points have no class: against the dense float64 formula."""
+"""mmd2 with labels where a class is absent from a sample, or points have none, against the dense float64 formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from test_mmd import sample, scales
 from torch import Tensor
 
 import fastmmd
-
 
 
 @pytest.mark.parametrize("unconditional_weight", [0.0, 0.6])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, points, positive, value_and_gradients
+from helpers import F32, F64, assert_close, points, positive, value_and_gradients
 from test_mmd import sample
 
 import fastmmd
@@ -128,8 +128,9 @@ def test_vmap_over_tensors_that_are_checked() -> None:
 # --- tensors for the numbers of FourierFeatures, numbers of NumPy ---
 
 
-@pytest.mark.parametrize("bandwidths", [torch.tensor(1.5), torch.tensor([1.5, 3.0]).double(), torch.tensor([2.0]).half()])
-def test_features_take_the_values_of_tensors(bandwidths: torch.Tensor) -> None:
+@pytest.mark.parametrize(("values", "dtype"), [(1.5, F32), ([1.5, 3.0], F64), ([2.0], torch.float16)])
+def test_features_take_the_values_of_tensors(values: float | list[float], dtype: torch.dtype) -> None:
+    bandwidths = torch.tensor(values, dtype=dtype)
     numbers = bandwidths.reshape(-1).tolist()
     weights = torch.ones(len(numbers)) / 4
     features = fastmmd.FourierFeatures(3, 4, bandwidths=bandwidths, kernel_weights=weights)
@@ -178,9 +179,7 @@ def test_numbers_of_numpy() -> None:
 
 def unsupported() -> dict[str, tuple[torch.Tensor, str]]:
     x = points(4, 3)
-    nested = {
-        layout: torch.nested.nested_tensor([x, x[:2]], layout=layout) for layout in (torch.strided, torch.jagged)
-    }
+    nested = {layout: torch.nested.nested_tensor([x, x[:2]], layout=layout) for layout in (torch.strided, torch.jagged)}
     return {
         "coo": (x.to_sparse(), r"got layout torch.sparse_coo, expected torch.strided; convert with {}.to_dense\(\)"),
         "csr": (x.to_sparse_csr(), "got layout torch.sparse_csr"),
@@ -210,9 +209,7 @@ def test_tensors_that_are_not_strided(kind: str) -> None:
 def test_labels_that_are_not_strided() -> None:
     zeros = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(TypeError, match="x_labels: got layout torch.sparse_coo"):
-        fastmmd.mmd2(
-            points(4, 3), points(4, 3), x_labels=zeros.to_sparse(), y_labels=zeros, class_weights=[1.0]
-        )
+        fastmmd.mmd2(points(4, 3), points(4, 3), x_labels=zeros.to_sparse(), y_labels=zeros, class_weights=[1.0])
 
 
 def test_jit_trace_is_refused() -> None:
