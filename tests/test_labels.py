@@ -299,7 +299,7 @@ def operator(
 ):
     tensors = points(1, n, 3), points(1, m, 3, seed=1), positive(1, n), positive(1, m, seed=1), positive(2), positive(2)
     offsets = torch.tensor([x_offsets, y_offsets])
-    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", unbiased, False, [True] * 6, backend)
+    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", [unbiased, False], [True] * 6, backend)
 
 
 def test_members_of_the_operator(backend: str) -> None:
@@ -311,7 +311,7 @@ def test_members_of_the_operator(backend: str) -> None:
     for member, rows, columns in ((3, slice(4, 7), slice(3, 7)), (4, slice(7, 9), slice(7, 9))):
         alone = torch.ops.fastmmd.mmd2(
             x[:, rows], y[:, columns], xw[:, rows], yw[:, columns], positive(2), positive(2), None, [1.0], "imq",
-            False, False, [True] * 6, backend,
+            [False, False], [True] * 6, backend,
         )  # fmt: skip
         for whole, part in ((value[member, None], 0), (g_s[member, None], 5), (g_w[member, None], 6)):
             assert_close(whole, alone[part])
@@ -330,7 +330,7 @@ def test_opcheck(backend: str, grad: bool) -> None:
         for t in (points(1, 9, 3), points(1, 8, 3, seed=1), positive(1, 9), positive(1, 8), positive(2), positive(2))
     ]
     offsets = torch.tensor([[0, 3, 3, 8], [0, 4, 4, 6]])
-    arguments = (*tensors, offsets, [1.0], "gaussian", True, False, [grad] * 6, backend)
+    arguments = (*tensors, offsets, [1.0], "gaussian", [True, False], [grad] * 6, backend)
     torch.library.opcheck(torch.ops.fastmmd.mmd2.default, arguments)
 
 
@@ -339,7 +339,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
     for needs in itertools.product([False, True], repeat=3):
         flags = [*needs, False, needs[0], False]
         tensors = (x, y, positive(1, 6), None, None, None, offsets)
-        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", False, False, flags, backend)
+        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", [False, False], flags, backend)
         shapes = [(1, 6, 2), (1, 5, 2), (1, 6), None, (2, 1), None]
         assert out[0].shape == (2,)
         for gradient, shape, need in zip(out[1:], shapes, flags, strict=True):

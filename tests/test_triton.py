@@ -39,7 +39,7 @@ def segments(dim: int) -> list[Tensor]:
     offsets = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
     needs = [True, False, True, False, False, False]
     tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, offsets)
-    value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", False, False, needs, current())
+    value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", [False, False], needs, current())
     return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
 

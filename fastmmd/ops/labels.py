@@ -128,6 +128,26 @@ def check_class_weights(name: str, weights: Tensor | None, offsets: Tensor) -> N
         )
 
 
+Labeled = tuple[Tensor, Tensor | None, Tensor]  # points [1, N, D], weights [1, N], labels [N]
+Weighted = tuple[Tensor, Tensor | None]
+
+
+def into_classes(
+    x: Labeled, y: Labeled, num_classes: int, absent: str, unbiased: bool
+) -> tuple[Weighted, Weighted, Tensor]:
+    """Points and weights of both samples class by class, and where each class begins in them: [2, C + 1]."""
+    keys = known_classes(x[2], num_classes), known_classes(y[2], num_classes)
+    if absent == "skip":
+        keys = shared_classes(*keys, num_classes, least=2 if unbiased else 1)
+    x_points, x_weights, x_offsets = by_class(x[0], x[1], keys[0], num_classes)
+    y_points, y_weights, y_offsets = by_class(y[0], y[1], keys[1], num_classes)
+    if values_are_read(x_points.device):
+        check_counts(x_offsets, y_offsets, unbiased)
+        check_class_weights("x_weights", x_weights, x_offsets)
+        check_class_weights("y_weights", y_weights, y_offsets)
+    return (x_points, x_weights), (y_points, y_weights), torch.stack([x_offsets, y_offsets])
+
+
 def class_tensor(weights: tuple[float, ...], x_labels: Tensor, y_labels: Tensor) -> Tensor:
     """[C] float64; NaN where an invalid label could not raise."""
     cache = _new if torch.compiler.is_compiling() else _kept

@@ -20,21 +20,11 @@ from ..arguments import (
     kernel_arguments,
     normalized,
     sample_weights,
-    values_are_read,
 )
 from ..device_cache import tracing
 from ..dispatch import needs_grad
-from ..labels import (
-    Absent,
-    by_class,
-    check_class_weights,
-    check_classes,
-    check_counts,
-    class_tensor,
-    known_classes,
-    shared_classes,
-)
-from .fixed import FixedSample
+from ..labels import Absent, check_classes, class_tensor, into_classes
+from .fixed import FixedSample, opened
 from .operators import flattened, mmd2_members, witness_values
 
 
@@ -108,15 +98,10 @@ def mmd2(
             other devices and under torch.compile no value is read: there the result is NaN in each of these cases, but
             for an infinite bandwidth, which gives the limit.
     """
-    fixed = None
-    if isinstance(y, FixedSample):
-        fixed = y
-        fixed.check_alone(
-            bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, y_weights=y_weights, alpha=alpha,
-            x_labels=x_labels, y_labels=y_labels, class_weights=class_weights,
-            unconditional_weight=unconditional_weight,
-        )  # fmt: skip
-        y, y_weights = fixed.points, fixed.weights
+    y, y_weights, fixed = opened(
+        y, y_weights, bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, alpha=alpha,
+        x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
+    )  # fmt: skip
     check_points(x=x, y=y)
     unbiased = check_estimator(estimator, x=x, y=y)
     batch = _broadcast_batch(x, y)
@@ -128,19 +113,10 @@ def mmd2(
     pi, offsets = None, None
     if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
         x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
-        keys = known_classes(x_labels, len(pi)), known_classes(y_labels, len(pi))
-        if absent == "skip":
-            keys = shared_classes(*keys, len(pi), least=2 if unbiased else 1)
-        xb, wx, x_offsets = by_class(xb, wx, keys[0], len(pi))
-        yb, wy, y_offsets = by_class(yb, wy, keys[1], len(pi))
-        if values_are_read(x.device):
-            check_counts(x_offsets, y_offsets, unbiased)
-            check_class_weights("x_weights", wx, x_offsets)
-            check_class_weights("y_weights", wy, y_offsets)
-        offsets = torch.stack([x_offsets, y_offsets])
+        (xb, wx), (yb, wy), offsets = into_classes((xb, wx, x_labels), (yb, wy, y_labels), len(pi), absent, unbiased)
     needs = needs_grad(xb, yb, wx, wy, s, w)
-    members = (xb, yb, wx, wy, s, w, offsets, numbers, family, unbiased, fixed is not None, needs, current())
-    member_values = mmd2_members(*members)[0]
+    options = [unbiased, fixed is not None]
+    member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, options, needs, current())[0]
     if fixed is not None:
         member_values = member_values + fixed.self_term(unbiased).expand(batch).reshape(-1)
     elif not unbiased and _same(x, y) and _same(x_weights, y_weights) and _same(x_labels, y_labels):
@@ -183,13 +159,9 @@ def witness(
     Raises:
         TypeError, ValueError: as `mmd2`.
     """
-    fixed = None
-    if isinstance(y, FixedSample):
-        fixed = y
-        fixed.check_alone(
-            bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, y_weights=y_weights, alpha=alpha
-        )
-        y, y_weights = fixed.points, fixed.weights
+    y, y_weights, fixed = opened(
+        y, y_weights, bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, alpha=alpha
+    )
     check_points(rank=2, points=points, x=x, y=y)
     spec = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, points) if fixed is None else fixed.spec
     s, w, numbers, family = flattened(spec)

@@ -94,10 +94,22 @@ class FixedSample:
         weights = None if self.weights is None else self.weights.reshape(-1, n)
         s, w, numbers, family = flattened(self.spec)
         points, needs = self.points.flatten(0, -3) if batch else self.points[None], [False] * 6
-        own = mmd2_members(points, None, weights, None, s, w, None, numbers, family, False, False, needs, current())[0]
+        own = mmd2_members(points, None, weights, None, s, w, None, numbers, family, [False, False], needs, current())[
+            0
+        ]
         if self.weights is None:
             return own.reshape(batch), n / (n - 1) if n > 1 else math.nan
         return own.reshape(batch), 1 / (1 - normalized(self.weights.to(torch.float64)).square().sum(-1))
+
+
+def opened(
+    y: Tensor | FixedSample, y_weights: Tensor | None, **others: object
+) -> tuple[Tensor, Tensor | None, FixedSample | None]:
+    """The points and weights of y, and y itself if it is a FixedSample, which needs none of the other arguments."""
+    if not isinstance(y, FixedSample):
+        return y, y_weights, None
+    y.check_alone(y_weights=y_weights, **others)
+    return y.points, y.weights, y
 
 
 def _copy(values: tuple[float, ...] | Tensor) -> tuple[float, ...] | Tensor:

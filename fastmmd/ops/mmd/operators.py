@@ -54,12 +54,15 @@ def _mmd2(
     offsets: Tensor | None,
     numbers: Sequence[float],
     family: str,
-    unbiased: bool,
-    fixed_y: bool,
+    options: Sequence[bool],
     needs: Sequence[bool],
     backend: str,
 ) -> SevenTensors:
-    """The value of each member and the gradients in the first six arguments; offsets [2, C + 1]: those of x and y."""
+    """The value of each member and the gradients in the first six arguments.
+
+    offsets: [2, C + 1], those of x and y. options: whether the estimator is unbiased, whether y is fixed.
+    """
+    unbiased, fixed_y = options
     x_offsets, y_offsets = (None, None) if offsets is None else offsets.unbind()
     call = Mmd2(
         Sample(x.contiguous(), _contiguous(x_weights), x_offsets),
@@ -87,8 +90,7 @@ def _mmd2_fake(
     offsets: Tensor | None,
     numbers: Sequence[float],
     family: str,
-    unbiased: bool,
-    fixed_y: bool,
+    options: Sequence[bool],
     needs: Sequence[bool],
     backend: str,
 ) -> SevenTensors:
