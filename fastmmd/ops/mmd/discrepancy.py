@@ -78,25 +78,22 @@ def mmd2(
             points are normalized within each class, and over all points in the unconditional term.
         class_weights: pi, a number >= 0 for each class, used as given; required with labels.
         unconditional_weight: a number >= 0; at 0 that term is not computed.
-        absent: what becomes of a class that one sample has no point of: "raise" or "skip". Skipped, it contributes 0,
-            value and gradient, and the weights of the other classes stay as given: the sum has a term less and is not
-            normalized again. With "unbiased" a class with a single point in a sample is skipped as well. A class
-            without points in both samples contributes 0 in any case.
+        absent: what becomes of a class that one sample has no point of (or, with "unbiased", a single one): "raise", or
+            "skip", by which it contributes 0, value and gradient, and the weights of the others stay as given: the sum
+            has a term less and is not normalized again. A class without points in both contributes 0 in any case.
 
     Returns:
         [...] tensor. Differentiable once in x, y, both weights and tensor-valued bandwidths and kernel_weights. The
-        non-smooth kernels have gradient zero where two points coincide. Where x and y are the same tensor, or views of
-        the same numbers, and so are their weights and labels, the biased result is exactly 0, with gradient zero;
-        "unbiased" is not, as it leaves the diagonals out of k(x, x') and k(y, y') alone.
+        non-smooth kernels have gradient zero where two points coincide. Where x and y are one tensor, or views of the
+        same numbers, with the same weights and labels, the biased result and its gradient are exactly 0; the unbiased
+        result is not, as only k(x, x') and k(y, y') lose their diagonals.
 
     Raises:
         TypeError: a wrong type, dtype or layout, or float32 mixed with float64.
-        ValueError: a wrong shape, an empty sample, a number as bandwidth that is not positive, mixed devices, an
-            unknown kernel or estimator. What only the values of tensors show raises on the CPU: bandwidths that are
-            not positive and finite, kernel weights that are not finite, weights of points that sum to 0, an invalid
-            label, a class that is absent from one sample or has a single point for "unbiased", unless it is skipped. On
-            other devices and under torch.compile no value is read: there the result is NaN in each of these cases, but
-            for an infinite bandwidth, which gives the limit.
+        ValueError: a wrong shape, an empty sample, a bandwidth that is not positive and finite, mixed devices, an
+            unknown kernel or estimator, weights of points that sum to 0, an invalid label, an absent class. What only
+            values of tensors show raises on the CPU alone: on other devices and under torch.compile they are not read,
+            and there the result is NaN (for an infinite bandwidth, the limit).
     """
     y, y_weights, fixed = opened(
         y, y_weights, bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, alpha=alpha,
