@@ -64,6 +64,19 @@ def test_no_class_is_left(backend: str, estimator: str) -> None:
     assert value == 0 and all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_a_batch_of_one_point(backend: str, estimator: str) -> None:
+    """Of a class that the other sample has: for "unbiased" a class with a single point is skipped."""
+    x, y = sample(1, 8, 2)
+    named = {"x_labels": torch.tensor([1]), "y_labels": torch.tensor([0, 1, 1, 2, 2, -1, 0, 1]), "absent": "skip"}
+    value = fastmmd.mmd2(x, y, scales(2), estimator=estimator, class_weights=[1.0, 0.5, 1.0], **named)
+    of_class = y[named["y_labels"] == 1]
+    assert torch.equal(value, 0.5 * fastmmd.mmd2(x, of_class, scales(2)) if estimator == "biased" else torch.zeros(()))
+    if estimator == "unbiased":
+        with pytest.raises(ValueError, match="x: got 1 point, expected at least 2"):
+            fastmmd.mmd2(x, y, estimator=estimator, class_weights=[1.0] * 3, unconditional_weight=1.0, **named)
+
+
 def test_unlabeled_points_are_left_out(backend: str) -> None:
     """Without an unconditional term they count nowhere, as -1 in a batch of source and target points does."""
     x, y, every = *sample(40, 30, 3), ((0, 1, -1), (0, 1, -1))

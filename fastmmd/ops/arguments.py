@@ -273,7 +273,8 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[float, ...] | Te
 
 
 def _float_tuple(name: str, values: object) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes, Tensor)) or not isinstance(values, Iterable):
+    scalar = getattr(values, "ndim", 1) == 0  # such as an array of NumPy, which claims to be iterable
+    if isinstance(values, (str, bytes, Tensor)) or scalar or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
     floats = tuple(value if type(value) is float else _float(name, value) for value in values)
     if not floats:

@@ -100,7 +100,8 @@ def mmd2(
         x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
     )  # fmt: skip
     check_points(x=x, y=y)
-    unbiased = check_estimator(estimator, x=x, y=y)
+    by_class_alone = x_labels is not None and absent == "skip" and unconditional_weight == 0
+    unbiased = check_estimator(estimator, **({} if by_class_alone else {"x": x, "y": y}))
     batch = _broadcast_batch(x, y)
     spec = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x) if fixed is None else fixed.spec
     s, w, numbers, family = flattened(spec)
@@ -111,8 +112,7 @@ def mmd2(
     if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
         x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
         (xb, wx), (yb, wy), offsets = into_classes((xb, wx, x_labels), (yb, wy, y_labels), len(pi), absent, unbiased)
-    needs = needs_grad(xb, yb, wx, wy, s, w)
-    options = [unbiased, fixed is not None]
+    options, needs = [unbiased, fixed is not None], needs_grad(xb, yb, wx, wy, s, w)
     member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, options, needs, current())[0]
     if fixed is not None:
         member_values = member_values + fixed.self_term(unbiased).expand(batch).reshape(-1)
