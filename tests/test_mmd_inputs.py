@@ -216,3 +216,14 @@ def test_jit_trace_is_refused() -> None:
     x, y = sample(5, 4, 2)
     with pytest.raises(RuntimeError, match="x: torch.jit.trace cannot record the operators of fastmmd; use torch.comp"):
         torch.jit.trace(lambda a, b: fastmmd.mmd2(a, b), (x, y))
+
+
+def test_regularizers_take_a_0d_tensor() -> None:
+    codes, prior, s = points(9, 3), fastmmd.priors.Gaussian(3), torch.tensor(1.5)
+    for kind in (fastmmd.nn.MMD, fastmmd.nn.ClosedFormMMD):
+        torch.manual_seed(0)
+        value = kind(s)(codes, prior)
+        torch.manual_seed(0)
+        assert_close(value, kind((1.5,))(codes, prior), rtol=1e-6)
+        assert kind(s).kernel_spec() is not None
+        assert kind(s.to("meta")).bandwidths.device.type == "meta"  # checked where the tensors are
