@@ -128,8 +128,8 @@ DEVICE void sample_pairs(const Memory& memory, const Segment& x, const Segment& 
 // Where all near bandwidths of a Gaussian are wide, they fold into a series, whose cost does not depend on
 // their number: u(r) = r P(t), slope(r) - slope(0) = r Q(t) with t = 2 r / reach - 1. cpu/mmd/series.hpp has
 // the mathematics; here P and Q come from values at Chebyshev nodes, one thread each. Not in double, which
-// would take more terms than it saves; nor for a sample alone or beside a fixed one, where the value meets one
-// of another origin; nor where sums per rung are wanted.
+// would take more terms than it saves; nor for a sample alone or beside a fixed one, where the value meets
+// one of another origin; nor where sums per rung are wanted.
 template <class T>
 DEVICE Whole whole_of(const Memory& memory, const Ladder& ladder, const Rung* rungs, double reach, bool two) {
     const bool foldable =
