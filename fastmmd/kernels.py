@@ -7,7 +7,7 @@ and tests/test_kernels.py compares the two. To add a family:
     fastmmd/kernels.py                          facts and formulas in torch: checks, "reference", diagnostics
     csrc/common/families.hpp                    facts and formulas, from which CPU and CUDA kernels are generated
     fastmmd/backends/triton/mmd/families.py     the same for Triton
-    fastmmd/ops/mmd.py                          the docstring, the names that `kernel` takes
+    fastmmd/ops/mmd/discrepancy.py              the docstring, the names that `kernel` takes
 
 An exponential of r or sqrt(r) also takes part in the ladder and the folding of bandwidths where it sets `squarings`. A
 kernel that is no function of the distance (polynomial, sigmoid) is no such family: it has no r for the shared distance

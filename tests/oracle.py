@@ -46,10 +46,14 @@ def mmd2(
     return xx + yy - 2 * xy
 
 
-def class_parts(x_labels: Tensor, y_labels: Tensor, class_weights, unconditional_weight: float = 0.0):
-    """The weight of each term of mmd2 with labels and its points in x and y; the last is the unconditional one."""
+def class_parts(x_labels: Tensor, y_labels: Tensor, class_weights, unconditional_weight: float = 0.0, least: int = 0):
+    """The weight of each term of mmd2 with labels and its points in x and y; the last is the unconditional one.
+
+    least: fewer points of a class in x or y, and it is skipped.
+    """
     for label, weight in enumerate(class_weights):
-        if (x_labels == label).any():
+        in_x, in_y = x_labels == label, y_labels == label
+        if in_x.any() and min(in_x.sum(), in_y.sum()) >= least:
             yield weight, x_labels == label, y_labels == label
     if unconditional_weight:
         yield unconditional_weight, torch.ones_like(x_labels, dtype=bool), torch.ones_like(y_labels, dtype=bool)

@@ -35,7 +35,7 @@ def operator_cases(backend: str) -> dict[str, tuple]:
             *leaves(x, y, positive(2, 7), positive(2, 5), s, w),
             None,
             *kernel[2:],
-            True,
+            [True, False],
             [True] * 6,
             backend,
         ),

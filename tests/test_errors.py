@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from helpers import F64, points
@@ -25,9 +26,11 @@ KERNEL_ARGUMENTS = [
     ({"bandwidths": (math.inf,)}, ValueError, "bandwidths: got"),
     ({"bandwidths": ()}, ValueError, "bandwidths: got an empty"),
     ({"bandwidths": 2.0}, TypeError, "bandwidths: got 2.0, expected a sequence"),
+    ({"bandwidths": np.array(2.0)}, TypeError, "bandwidths: got array.2.., expected a sequence"),
     ({"bandwidths": "12"}, TypeError, "bandwidths: got '12', expected a sequence"),
     ({"bandwidths": torch.ones(2, 1)}, ValueError, r"bandwidths: got .* shape \[2, 1\]"),
-    ({"bandwidths": torch.tensor(1.0)}, ValueError, r"bandwidths: got .* shape \[\]"),
+    ({"bandwidths": torch.ones(0)}, ValueError, r"bandwidths: got .* shape \[0\], expected a floating one"),
+    ({"bandwidths": torch.tensor(0.0)}, ValueError, r"bandwidths: got \[0.0\], expected positive finite"),
     ({"bandwidths": torch.ones(2, dtype=torch.int64)}, ValueError, "bandwidths: got a torch.int64"),
     ({"bandwidths": torch.ones(2, device="meta")}, ValueError, "bandwidths: got device meta, expected cpu"),
     ({"kernel_weights": (1.0,)}, ValueError, "kernel_weights: got 1, expected 6"),

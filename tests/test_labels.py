@@ -45,11 +45,13 @@ def check(
     alpha: float = 1.0,
     unconditional_weight: float = 0.0,
     pi: tuple[float, ...] = PI,
+    absent: str = "raise",
 ) -> None:
     """Value and every gradient: each term within its own bound of docs/design.md, times its weight."""
     s = bandwidths if isinstance(bandwidths, Tensor) else None
     floats = [1.0] if kernel == "energy" else bandwidths
-    parts = list(oracle.class_parts(x_labels, y_labels, pi, unconditional_weight))
+    least = 0 if absent == "raise" else 2 if estimator == "unbiased" else 1
+    parts = list(oracle.class_parts(x_labels, y_labels, pi, unconditional_weight, least))
     tensors = (x, y, x_weights, y_weights, s, kernel_weights)
 
     def ours(x, y, xw, yw, s, w):
@@ -57,7 +59,7 @@ def check(
         return fastmmd.mmd2(
             x, y, *arguments, kernel=kernel, estimator=estimator, kernel_weights=w, x_weights=xw, y_weights=yw,
             alpha=alpha, x_labels=x_labels, y_labels=y_labels, class_weights=pi,
-            unconditional_weight=unconditional_weight,
+            unconditional_weight=unconditional_weight, absent=absent,
         )  # fmt: skip
 
     def dense(x, y, xw, yw, s, w, cross=-2.0, parts=parts):
@@ -226,8 +228,14 @@ def call(x_labels, y_labels, **options) -> Tensor:
         ([0, 1, 0, 1], [0, 0, 0], {}, ValueError, "y_labels: got no point of class 1, of which x has 2"),
         ([1, 1, 1, 1], [0, 1, 1], {}, ValueError, "x_labels: got no point of class 0, of which y has 1"),
         ([0, 1, 0, 1], [0, 1, 0], {"estimator": "unbiased"}, ValueError, "y_labels: got one point of class 1, .* 2"),
-        ([0, -1, 0, -1], [0, 0, 0], {}, ValueError, "x_labels: got 2 unlabeled points .* unconditional_weight above"),
-        ([0, 0, 0, 0], [0, -1, 0], {}, ValueError, "y_labels: got 1 unlabeled points"),
+        ([0, 1, 0, 1], [0, 1, 0], {"absent": "drop"}, ValueError, 'absent: got \'drop\', expected "raise" or "skip"'),
+        (
+            [0, 1, 0, 1],
+            [0, 1, 0],
+            {"x_weights": torch.tensor([1.0, 0, 1, 0])},
+            ValueError,
+            "x_weights: got weights that sum to 0 in class 1",
+        ),
     ],
 )
 def test_errors(x_labels, y_labels, options, error, message) -> None:
@@ -291,7 +299,7 @@ def operator(
 ):
     tensors = points(1, n, 3), points(1, m, 3, seed=1), positive(1, n), positive(1, m, seed=1), positive(2), positive(2)
     offsets = torch.tensor([x_offsets, y_offsets])
-    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", unbiased, [True] * 6, backend)
+    return torch.ops.fastmmd.mmd2(*tensors, offsets, [1.0], "imq", [unbiased, False], [True] * 6, backend)
 
 
 def test_members_of_the_operator(backend: str) -> None:
@@ -303,7 +311,7 @@ def test_members_of_the_operator(backend: str) -> None:
     for member, rows, columns in ((3, slice(4, 7), slice(3, 7)), (4, slice(7, 9), slice(7, 9))):
         alone = torch.ops.fastmmd.mmd2(
             x[:, rows], y[:, columns], xw[:, rows], yw[:, columns], positive(2), positive(2), None, [1.0], "imq",
-            False, [True] * 6, backend,
+            [False, False], [True] * 6, backend,
         )  # fmt: skip
         for whole, part in ((value[member, None], 0), (g_s[member, None], 5), (g_w[member, None], 6)):
             assert_close(whole, alone[part])
@@ -322,7 +330,7 @@ def test_opcheck(backend: str, grad: bool) -> None:
         for t in (points(1, 9, 3), points(1, 8, 3, seed=1), positive(1, 9), positive(1, 8), positive(2), positive(2))
     ]
     offsets = torch.tensor([[0, 3, 3, 8], [0, 4, 4, 6]])
-    arguments = (*tensors, offsets, [1.0], "gaussian", True, [grad] * 6, backend)
+    arguments = (*tensors, offsets, [1.0], "gaussian", [True, False], [grad] * 6, backend)
     torch.library.opcheck(torch.ops.fastmmd.mmd2.default, arguments)
 
 
@@ -331,7 +339,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
     for needs in itertools.product([False, True], repeat=3):
         flags = [*needs, False, needs[0], False]
         tensors = (x, y, positive(1, 6), None, None, None, offsets)
-        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", False, flags, backend)
+        out = torch.ops.fastmmd.mmd2(*tensors, [1.0, 1.0, 1.0], "gaussian", [False, False], flags, backend)
         shapes = [(1, 6, 2), (1, 5, 2), (1, 6), None, (2, 1), None]
         assert out[0].shape == (2,)
         for gradient, shape, need in zip(out[1:], shapes, flags, strict=True):

@@ -111,7 +111,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
         ([True] + [False] * 5, [(1, 6, 2)]),
         ([False, True, False, True, False, True], [(1, 5, 2), (1, 5), (1, 1)]),
     ):
-        out = torch.ops.fastmmd.mmd2(x, y, *[None] * 5, *kernel, False, needs, backend)
+        out = torch.ops.fastmmd.mmd2(x, y, *[None] * 5, *kernel, [False, False], needs, backend)
         assert out[0].shape == (1,)
         assert [tuple(t.shape) for t in out[1:] if t.numel()] == wanted
 

@@ -18,6 +18,7 @@ from helpers import F32, F64, INTERPRETED, assert_close, points, positive, value
 from test_closed_form import PRIORS, gaussians
 from test_closed_form import test_quadrature as check_closed_form
 from test_discrepancy import test_discrepancy as check_discrepancy
+from test_fixed_sample import check as check_fixed
 from test_fourier import test_frequencies_follow_the_definition as check_frequencies
 from test_fourier import test_function as check_function
 from test_fourier import test_mean as check_mean
@@ -114,6 +115,9 @@ MMD: dict[str, Callable[[], None]] = {
     ),
     "half types": lambda: check(*sample(21, 18, 6, torch.bfloat16), scales(6)),
     "view": lambda: check(points(10, 40, seed=7).mT[::2], points(2, 9, 10, seed=8)[0], scales(10)),
+    "fixed": lambda: check_fixed(*sample(*TILES, 6), LADDER, estimator="unbiased", x_weights=positive(150)),
+    "fixed and wide": lambda: check_fixed(points(300, 6, seed=1), points(300, 6, seed=2), [4.0, 5.5, 7.0]),
+    "fixed in 60 dimensions": lambda: check_fixed(*sample(*TILES, 60), [2.0, *scales(60)], x_weights=positive(150)),
     "outlier": lambda: check(_far(points(40, 3, seed=1)), points(30, 3, seed=2), LADDER),
 }
 

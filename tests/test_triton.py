@@ -20,7 +20,7 @@ from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
 from fastmmd.backends.triton.launch import FUSED, TUNED_PAIRS, tuned
 from fastmmd.kernels import Kernel
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
-from fastmmd.ops.mmd import mmd2_members
+from fastmmd.ops.mmd.operators import mmd2_members
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
@@ -39,7 +39,7 @@ def segments(dim: int) -> list[Tensor]:
     offsets = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
     needs = [True, False, True, False, False, False]
     tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, offsets)
-    value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", False, needs, current())
+    value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", [False, False], needs, current())
     return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
 

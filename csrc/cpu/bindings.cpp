@@ -78,6 +78,7 @@ void mmd2(const py::kwargs& fields) {
                                   .FIELD(Call, y)
                                   .field<&Call::kernel_fields>("kernel")
                                   .FIELD(Call, unbiased)
+                                  .FIELD(Call, fixed_y)
                                   .FIELD(Call, value)
                                   .FIELD(Call, gradients);
     Call call = filled(table, fields);

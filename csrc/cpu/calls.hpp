@@ -44,6 +44,7 @@ struct Mmd2 {
     Sample x, y;  // without y: the self-term of x alone; offsets for both or none
     Kernel kernel;
     bool unbiased;
+    bool fixed_y;   // y's term with itself is left out; then no gradients but those of x and its weights
     double* value;  // [batch]
     Mmd2Inputs gradients;
 };

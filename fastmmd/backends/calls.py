@@ -54,7 +54,9 @@ class Mmd2:
     """a_x E_xx + a_y E_yy - 2 E_xy.
 
     E_xy = sum_ij wx_i wy_j u(x_i, y_j) with normalized weights; a_x = 1 / (1 - sum_i wx_i^2) if unbiased, else 1.
-    Without y: the self-term a_x E_xx alone.
+    Without y: the self-term a_x E_xx alone. With fixed_y a_y E_yy is left out, and all gradients but those of x and its
+    weights: it was computed in a call of its own, from whose kernel values these must not differ by a rounding that
+    they share, as those of folded bandwidths do.
     """
 
     x: Sample
@@ -62,6 +64,12 @@ class Mmd2:
     kernel: Kernel
     unbiased: bool
     needs: Mmd2Inputs[bool]
+    fixed_y: bool = False  # only with y
+
+    @property
+    def may_fold(self) -> bool:
+        """Whether what folding bandwidths rounds, in all pairs alike, cancels between the terms of the call."""
+        return self.y is not None and not self.fixed_y
 
 
 class WitnessInputs(NamedTuple, Generic[T]):

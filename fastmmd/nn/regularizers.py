@@ -139,7 +139,7 @@ class MMD(Regularizer):
     ) -> None:
         super().__init__()
         check_estimator(estimator)
-        kernel_arguments(bandwidths, kernel, kernel_weights, alpha, torch.empty(0))
+        _check_kernel(bandwidths, kernel, kernel_weights, alpha)
         _keep(self, "bandwidths", bandwidths)
         _keep(self, "kernel_weights", kernel_weights)
         self.kernel, self.estimator, self.alpha = kernel, estimator, alpha
@@ -207,7 +207,7 @@ class ClosedFormMMD(Regularizer):
     ) -> None:
         super().__init__()
         check_estimator(estimator)
-        kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, torch.empty(0))
+        _check_kernel(bandwidths, "gaussian", kernel_weights)
         _keep(self, "bandwidths", bandwidths)
         _keep(self, "kernel_weights", kernel_weights)
         self.estimator = estimator
@@ -267,5 +267,11 @@ def without_lone(labels: Tensor, num_classes: int) -> Tensor:
 
 def kernel_of(bandwidths: Floats, kernel: KernelName = "gaussian", alpha: float = 1.0) -> Kernel:
     """The kernel of a regularizer, for the checks of its scale."""
-    scales = bandwidths.detach() if isinstance(bandwidths, Tensor) else tuple(bandwidths)
-    return Kernel(kernel, scales, (1.0,) * len(bandwidths), alpha)
+    scales = bandwidths.detach().reshape(-1) if isinstance(bandwidths, Tensor) else tuple(bandwidths)
+    return Kernel(kernel, scales, (1.0,) * len(scales), alpha)
+
+
+def _check_kernel(bandwidths: Floats, kernel: KernelName, kernel_weights: Floats | None, alpha: float = 1.0) -> None:
+    """As `kernel_arguments`, on the device of the tensors among them."""
+    device = next((values.device for values in (bandwidths, kernel_weights) if isinstance(values, Tensor)), None)
+    kernel_arguments(bandwidths, kernel, kernel_weights, alpha, torch.empty(0, device=device))

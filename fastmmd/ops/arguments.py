@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..kernels import FAMILIES, Kernel
+from .device_cache import tracing
 
 KernelName = Literal["gaussian", "laplacian", "imq", "rational_quadratic", "energy"]
 Estimator = Literal["biased", "unbiased"]
@@ -28,7 +30,7 @@ def check_points(rank: int | None = None, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
-        reject_forward_mode(name, tensor)
+        reject_unsupported(name, tensor)
         if tensor.dtype not in FLOATS:
             raise TypeError(
                 f"{name}: got dtype {tensor.dtype}, expected float16, bfloat16, float32 or float64; "
@@ -81,13 +83,18 @@ def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
 def sample_weights(
     name: str, weights: Tensor | None, points_name: str, points: Tensor, batch: Sequence[int] | None = None
 ) -> Tensor | None:
-    """Weights [..., N], leading dimensions that broadcast to `batch`, as [*batch, N] in the compute dtype."""
+    """Weights [..., N], leading dimensions that broadcast to `batch`, as [*batch, N] in the compute dtype.
+
+    Raises:
+        TypeError, ValueError: weights of another type or shape, or, where values are read, of sum 0.
+    """
     if weights is None:
         return None
     batch, n = tuple(points.shape[:-2] if batch is None else batch), points.shape[-2]
     if not isinstance(weights, Tensor) or weights.dtype not in FLOATS:
         given = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
         raise TypeError(f"{name}: got {given}, expected a floating tensor of shape {[*batch, n]}")
+    reject_unsupported(name, weights)
     shape = tuple(weights.shape)
     lead = shape[:-1]
     tail = batch[len(batch) - len(lead) :] if len(lead) <= len(batch) else None
@@ -95,14 +102,33 @@ def sample_weights(
         raise ValueError(
             f"{name}: got shape {list(shape)}, expected {[*batch, n]}, a weight for each point of {points_name}"
         )
-    reject_forward_mode(name, weights)
     check_same(**{points_name: points, name: weights})
+    if 0.0 in known_values(weights.detach().sum(-1, dtype=torch.float64).flatten()):
+        raise ValueError(
+            f"{name}: got weights that sum to 0 and cannot be normalized; expected another sum, such as that of "
+            "numbers >= 0 that are not all 0"
+        )
     return weights.to(compute_dtype(points)).expand(*batch, n)
 
 
 def normalized(weights: Tensor) -> Tensor:
     """Weights [..., N] with sum 1."""
     return weights / weights.sum(-1, keepdim=True)
+
+
+def values_are_read(device: torch.device) -> bool:
+    """Whether values may decide an error: not where reading them waits for the device, nor where a compiler traces."""
+    return device.type == "cpu" and not tracing()
+
+
+def known_values(values: tuple[float, ...] | Tensor) -> Sequence[float]:
+    """Numbers for a check: those of a tensor [S] where `values_are_read`, else none."""
+    if not isinstance(values, Tensor):
+        return values
+    try:
+        return values.tolist() if values_are_read(values.device) else ()
+    except RuntimeError:  # of a batch of torch.vmap
+        return ()
 
 
 def check_estimator(estimator: str, **samples: Tensor) -> bool:
@@ -131,17 +157,41 @@ def kernel_arguments(
             raise ValueError(f'bandwidths: the "{kernel}" kernel has none; leave the argument out')
         bandwidths = (1.0,)
     scales = _floats("bandwidths", bandwidths, points)
-    if isinstance(scales, tuple) and any(not 0 < s < math.inf for s in scales):
-        raise ValueError(f"bandwidths: got {list(scales)}, expected positive finite numbers (standard deviations)")
+    known = known_values(scales)
+    if any(not 0 < s < math.inf for s in known):
+        raise ValueError(f"bandwidths: got {list(known)}, expected positive finite numbers (standard deviations)")
     count = len(scales)
     if kernel_weights is None:
         return Kernel(kernel, scales, (1.0,) * count, float(alpha))
     weights = _floats("kernel_weights", kernel_weights, points)
-    if isinstance(weights, tuple) and any(not math.isfinite(w) for w in weights):
-        raise ValueError(f"kernel_weights: got {list(weights)}, expected finite numbers")
+    known = known_values(weights)
+    if any(not math.isfinite(w) for w in known):
+        raise ValueError(f"kernel_weights: got {list(known)}, expected finite numbers")
     if len(weights) != count:
         raise ValueError(f"kernel_weights: got {len(weights)}, expected {count}, one for each bandwidth")
     return Kernel(kernel, scales, weights, float(alpha))
+
+
+def numbers_in(name: str, values: float | Sequence[float] | Tensor) -> float | Sequence[float]:
+    """The values of a tensor, 0-d or [S], read where it is; numbers as they are.
+
+    Raises:
+        TypeError, ValueError: a tensor of another type or shape, one that needs a gradient, or any while a compiler
+            traces.
+    """
+    if not isinstance(values, Tensor):
+        return values
+    if values.dtype not in FLOATS or values.ndim > 1:
+        raise TypeError(
+            f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, 0-d or [S], "
+            "or numbers"
+        )
+    if values.requires_grad:
+        raise ValueError(f"{name}: got a tensor that requires a gradient, which has none here; pass {name}.detach()")
+    if tracing() or values.device.type == "meta":
+        raise ValueError(f"{name}: got a tensor whose values cannot be read while a compiler traces; pass numbers")
+    numbers: float | list[float] = values.tolist()
+    return numbers
 
 
 def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
@@ -153,12 +203,15 @@ def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool
 
 
 def check_int(name: str, value: object, least: int = 1, most: int | None = None) -> int:
-    """An int from `least` to `most`."""
-    integer = isinstance(value, int) and not isinstance(value, bool)
-    if not integer or value < least or (most is not None and value > most):  # type: ignore[operator]
+    """An integer from `least` to `most`, NumPy's too, as an int."""
+    try:
+        number = None if isinstance(value, (bool, Tensor)) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
         wanted = {1: "a positive int", 0: "an int >= 0"}.get(least, f"an int >= {least}")
         raise ValueError(f"{name}: got {value!r}, expected {wanted}" + ("" if most is None else f" up to {most}"))
-    return value  # type: ignore[return-value]
+    return number
 
 
 def check_number(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> float:
@@ -169,6 +222,27 @@ def check_number(name: str, value: object, *, zero: bool = False, below: float =
         limit = f" below {below:g}" if below < math.inf else ""
         raise ValueError(f"{name}: got {value!r}, expected {wanted}{limit}")
     return number
+
+
+def reject_unsupported(name: str, tensor: Tensor) -> None:
+    """What the operators would refuse with an error that names nothing, or drop without a word.
+
+    Raises:
+        TypeError: a nested tensor, or one that is not strided.
+        RuntimeError: under torch.jit.trace, or a tensor that carries a forward-mode tangent.
+    """
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name}: got a nested tensor, expected a strided one; pad it, {name}.to_padded_tensor(0.0), with weight 0 "
+            "for the points that this adds, or call the function for each part"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: got layout {tensor.layout}, expected torch.strided; convert with {name}.to_dense()")
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        raise RuntimeError(
+            f"{name}: torch.jit.trace cannot record the operators of fastmmd; use torch.compile or torch.export"
+        )
+    reject_forward_mode(name, tensor)
 
 
 def reject_forward_mode(name: str, tensor: Tensor) -> None:
@@ -186,19 +260,21 @@ def reject_forward_mode(name: str, tensor: Tensor) -> None:
 
 def _floats(name: str, values: Floats, points: Tensor) -> tuple[float, ...] | Tensor:
     if isinstance(values, Tensor):
-        if values.ndim != 1 or values.shape[0] == 0 or values.dtype not in FLOATS:
+        reject_unsupported(name, values)
+        if values.ndim > 1 or values.numel() == 0 or values.dtype not in FLOATS:
             raise ValueError(
-                f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, [S]"
+                f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, [S] or "
+                "0-d"
             )
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
-        reject_forward_mode(name, values)
-        return values.to(compute_dtype(points))
+        return values.to(compute_dtype(points)).reshape(-1)
     return _float_tuple(name, values)
 
 
 def _float_tuple(name: str, values: object) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes, Tensor)) or not isinstance(values, Iterable):
+    scalar = getattr(values, "ndim", 1) == 0  # such as an array of NumPy, which claims to be iterable
+    if isinstance(values, (str, bytes, Tensor)) or scalar or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
     floats = tuple(value if type(value) is float else _float(name, value) for value in values)
     if not floats:

@@ -23,7 +23,7 @@ from .arguments import (
     sample_weights,
 )
 from .dispatch import needs_grad
-from .mmd import flattened, mmd2_members
+from .mmd.operators import flattened, mmd2_members
 
 F64 = torch.float64
 
@@ -101,7 +101,8 @@ def mmd2_to_prior(
         kernel = _as_float32(kernel)
     s, w, numbers, family = flattened(kernel)
     needs = needs_grad(xb, None, weights, None, s, w)
-    self_term = mmd2_members(xb, None, weights, None, s, w, None, numbers, family, unbiased, needs, current())[0]
+    options = [unbiased, False]
+    self_term = mmd2_members(xb, None, weights, None, s, w, None, numbers, family, options, needs, current())[0]
     means = kernel_means(kernel.bandwidths, kernel.weights, x.device)
     u = means.cross(xb.flatten(0, 1).to(F64)).view(-1, n)  # in float64, which autocast leaves alone
     mean = u.mean(-1) if weights is None else (u * normalized(weights.to(F64))).sum(-1)

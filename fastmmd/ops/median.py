@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .arguments import check_points, compute_dtype
+from .arguments import check_points, compute_dtype, known_values
 
 
 def median_bandwidth(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -21,11 +21,13 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None) -> Tensor:
         x: [N, D]; y: [M, D] or None. At least two points in total.
 
     Returns:
-        0-d tensor on x's device in the compute dtype, without gradient; NaN where a point is not finite. No value
-        is read on the host.
+        0-d tensor on x's device in the compute dtype, without gradient; NaN where a point is not finite. `mmd2` and
+        `FourierFeatures` take it as the one bandwidth that it is.
 
     Raises:
-        TypeError, ValueError: as `mmd2`; fewer than two points.
+        TypeError, ValueError: as `mmd2`; fewer than two points. On the CPU also more than half of the distances being
+            0, as in sparse binary data, where the median is 0 and no bandwidth. On other devices and under
+            torch.compile no value is read on the host: there the result is 0.
     """
     check_points(rank=2, **({"x": x} if y is None else {"x": x, "y": y}))
     with torch.no_grad():
@@ -35,7 +37,14 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None) -> Tensor:
             raise ValueError(f"x: got {n} point, expected at least two to have a pair")
         points = points.to(compute_dtype(x)).contiguous()
         median = _median_squared_distance(points).div(2).sqrt()
-        return torch.where(points.isfinite().all(), median, float("nan"))
+        median = torch.where(points.isfinite().all(), median, float("nan"))
+        if 0.0 in known_values(median[None]):
+            raise ValueError(
+                "x: got points of which more than half of the pairs are at distance 0, which is the median then and no "
+                "bandwidth; use the median over distinct points, median_bandwidth(x.unique(dim=0)), or the root of the "
+                "mean square instead, x.var(0).sum().sqrt()"
+            )
+        return median
 
 
 def _median_squared_distance(points: Tensor) -> Tensor:

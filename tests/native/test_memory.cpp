@@ -19,8 +19,8 @@ TEST(memory_that_runs_out) {
             const Operations& o = *set.operations;
             const Sample x = {n, data, nullptr, nullptr}, y = {5, data, nullptr, nullptr};
             const Mmd2Inputs gradients = {data, data, nullptr, nullptr, data, data};
-            CHECK(!o.mmd2({is_double, 2, 1, 3, x, y, kernel, false, (double*)data, gradients}), "%s: mmd2",
-                  set.name());
+            CHECK(!o.mmd2({is_double, 2, 1, 3, x, y, kernel, false, false, (double*)data, gradients}),
+                  "%s: mmd2", set.name());
             const TileSide side = {5, data, data, data, (double*)data, nullptr, 1};
             CHECK(!o.mmd_tile({is_double, 2, 3, n, data, side, side, false, kernel, 1, 1, false, 0, 1,
                                (double*)data, 1, nullptr, nullptr, (double*)data}),

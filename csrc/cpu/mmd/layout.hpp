@@ -128,7 +128,9 @@ template <class T> class Layout {
             points += (double)own.sides[side].count;
         }
         strips_ += own.strips;
-        steps_ += points * points * (task_.dim + 2 * task_.kernel.count) / 2 / lanes<T>;
+        const double left_out = task_.fixed_y ? (double)own.sides[1].count : 0;
+        const double pairs = (points * points - left_out * left_out) / 2;
+        steps_ += pairs * (task_.dim + 2 * task_.kernel.count) / lanes<T>;
     }
 
     void add_term(Member<T>& own, int rows, int columns, bool grad_rows, bool grad_columns) {
@@ -139,7 +141,8 @@ template <class T> class Layout {
         term.half = rows == columns && !grad_weights;  // which needs the value of every row
         term.grad_rows = grad_rows;
         term.grad_columns = grad_columns && (term.half || rows != columns);
-        term.blocks = blocks_of(own.sides[rows].count, block_rows);
+        const bool left_out = task_.fixed_y && rows == 1;
+        term.blocks = left_out ? 0 : blocks_of(own.sides[rows].count, block_rows);
         term.strips = smaller<int64_t>(term.blocks, most_strips);
         if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them
             const int64_t fit = ((int64_t)1 << 21) / (staged_[columns] * task_.dim);

@@ -78,8 +78,9 @@ template <class T> class Mmd2Run {
         for (const Moments* own : samples)
             distances.farthest = larger(distances.farthest, distances_between(*own, *own, dim_).farthest);
         // The rounded coefficients of the folded kernel are a kernel that is off by 2^-25, for all pairs
-        // alike. That cancels between the terms; the self-term of x alone meets a closed form outside.
-        plans_.make(b, task_.kernel, dim_, distances, per_rung_, task_.y.points);
+        // alike. That cancels between the terms, but not where one of them is computed elsewhere: beside the
+        // self-term of x alone in closed form, of a fixed y by a call of its own.
+        plans_.make(b, task_.kernel, dim_, distances, per_rung_, task_.y.points && !task_.fixed_y);
     }
 
     void run_strip(int64_t at, int thread) {
@@ -173,7 +174,7 @@ template <class T> class Mmd2Run {
         const Member<T>& member = layout_.member(b);
         if (layout_.is_empty(b)) return finish_empty(b);
         double value = 0;
-        for (int side = 0; side < layout_.sides(); ++side) {
+        for (int side = 0; side < (task_.fixed_y ? 1 : layout_.sides()); ++side) {
             const Side<T>& own = member.sides[side];
             double* of_self = member.terms[side].value;
             const double* of_other = cross_value(member, side);

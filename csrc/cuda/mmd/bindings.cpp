@@ -77,6 +77,7 @@ void bind_mmd(py::module_& module) {
         .FIELD(Mmd, kernel)
         .FIELD(Mmd, normalized)
         .FIELD(Mmd, unbiased)
+        .FIELD(Mmd, fixed_y)
         .FIELD(Mmd, products)
         .FIELD(Mmd, value)
         .FIELD(Mmd, grad_bandwidths)

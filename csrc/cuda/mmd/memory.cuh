@@ -241,12 +241,12 @@ inline Term term_of(const Mmd& call, Workspace& space, int rows, int columns, bo
     return term;
 }
 
-// The terms of a call: each sample with itself, if masses are normalized, and the first with the second; the
-// second with the first where that has a gradient or values of its own.
+// The terms of a call: each sample with itself, if masses are normalized and but for a fixed y, and the first
+// with the second; the second with the first where that has a gradient or values of its own.
 inline Terms terms_of(const Mmd& call, Workspace& space) {
     Terms terms;
     const bool two = call.y.count > 0, rungs = has_rungs(call);
-    for (int side = 0; side <= two && call.normalized; ++side) {
+    for (int side = 0; side <= (two && !call.fixed_y) && call.normalized; ++side) {
         const Sample& sample = call.sample(side);
         const bool half = !sample.grad_points && !sample.grad_weights;
         terms.terms[terms.count++] = term_of(call, space, side, side, sample.grad_points, half, rungs);

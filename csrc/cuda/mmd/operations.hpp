@@ -38,6 +38,7 @@ struct Mmd {
     Kernel kernel;
     bool normalized;
     bool unbiased;
+    bool fixed_y;               // y's term with itself is left out; then no gradients but those of x
     bool products;              // distances come from matrix products, by mmd_tile; not with offsets
     double* value;              // [batch]
     void* grad_bandwidths;      // [batch, S]

@@ -130,8 +130,8 @@ DEVICE void sample_pairs(const Memory& memory, const Segment& x, const Segment& 
 // Where all near bandwidths of a Gaussian are wide, they fold into a series, whose cost does not depend on
 // their number: u(r) = r P(t), slope(r) - slope(0) = r Q(t) with t = 2 r / reach - 1. cpu/mmd/series.hpp has
 // the mathematics; here P and Q come from values at Chebyshev nodes, one thread each. Not in double, which
-// would take more terms than it saves; nor for a sample alone, whose value meets one of another origin; nor
-// where sums per rung are wanted.
+// would take more terms than it saves; nor for a sample alone or beside a fixed one, where the value meets
+// one of another origin; nor where sums per rung are wanted.
 template <class T>
 DEVICE Whole whole_of(const Memory& memory, const Ladder& ladder, const Rung* rungs, double reach, bool two) {
     const bool foldable =
@@ -324,7 +324,7 @@ Status mmd_plan(const Mmd& call, void* workspace, void* stream) {
     ladder.normalized = call.normalized;
     ladder.unbiased = call.unbiased;
     ladder.products = call.products;
-    ladder.may_fold = !has_rungs(call);
+    ladder.may_fold = !has_rungs(call) && !call.fixed_y;
     ladder.kernel = call.kernel;
     interpolate(ladder);
     order_rungs(call.kernel, ladder.order, ladder.follows);

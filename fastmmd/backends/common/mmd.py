@@ -78,6 +78,7 @@ class RowSums(Generic[M]):
     row_weights: Tensor | None  # [B, N] float64: row_i of the sums per kernel; None: these are not needed
     half: bool  # rows are columns, and only sum_i mass_i value_i matters: pairs may count on one side, twice
     typical: tuple[M, M]  # pairs of these decide how all sums of the call round, so that they round alike
+    may_fold: bool = True  # see `calls.Mmd2.may_fold`
 
 
 @dataclass
@@ -144,7 +145,10 @@ def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2I
         if needs.bandwidths or needs.kernel_weights:
             row_weights = _each(rows.weights, rows.points)
         factor = factor * columns.scale
-        return sum_rows(RowSums(rows, columns, factor, call.kernel, gradient, row_weights, half, (sx, sy or sx)))
+        typical = (sx, sy or sx)
+        return sum_rows(
+            RowSums(rows, columns, factor, call.kernel, gradient, row_weights, half, typical, call.may_fold)
+        )
 
     if sy is not None and sx.offsets is not None and sy.offsets is not None:
         impossible = _impossible(sx.offsets.diff(), sy.offsets.diff(), unbiased)
@@ -154,7 +158,10 @@ def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2I
     of_x, of_points, of_weights = xx, x.new_empty(0), x.new_empty(0)
     value: Tensor | float = 0.0
     per_kernel = [xx.bandwidths, xx.kernel_weights]
-    if sy is not None:
+    if sy is not None and call.fixed_y:
+        cross = sums(sx, sy, -1.0, needs.x)
+        of_x, value = xx.plus(cross), sx.total(sx.weights * cross.value)
+    elif sy is not None:
         of_y = yy = sums(sy, sy, sy.factor, needs.y, half=not (needs.y or needs.y_weights))
         from_both = any(needs[1:4])  # else x and y need meet from one side only
         of_x = xx.plus(sums(sx, sy, -1.0, needs.x), 1.0 if from_both else 2.0)

@@ -53,6 +53,7 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
         kernel=_kernel(kernel),
         normalized=True,
         unbiased=call.unbiased,
+        fixed_y=call.fixed_y,
         products=products,
         value=value.data_ptr(),
         grad_bandwidths=address(grads.bandwidths),
@@ -96,6 +97,7 @@ def _run_witness(
         kernel=_kernel(kernel),
         normalized=False,
         unbiased=False,
+        fixed_y=False,
         products=False,
         value=0,
         grad_bandwidths=address(of_bandwidths),
@@ -110,7 +112,8 @@ def _by_products(call: Mmd2) -> bool:
     Slopes that are infinite at r = 0 show what products round; the tiles of products are of one size for all members.
     """
     x, y = call.x.points, call.y
-    work = x.shape[2] * max(x.shape[1], 0 if y is None else y.points.shape[1]) ** 2
+    n, m = x.shape[1], 0 if y is None else y.points.shape[1]
+    work = x.shape[2] * max(n, m) * (n if call.fixed_y else max(n, m))
     large = x.shape[2] > DIRECT_DIMS and work > DIRECT_WORK
     return large and FAMILIES[call.kernel.family].smooth and call.x.offsets is None
 

@@ -68,7 +68,10 @@ def sum_rows(call: RowSums[Measure]) -> Sums:
 
 
 def _members(kernel: Kernel) -> list[tuple[float | Tensor, float | Tensor]]:
-    return list(zip(kernel.bandwidths, kernel.weights, strict=True))
+    s = kernel.bandwidths
+    if isinstance(s, Tensor):  # most kernels take the square, which would make a negative one valid
+        s = s.where(s > 0, torch.nan)
+    return list(zip(s, kernel.weights, strict=True))
 
 
 def _squared_distances(p: Tensor, q: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...backends import current, select
 from ...backends.calls import Features, FourierFrequencies
-from ..arguments import check_int, check_points, positive_floats
+from ..arguments import check_int, check_points, numbers_in, positive_floats
 from ..device_cache import DeviceCache
 from ..dispatch import define
 
@@ -32,6 +32,9 @@ class FourierFeatures:
         bandwidths: a positive number or a sequence of S of them, standard deviations of the kernels; count must be a
             multiple of S. A variance v is the bandwidth v**0.5, and exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
         kernel_weights: S non-negative numbers, ones by default.
+            Both may be tensors, 0-d or [S], such as that of `median_bandwidth`. Only their values are taken, here and
+            once, which waits for a device that is not the CPU; they have no gradient, and a compiler that traces this
+            has no values.
         seed, start: ints in [0, 2^63) or 0-d int64 tensors (for captured CUDA graphs, unchecked).
 
     Raises:
@@ -43,23 +46,21 @@ class FourierFeatures:
         dim: int,
         count: int,
         *,
-        bandwidths: float | Sequence[float] = 1.0,
-        kernel_weights: float | Sequence[float] | None = None,
+        bandwidths: float | Sequence[float] | Tensor = 1.0,
+        kernel_weights: float | Sequence[float] | Tensor | None = None,
         seed: int | Tensor = 0,
         start: int | Tensor = 0,
     ) -> None:
         self._dim, self._count = check_int("dim", dim), check_int("count", count)
-        for name, key in (("seed", seed), ("start", start)):
-            _check_key(name, key)
-        self._seed, self._start = seed, start
-        self._bandwidths = scales = positive_floats("bandwidths", bandwidths)
-        shares = [1.0] * len(scales) if kernel_weights is None else kernel_weights
+        self._seed, self._start = _checked_key("seed", seed), _checked_key("start", start)
+        self._bandwidths = scales = positive_floats("bandwidths", numbers_in("bandwidths", bandwidths))
+        shares = [1.0] * len(scales) if kernel_weights is None else numbers_in("kernel_weights", kernel_weights)
         self._kernel_weights = positive_floats("kernel_weights", shares, allow_zero=True)
         if len(self._kernel_weights) != len(scales):
             raise ValueError(
                 f"kernel_weights: got {len(self._kernel_weights)}, expected {len(scales)}, one for each bandwidth"
             )
-        if count % len(scales):
+        if self._count % len(scales):
             raise ValueError(f"count: got {count}, expected a multiple of the number of bandwidths, {len(scales)}")
         self._keys = DeviceCache(self._make_key)
 
@@ -99,13 +100,14 @@ class FourierFeatures:
 
     def block(self, t: int | Tensor) -> FourierFeatures:
         """The t-th block of fresh features: the same description with start + t * count."""
+        step = t if isinstance(t, Tensor) else check_int("t", t, -INT64_MAX)
         return FourierFeatures(
             self.dim,
             self.count,
             bandwidths=self.bandwidths,
             kernel_weights=self.kernel_weights,
             seed=self.seed,
-            start=self.start + t * self.count,
+            start=self.start + step * self.count,
         )
 
     def frequencies(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -159,12 +161,12 @@ def empty_gradients(first: Tensor, second: Tensor, needs: Sequence[bool]) -> tup
     return first.new_empty(first.shape if needs[0] else 0), second.new_empty(second.shape if needs[1] else 0)
 
 
-def _check_key(name: str, key: int | Tensor) -> None:
-    if isinstance(key, Tensor):
-        if key.ndim != 0 or key.dtype != torch.int64:
-            raise ValueError(f"{name}: got a {key.dtype} tensor of shape {list(key.shape)}, expected a 0-d int64 one")
-    else:
-        check_int(name, key, 0, INT64_MAX)
+def _checked_key(name: str, key: int | Tensor) -> int | Tensor:
+    if not isinstance(key, Tensor):
+        return check_int(name, key, 0, INT64_MAX)
+    if key.ndim != 0 or key.dtype != torch.int64:
+        raise ValueError(f"{name}: got a {key.dtype} tensor of shape {list(key.shape)}, expected a 0-d int64 one")
+    return key
 
 
 def _fourier_frequencies(

@@ -20,6 +20,8 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     # The rounding of a product shows most where the kernel is unbounded and not smooth. Members by offsets are usually
     # too small for products, and take differences in many dimensions as well.
     y = None if call.y is None else call.y.points
+    if call.fixed_y and call.x.points[0].numel() < DIRECT_COORDINATES:  # few pairs for so many products as y takes
+        return _by_differences(call)
     if FAMILIES[call.kernel.family].bounded and call.x.offsets is None and _products_pay(call.x.points, y):
         return products.mmd2(call)
     return _by_differences(call)
@@ -59,6 +61,7 @@ def _by_differences(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
         y=None if y is None else _sample(y),
         kernel=kernel_fields(call.kernel),
         unbiased=call.unbiased,
+        fixed_y=call.fixed_y,
         value=value.data_ptr(),
         gradients={
             "x": address(gradients.x),

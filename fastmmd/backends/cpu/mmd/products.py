@@ -61,17 +61,18 @@ def _member(call: Mmd2, b: int, grads: Sequence[Tensor]) -> float:
         if sample is not None
     ]
     rung_sums = samples[0].points.new_zeros((2, len(kernel.bandwidths)), dtype=F64) if any(needs[4:]) else None
-    terms = _terms(samples, rung_sums, needs, grads)
+    terms = _terms(samples, rung_sums, needs, grads, call.fixed_y)
     farthest = 4 * max(side.farthest for term in terms for side in (term.rows, term.columns))
     first, last = samples[0], samples[-1]
     typical = first.spread + last.spread + float((first.mean - last.mean).square().sum())
     # What folding rounds cancels between terms, but not against a closed form outside.
-    on_tiles = TileKernel(kernel, farthest, typical, len(samples) == 2)
+    on_tiles = TileKernel(kernel, farthest, typical, call.may_fold)
     for term in terms:
         term.choose_offset(on_tiles)
     _add_up(terms, on_tiles)
     value = 0.0
-    for side, sample in enumerate(samples):
+    both = next((term for term in terms if term.rows is not term.columns), None)
+    for side, sample in enumerate(samples[:1] if call.fixed_y else samples):
         own = [term for term in terms if term.rows.sample is sample]
         self_term, cross = own[0], own[1] if len(own) > 1 else None
         self_value = sample.scale * self_term.value
@@ -87,7 +88,7 @@ def _member(call: Mmd2, b: int, grads: Sequence[Tensor]) -> float:
                 g += 2 * sample.factor**2 * self_mean * sample.weights
             grads[2 + side].copy_((g - sample.weights @ g) * sample.scale)
         if needs[side]:
-            _finish(grads[side], sample, self_term, terms[2] if len(samples) == 2 else None)
+            _finish(grads[side], sample, self_term, both)
     for sums, grad in zip(() if rung_sums is None else rung_sums, grads[4:], strict=False):
         if grad.numel():
             grad.copy_(sums)
@@ -113,9 +114,13 @@ def _sides(samples: Sequence[NormalizedSample]) -> tuple[list[Side], list[Side]]
 
 
 def _terms(
-    samples: Sequence[NormalizedSample], rung_sums: Tensor | None, needs: Sequence[bool], grads: Sequence[Tensor]
+    samples: Sequence[NormalizedSample],
+    rung_sums: Tensor | None,
+    needs: Sequence[bool],
+    grads: Sequence[Tensor],
+    fixed_y: bool,
 ) -> list[Term]:
-    """x with itself, y with itself, x with y and, for the gradient of y's weights, y with x."""
+    """x with itself, y with itself unless it is fixed, x with y and, for the gradient of y's weights, y with x."""
     for _ in range(TRIMS + 1):
         sides, shared = _sides(samples)
         if not any(side.far.any() for side in sides):
@@ -131,6 +136,8 @@ def _terms(
 
     terms = []
     for number, (sample, side) in enumerate(zip(samples, sides, strict=True)):
+        if fixed_y and number == 1:
+            break
         half, own = not needs[2 + number], sums(number, sample.unit)  # a weight's gradient takes all of its pairs
         terms.append(Term(side, side, half, sample.unit * sample.scale, rung_sums, own, own if half else None))
     if len(samples) == 2:

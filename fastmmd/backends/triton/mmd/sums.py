@@ -57,7 +57,7 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     foldable = family.squarings > 0 and not family.takes_root and len(kernel.bandwidths) > 1
-    fold = foldable and dtype == torch.float32 and call.typical[0] is not call.typical[1] and call.row_weights is None
+    fold = foldable and dtype == torch.float32 and call.may_fold and call.row_weights is None
     planned = plan(kernel, call.columns, call.typical, products=products, fold=fold)
     tile = _tile(call)
     blocks, batch = row_blocks(rows, tile.rows)

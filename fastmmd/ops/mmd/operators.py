@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: `mmd2` and `witness` (Gretton et al. 2012, "A kernel two-sample test")."""
+"""The operators behind `mmd2`, `mmd2_to_prior` and `witness`, with their derivatives."""
 
 from __future__ import annotations
 
@@ -8,171 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import current, select
-from ..backends.calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs, members_of_rows
-from ..kernels import Kernel
-from .arguments import (
-    DEFAULT_BANDWIDTHS,
-    Estimator,
-    Floats,
-    KernelName,
-    batched,
-    check_estimator,
-    check_points,
-    compute_dtype,
-    kernel_arguments,
-    normalized,
-    sample_weights,
-)
-from .dispatch import define, needs_grad
-from .labels import by_class, check_classes, check_counts, class_tensor, values_are_read
-
-
-def mmd2(
-    x: Tensor,
-    y: Tensor,
-    bandwidths: Floats = DEFAULT_BANDWIDTHS,
-    *,
-    kernel: KernelName = "gaussian",
-    estimator: Estimator = "biased",
-    kernel_weights: Floats | None = None,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
-    alpha: float = 1.0,
-    x_labels: Tensor | None = None,
-    y_labels: Tensor | None = None,
-    class_weights: Sequence[float] | None = None,
-    unconditional_weight: float = 0.0,
-) -> Tensor:
-    """Squared maximum mean discrepancy between two samples, in linear memory, value and gradient in one pass.
-
-    MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y) (Gretton et al. 2012, eq. 3 and 5), with
-    k(a, b) = sum_s w_s kappa(|a - b|^2; s), r = |a - b|^2:
-
-    - "gaussian": exp(-r / (2 s^2))
-    - "laplacian": exp(-sqrt(r) / s)
-    - "imq": c / (c + r), c = s^2 (the WAE paper's constant is c = 2 * dim * prior_std^2)
-    - "rational_quadratic": (1 + r / (2 alpha s^2))^-alpha
-    - "energy": -sqrt(r), without bandwidths; the result is the energy distance
-
-    With labels the result is sum_c pi_c MMD^2(x|c, y|c) + unconditional_weight MMD^2(x, y), where x|c are the points
-    of class c, pi are the class weights and the last term is over all points: as the weighted sum of separate calls,
-    at the cost of the pairs within classes.
-
-    Args:
-        x: [..., N, D] points; float16, bfloat16 and float32 are computed and returned in float32, float64 in float64.
-        y: [..., M, D] points, M != N allowed; leading dimensions broadcast.
-        bandwidths: standard deviations s, S positive floats or a differentiable [S] tensor, whose values are not
-            checked. A variance v is the bandwidth v**0.5; exp(-gamma r) has the bandwidth (0.5 / gamma)**0.5.
-        kernel: one of the names above; the S kernels are summed.
-        estimator: "biased" (V-statistic, never negative in exact arithmetic) or "unbiased" (U-statistic, leaves out
-            the diagonals of k(x, x') and k(y, y'); may be negative and is not clamped; needs two points on each side;
-            weighted: sum_{i != j} w_i w_j k_ij / (1 - sum w_i^2)).
-        kernel_weights: S floats or a differentiable [S] tensor; ones by default.
-        x_weights, y_weights: [..., N] and [..., M], normalized to sum 1 here; uniform by default.
-        alpha: the exponent of "rational_quadratic".
-        x_labels, y_labels: [N] and [M] int64, both or neither, for x [N, D] and y [M, D]: the class of each point, or
-            -1 for an unlabeled point, which counts in the unconditional term alone. Weights of points are normalized
-            within each class, and over all points in the unconditional term.
-        class_weights: pi, a number >= 0 for each class, used as given; required with labels.
-        unconditional_weight: a number >= 0; at 0 that term is not computed.
-
-    Returns:
-        [...] tensor. Differentiable once in x, y, both weights and tensor-valued bandwidths and kernel_weights. The
-        non-smooth kernels have gradient zero where two points coincide.
-
-    Raises:
-        TypeError: a wrong type or dtype, or float32 mixed with float64.
-        ValueError: a wrong shape, an empty sample, a bandwidth that is not positive, mixed devices, an unknown kernel
-            or estimator. With labels also, on the CPU: an invalid label, a class that is empty on one side only (one
-            that is empty on both contributes 0), a class with a single point for "unbiased", unlabeled points without
-            an unconditional term. On other devices and under torch.compile labels are not read: there the result is
-            NaN in the first three of these cases, and such unlabeled points are ignored.
-    """
-    check_points(x=x, y=y)
-    unbiased = check_estimator(estimator, x=x, y=y)
-    batch = _broadcast_batch(x, y)
-    s, w, numbers, family = flattened(kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x))
-    wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
-    wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
-    xb, yb = batched(x, batch), batched(y, batch)
-    offsets = None
-    if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
-        x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight)
-        xb, wx, x_offsets = by_class(xb, wx, x_labels, len(pi))
-        yb, wy, y_offsets = by_class(yb, wy, y_labels, len(pi))
-        if values_are_read(x.device):
-            check_counts(x_offsets, y_offsets, x, y, unbiased, all_points=unconditional_weight != 0)
-        offsets = torch.stack([x_offsets, y_offsets])
-    needs = needs_grad(xb, yb, wx, wy, s, w)
-    member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, unbiased, needs, current())[0]
-    if x_labels is None or y_labels is None:
-        value = member_values.to(xb.dtype)
-        return value.reshape(batch) if batch else value.squeeze(0)
-    value = (class_tensor(pi, x_labels, y_labels) * member_values).sum()
-    if unconditional_weight != 0:
-        value = value + unconditional_weight * mmd2(
-            x, y, bandwidths, kernel=kernel, estimator=estimator, kernel_weights=kernel_weights, x_weights=x_weights,
-            y_weights=y_weights, alpha=alpha,
-        )  # fmt: skip
-    return value.to(xb.dtype)
-
-
-def witness(
-    points: Tensor,
-    x: Tensor,
-    y: Tensor,
-    bandwidths: Floats = DEFAULT_BANDWIDTHS,
-    *,
-    kernel: KernelName = "gaussian",
-    kernel_weights: Floats | None = None,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
-    alpha: float = 1.0,
-) -> Tensor:
-    """Witness function mean_i k(p, x_i) - mean_j k(p, y_j) at each point p: positive where x has more mass than y.
-
-    Gretton et al. 2012, section 2.3 (empirical witness, up to its normalization). Kernels, weights and promotion as
-    in `mmd2`; mean over x minus mean over y of the witness is the biased MMD^2.
-
-    Args:
-        points: [P, D]. x: [N, D]. y: [M, D]. The others as in `mmd2`.
-
-    Returns:
-        [P] tensor, differentiable once in everything that `mmd2` is, and in points.
-
-    Raises:
-        TypeError, ValueError: as `mmd2`.
-    """
-    check_points(rank=2, points=points, x=x, y=y)
-    s, w, numbers, family = flattened(kernel_arguments(bandwidths, kernel, kernel_weights, alpha, points))
-    signed = torch.cat([_or_uniform("x", x_weights, x), -_or_uniform("y", y_weights, y)])
-    dtype = compute_dtype(points)
-    samples = torch.cat([x.to(dtype), y.to(dtype)])
-    return witness_values(points.to(dtype), samples, signed, s, w, numbers, family, current())
-
-
-def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
-    if x.ndim == y.ndim == 2:
-        return torch.Size()
-    try:
-        return torch.Size(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
-    except RuntimeError:
-        raise ValueError(
-            f"y: got leading dimensions {list(y.shape[:-2])}, which do not broadcast with {list(x.shape[:-2])} of x"
-        ) from None
-
-
-def _flat(weights: Tensor | None) -> Tensor | None:
-    return None if weights is None else weights.reshape(-1, weights.shape[-1])
-
-
-def _or_uniform(name: str, weights: Tensor | None, points: Tensor) -> Tensor:
-    given, n = sample_weights(f"{name}_weights", weights, name, points), points.shape[0]
-    return points.new_full((n,), 1.0 / n, dtype=compute_dtype(points)) if given is None else normalized(given)
-
-
-# --- the operators ---
+from ...backends import select
+from ...backends.calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs, members_of_rows
+from ...kernels import Kernel
+from ..dispatch import define
 
 FlatKernel = tuple[Tensor | None, Tensor | None, list[float], str]
 FiveTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -215,11 +54,15 @@ def _mmd2(
     offsets: Tensor | None,
     numbers: Sequence[float],
     family: str,
-    unbiased: bool,
+    options: Sequence[bool],
     needs: Sequence[bool],
     backend: str,
 ) -> SevenTensors:
-    """The value of each member and the gradients in the first six arguments; offsets [2, C + 1]: those of x and y."""
+    """The value of each member and the gradients in the first six arguments.
+
+    offsets: [2, C + 1], those of x and y. options: whether the estimator is unbiased, whether y is fixed.
+    """
+    unbiased, fixed_y = options
     x_offsets, y_offsets = (None, None) if offsets is None else offsets.unbind()
     call = Mmd2(
         Sample(x.contiguous(), _contiguous(x_weights), x_offsets),
@@ -227,6 +70,7 @@ def _mmd2(
         restored(bandwidths, kernel_weights, numbers, family),
         unbiased,
         Mmd2Inputs(*needs),
+        fixed_y,
     )
     value, gradients = select(backend, "mmd", x.device.type).mmd2(call)
     return value, *gradients
@@ -246,7 +90,7 @@ def _mmd2_fake(
     offsets: Tensor | None,
     numbers: Sequence[float],
     family: str,
-    unbiased: bool,
+    options: Sequence[bool],
     needs: Sequence[bool],
     backend: str,
 ) -> SevenTensors:
