@@ -2,7 +2,7 @@
 // parallel, and where in memory what they add up is. All of it follows from sizes alone, so the order of the
 // sums, and their bits, do not depend on the number of threads.
 #pragma once
-#include "blocks.hpp"
+#include "wide.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
@@ -14,6 +14,7 @@ template <class T> struct Side {
     const T* points;      // [count, dim]
     const T* weights;     // [count] or null: ones; as given, normalized here in double
     Columns<T> columns;
+    Rows<T> rows;  // in many dimensions, in which columns have no coordinates
     Moments moments;
     double scale;  // 1 / sum of the weights
     double a;      // 1 / (1 - sum w^2) if unbiased, else 1
@@ -35,6 +36,9 @@ struct Term {
     bool grad_rows;
     bool grad_columns;  // by sums over the rows of a strip
     int64_t blocks, strips;
+    bool keeps;        // in many dimensions: slopes for the gradients in its rows
+    int64_t kept;      // where, in those of the member: [panel_rows][stride]
+    int64_t stride;    // the columns, rounded up to the lanes
     double* value;     // [count of rows]: sum_j w_j u
     double* gradient;  // [count of rows][dim]: sum_j mass_j slope_j (row - column)
     double* sums;      // [strips][tiles][dim][width]: the same of the columns
@@ -49,15 +53,38 @@ template <class T> struct Member {
     int64_t first_strip, first_tile;  // tasks of the members before
 };
 
+// In more dimensions than these, pairs are taken as wide.hpp does it: distances and slopes of a panel of rows
+// against all columns, and then their gradients.
+constexpr int most_narrow_dims = 16;
+constexpr int panel_rows = 256;
+
 template <class T> class Layout {
   public:
-    explicit Layout(const Mmd2& task) : task_(task), members_(task.batch) {
+    explicit Layout(const Mmd2& task)
+        : task_(task), wide_(task.dim > most_narrow_dims), members_(task.batch) {
         if (!members_) return;
         for (int64_t b = 0; b < task.batch; ++b)
             for (int side = 0; side < sides(); ++side) measure(b, side);
         for (int64_t b = 0; b < task.batch; ++b) list_terms(b);
     }
     explicit operator bool() const { return (bool)members_; }
+
+    bool wide() const { return wide_; }
+    int64_t row_stride() const { return round_up(task_.dim, wide_ ? lanes<T> : 1); }
+    int64_t kept() const { return kept_; }  // slopes of a member, at most
+    // One panel for either side: it sees every pair of a sample from both sides, so half of them are enough.
+    bool in_one_panel(const Member<T>& own) const {
+        return own.sides[0].count <= panel_rows && own.sides[sides() - 1].count <= panel_rows;
+    }
+    // The slopes of x with y serve y as well, where the masses in them are ones.
+    bool shares(const Member<T>& own) const {
+        return in_one_panel(own) && !task_.x.weights && !task_.y.weights;
+    }
+    int64_t panels(const Member<T>& own) const {
+        const int64_t x = task_.gradients.x ? own.sides[0].count : 0,
+                      y = task_.gradients.y ? own.sides[1].count : 0;
+        return larger<int64_t>(1, blocks_of(larger(x, y), panel_rows));
+    }
 
     int sides() const { return task_.y.points ? 2 : 1; }
     Member<T>& member(int64_t b) const { return members_.get()[b]; }
@@ -114,14 +141,18 @@ template <class T> class Layout {
         own.first_strip = strips_, own.first_tile = tiles_;
         own.term_count = 0;
         own.strips = 0;
+        kept_of_member_ = 0;
         if (is_empty(b)) return;
         const bool grad_x = task_.gradients.x, grad_y = task_.gradients.y;
+        const bool y_alone = wide_ && grad_y && !shares(own);
         add_term(own, 0, 0, grad_x, grad_x);
         if (sides() == 2) {
             add_term(own, 1, 1, grad_y, grad_y);
-            add_term(own, 0, 1, grad_x, grad_y);
-            if (task_.gradients.y_weights) add_term(own, 1, 0, false, false);  // the cross term by rows of y
+            add_term(own, 0, 1, grad_x, grad_y && !y_alone);
+            if (task_.gradients.y_weights || y_alone)
+                add_term(own, 1, 0, y_alone, false);  // the cross term by rows of y
         }
+        kept_ = larger(kept_, kept_of_member_);
         double points = 0;
         for (int side = 0; side < sides(); ++side) {
             tiles_ += own.sides[side].tiles();
@@ -140,6 +171,15 @@ template <class T> class Layout {
         term.grad_rows = grad_rows;
         term.grad_columns = grad_columns && (term.half || rows != columns);
         term.blocks = blocks_of(own.sides[rows].count, block_rows);
+        if (wide_) {
+            term.keeps = grad_rows || grad_columns;
+            term.half = term.half && (!term.keeps || in_one_panel(own));
+            term.grad_rows = term.grad_columns = false;
+            term.stride = round_up(own.sides[columns].count, lanes<T>);
+            term.kept = kept_of_member_;
+            if (term.keeps)
+                kept_of_member_ += smaller<int64_t>(panel_rows, term.blocks * block_rows) * term.stride;
+        }
         term.strips = smaller<int64_t>(term.blocks, most_strips);
         if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them
             const int64_t fit = ((int64_t)1 << 21) / (staged_[columns] * task_.dim);
@@ -156,8 +196,9 @@ template <class T> class Layout {
     }
 
     const Mmd2& task_;
+    const bool wide_;
     const Buffer<Member<T>> members_;
-    int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0;
+    int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0, kept_ = 0, kept_of_member_ = 0;
     double steps_ = 0;
 };
 

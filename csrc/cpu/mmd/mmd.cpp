@@ -13,19 +13,28 @@ template <class T> class Mmd2Run {
           per_rung_(task.gradients.bandwidths || task.gradients.kernel_weights),
           layout_(task),
           threads_(useful_threads(task.threads, layout_.steps())),
-          blocks_(threads_, dim_, count_),
-          coordinates_((layout_.staged(0) + layout_.staged(1)) * dim_),
+          outer_(task.batch >= threads_ ? threads_ : 1),
+          blocks_(threads_, layout_.wide() ? 0 : dim_, count_),
+          coordinates_((layout_.staged(0) + layout_.staged(1)) * layout_.row_stride()),
           mass_(layout_.staged(0) + layout_.staged(1)),
           sums_(layout_.doubles()),
           moments_(task.batch * 4 * dim_),
           rung_sums_(per_rung_ ? layout_.strips() * 2 * count_ : 0),
+          kept_(outer_ * layout_.kept()),
           plans_(task.batch, count_) {}
 
     bool run() {
-        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !plans_)
+        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ ||
+            !kept_ || !plans_)
             return false;
         const int sides = layout_.sides();
         layout_.place(sums_.get());
+        if (layout_.wide()) {
+            // Members side by side, or one after another by all threads.
+            parallel_for(task_.batch, outer_, [&](int64_t b, int thread) { run_wide(b, thread); });
+            for (int side = 0; side < sides; ++side) clear_behind(side);
+            return true;
+        }
         parallel_for(task_.batch * sides, threads_,
                      [&](int64_t i, int) { prepare(i / sides, (int)(i % sides)); });
         parallel_for(task_.batch, threads_, [&](int64_t b, int) { plan(b); });
@@ -56,8 +65,6 @@ template <class T> class Mmd2Run {
         const T* weights = (const T*)sample(side).weights;
         own.points = (const T*)sample(side).points + own.base * dim_;
         own.weights = weights ? weights + own.base : nullptr;
-        own.columns =
-            stage<T>(own.points, own.weights, size, dim_, coordinates_.get() + at * dim_, mass_.get() + at);
         own.moments.mean = moments_.get() + (4 * b + 2 * side) * dim_;
         own.moments.moment = own.moments.mean + dim_;
         double total = own.weights ? 0 : (double)size;
@@ -67,7 +74,167 @@ template <class T> class Mmd2Run {
         double squares = 0;
         for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
         own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
+        T* const mass = mass_.get() + at;
+        T* const staged = coordinates_.get() + at * layout_.row_stride();
+        if (layout_.wide()) return prepare_rows(own, staged, mass);
+        own.columns = stage<T>(own.points, own.weights, size, dim_, staged, mass);
         find_moments(own.columns, own.scale, own.moments);
+    }
+
+    // In many dimensions, where points serve as they are if they fill vectors.
+    void prepare_rows(Side<T>& own, T* copy, T* mass) const {
+        find_row_moments(own.points, own.weights, own.count, dim_, own.scale, own.moments);
+        const int64_t stride = layout_.row_stride();
+        double rest = 0;  // NaN where a point is not finite
+        for (int d = 0; d < dim_; ++d) rest += own.moments.mean[d] - own.moments.mean[d];
+        const bool as_they_are = stride == dim_ && rest == 0;
+        if (!as_they_are) fill_rows(own.points, own.count, dim_, stride, copy);
+        own.rows = {own.count, stride, as_they_are ? own.points : copy};
+        for (int64_t j = 0; j < round_up(own.count, lanes<T>); ++j)
+            mass[j] = j >= own.count ? T(0) : own.weights ? own.weights[j] : T(1);
+        own.columns = {own.count, dim_, tile_width<T>(own.count), nullptr, mass};
+    }
+
+    // One member in many dimensions, by the thread that it is for or, with `outer_` 1, by all.
+    void run_wide(int64_t b, int outer) {
+        const int threads = outer_ > 1 ? 1 : threads_, sides = layout_.sides();
+        parallel_for(sides, threads, [&](int64_t side, int) { prepare(b, (int)side); });
+        plan(b);
+        const Member<T>& own = layout_.member(b);
+        if (layout_.is_empty(b)) return finish(b);
+        T* const kept = kept_.get() + outer * layout_.kept();
+        if (per_rung_)
+            memset(rung_sums_.get() + own.first_strip * 2 * count_, 0,
+                   own.strips * 2 * count_ * sizeof(double));
+        for (int64_t panel = 0; panel < layout_.panels(own); ++panel) {
+            WidePanel of_terms[4], of_sides[2];
+            int64_t blocks = 0, slabs = 0;
+            for (int i = 0; i < own.term_count; ++i)
+                blocks += (of_terms[i] = panel_of(own.terms[i], panel)).tasks;
+            for (int side = 0; side < sides; ++side)
+                slabs += (of_sides[side] = panel_of(own.sides[side], side, panel)).tasks;
+            parallel_for(blocks, threads, [&](int64_t at, int thread) {
+                int i = 0;
+                for (; at >= of_terms[i].tasks; ++i) at -= of_terms[i].tasks;
+                run_wide_strip(b, own.terms[i], of_terms[i], at, kept, outer + thread);
+            });
+            parallel_for(slabs, threads, [&](int64_t at, int) {
+                const int side = at >= of_sides[0].tasks;
+                wide_gradients(b, side, of_sides[side], side ? at - of_sides[0].tasks : at, kept);
+            });
+        }
+        finish(b);
+    }
+
+    // Blocks of rows of one term or side in one panel, and the tasks that these are.
+    struct WidePanel {
+        int64_t first, last, tasks;
+    };
+
+    // Without slopes to keep all blocks are in the first panel.
+    static WidePanel panel_of(const Term& term, int64_t panel) {
+        constexpr int64_t size = panel_rows / block_rows;
+        if (!term.keeps) return panel ? WidePanel{0, 0, 0} : WidePanel{0, term.blocks, term.strips};
+        const int64_t first = smaller(panel * size, term.blocks), last = smaller(first + size, term.blocks);
+        return {first, last, smaller(last - first, term.strips)};
+    }
+
+    WidePanel panel_of(const Side<T>& own, int side, int64_t panel) const {
+        constexpr int64_t size = panel_rows / block_rows;
+        const int64_t blocks = grad_points(side) ? blocks_of(own.count, block_rows) : 0,
+                      first = smaller(panel * size, blocks), last = smaller(first + size, blocks);
+        return {first, last, (last - first) * blocks_of(layout_.row_stride(), slab<T>)};
+    }
+
+    // Those blocks of a panel that belong to one strip.
+    void run_wide_strip(int64_t b, const Term& term, const WidePanel& panel, int64_t at, T* kept, int thread) {
+        const Member<T>& own = layout_.member(b);
+        int64_t strips = own.first_strip;
+        for (const Term* before = own.terms; before != &term; ++before) strips += before->strips;
+        for (int64_t block = panel.first + at; block < panel.last; block += term.strips) {
+            double* rung_sums = per_rung_ && &term - own.terms < 3
+                                    ? rung_sums_.get() + (strips + block % term.strips) * 2 * count_
+                                    : nullptr;
+            T* const slopes =
+                term.keeps ? kept + term.kept + (block - panel.first) * block_rows * term.stride : nullptr;
+            run_wide_block(b, term, block * block_rows, slopes, rung_sums, blocks_.of(thread));
+        }
+    }
+
+    void run_wide_block(int64_t b, const Term& term, int64_t first, T* slopes, double* rung_sums,
+                        Block<T> block) {
+        const Side<T>&own = layout_.side(b, term.rows), &other = layout_.side(b, term.columns);
+        const Plan<T>& plan = plans_[b];
+        block.rows = (int)smaller<int64_t>(block_rows, own.count - first);
+        for (int i = 0; i < block.rows; ++i) {
+            block.value[i] = 0;
+            block.factors[i] = (term.rows == term.columns ? own.a : -2) * own.weight(first + i) * other.scale;
+        }
+        int64_t next;
+        for (int64_t j = term.half ? first : 0; j < other.count; j = next) {
+            const bool itself = term.half && j == first;  // both ways; columns behind it count twice
+            next = smaller<int64_t>(j + (itself ? block_rows : wide_columns), other.count);
+            const int used = (int)round_up(next - j, lanes<T>);
+            const T* mass = other.columns.mass + j;
+            wide_distances(own.rows, first, block.rows, other.rows, j, used, block.r);
+            for (int i = 0; i < block.rows; ++i) {
+                T* r = block.r + i * wide_columns;
+                const double times = term.half && !itself ? 2 : 1;
+                if (rung_sums)
+                    block.value[i] +=
+                        times * plan.evaluate_per_rung(plan, mass, used, r, times * block.factors[i],
+                                                       block.chunk, block.partial, rung_sums);
+                else
+                    block.value[i] +=
+                        times * (slopes ? plan.evaluate : plan.evaluate_value)(plan, mass, used, r);
+                if (!slopes) continue;
+                T* const kept = slopes + i * term.stride + j;
+                for (int k = 0; k < used; k += lanes<T>)
+                    store(kept + k, load(r + k) * load(mass + k));
+            }
+            if (slopes && term.half && !itself) {  // the same pairs as the later rows see them
+                const T* mine = own.columns.mass + first;
+                T* const mirrored = slopes + (j - first) * term.stride + first;
+                for (int64_t k = 0; k < next - j; ++k)
+                    for (int i = 0; i < block.rows; ++i)
+                        mirrored[k * term.stride + i] = block.r[i * wide_columns + k] * mine[i];
+            }
+        }
+        for (int i = 0; i < block.rows; ++i)
+            term.value[first + i] = other.scale * block.value[i] - plan.offset * other.moments.mass;
+    }
+
+    // What point_gradients has, for a block of rows and some dimensions.
+    void wide_gradients(int64_t b, int side, const WidePanel& panel, int64_t at, const T* kept) const {
+        const Member<T>& member = layout_.member(b);
+        const int sides = layout_.sides();
+        const int64_t blocks = panel.last - panel.first, block = at % blocks, row = block * block_rows;
+        const int64_t first = (panel.first + block) * block_rows, from = at / blocks * slab<T>;
+        const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
+        const int rows = (int)smaller<int64_t>(block_rows, own.count - first),
+                  width = (int)smaller<int64_t>(slab<T>, own.rows.stride - from);
+        alignas(64) double sums[block_rows * slab<T>];
+        memset(sums, 0, sizeof sums);
+        const auto add = [&](const Term& term, const Side<T>& columns, double factor) {
+            const T* const c = kept + term.kept;
+            const bool by_columns = term.rows != side;  // x with y, seen from y
+            const Coefficients<T> of = by_columns ? Coefficients<T>{c + row, 1, term.stride}
+                                                  : Coefficients<T>{c + row * term.stride, term.stride, 1};
+            add_wide_differences(own.rows, first, rows, columns.rows, of, factor, from, width, sums);
+        };
+        add(member.terms[side], own, own.a * own.scale);
+        const bool alone = side == 1 && member.term_count == 4 && member.terms[3].keeps;
+        if (sides == 2) add(member.terms[alone ? 3 : 2], other, -other.scale);
+        const double shift = plans_[b].shift, self_shift = shift * own.a, cross_shift = sides == 2 ? shift : 0;
+        T* grad = grad_points(side) + own.base * dim_;
+        for (int64_t i = first; i < first + rows; ++i)
+            for (int d = (int)from; d < smaller<int64_t>(from + width, dim_); ++d) {
+                const double x = (double)own.points[i * dim_ + d];
+                double sum = sums[(i - first) * slab<T> + d - from];
+                if (self_shift != 0) sum += self_shift * own.moments.linear(x, d);
+                if (cross_shift != 0) sum -= cross_shift * other.moments.linear(x, d);
+                grad[i * dim_ + d] = (T)(4 * own.weight(i) * sum);
+            }
     }
 
     void plan(int64_t b) {
@@ -239,10 +406,11 @@ template <class T> class Mmd2Run {
     const int dim_, count_;
     const bool per_rung_;
     const Layout<T> layout_;
-    const int threads_;
+    const int threads_, outer_;  // of all, and those that take a member each
     const BlockMemory<T> blocks_;
     const Buffer<T> coordinates_, mass_;
     const Buffer<double> sums_, moments_, rung_sums_;
+    const Buffer<T> kept_;  // slopes
     const PlanMemory<T> plans_;
 };
 

@@ -1,0 +1,214 @@
+// Pairs of points in many dimensions: distances and gradients by differences, with the dimensions in the lanes.
+//
+// Points stay as they come, row after row, which saves staging them: beside so few pairs of so many dimensions
+// it would cost as much as the sums. A few rows meet a few columns at once, in registers, so that every load
+// serves several pairs, as in a matrix product; differences cost subtractions, which run beside the
+// multiply-adds, and keep the digits that products lose.
+#pragma once
+#include "blocks.hpp"
+
+namespace fastmmd::FASTMMD_ISA {
+namespace {
+
+constexpr int rows_at_once = vector_bytes == 64 ? 4 : 2;  // 32 or 16 registers
+constexpr int columns_at_once = 4;
+constexpr int wide_columns = 64;    // columns of a tile of distances, and terms of a gradient added in T
+constexpr int chunk_of_lanes = 32;  // squares that one lane adds up in T before the lanes are added
+constexpr int slab_vectors = 8;     // dimensions at a time of the gradients of a block
+constexpr int vectors_at_once = 2;
+static_assert(rows_at_once * columns_at_once % lanes<float> == 0);
+
+template <class T> constexpr int slab = slab_vectors * lanes<T>;
+
+template <int Value> struct Number {
+    static constexpr int value = Value;
+};
+
+// Rows that begin at multiples of `stride`, a multiple of the lanes; what lies behind the last dimension is 0.
+template <class T> struct Rows {
+    int64_t count, stride;
+    const T* points;
+
+    const T* row(int64_t i) const { return points + smaller(i, count - 1) * stride; }
+};
+
+// Copies points whose dimensions do not fill vectors, NaN in place of infinities.
+template <class T>
+void fill_rows(const T* points,  // [count, dim]
+               int64_t count, int dim, int64_t stride,
+               T* rows) {  // [count][stride]
+    for (int64_t i = 0; i < count; ++i) {
+        for (int d = 0; d < dim; ++d) rows[i * stride + d] = finite_or_nan(points[i * dim + d]);
+        for (int64_t d = dim; d < stride; ++d) rows[i * stride + d] = 0;
+    }
+}
+
+// As find_moments in blocks.hpp, of points row by row.
+template <class T>
+void find_row_moments(const T* points,   // [count, dim]
+                      const T* weights,  // [count] or null: ones
+                      int64_t count, int dim,
+                      double scale,  // of the weights
+                      Moments& moments) {
+    for (int d = 0; d < dim; ++d) moments.mean[d] = moments.moment[d] = 0;
+    for (int64_t i = 0; i < count; ++i)
+        for (int d = 0; d < dim; ++d) moments.mean[d] += (double)points[i * dim + d];
+    for (int d = 0; d < dim; ++d) moments.mean[d] /= (double)count;
+    moments.farthest = moments.spread = moments.mass = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const T* point = points + i * dim;
+        Wide<T> sum = {};
+        double squares = 0;
+        int d = 0;
+        for (; d + lanes<T> <= dim; d += lanes<T>) {
+            Wide<T> mean;
+            memcpy(&mean, moments.mean + d, sizeof mean);
+            const Wide<T> spread = widen<T>(load(point + d)) - mean;
+            sum += spread * spread;
+        }
+        for (; d < dim; ++d)
+            squares += ((double)point[d] - moments.mean[d]) * ((double)point[d] - moments.mean[d]);
+        squares += sum_halves<lanes<T>>(sum);
+        moments.farthest = larger(moments.farthest, squares);
+        moments.spread += squares / (double)count;
+        moments.mass += weights ? scale * (double)weights[i] : scale;
+        if (weights)  // of equal weights the sum is 0
+            for (int k = 0; k < dim; ++k)
+                moments.moment[k] += scale * (double)weights[i] * ((double)point[k] - moments.mean[k]);
+    }
+}
+
+template <int... I> struct Lanes {};
+template <int Count, int... I> struct FirstLanes : FirstLanes<Count - 1, Count - 1, I...> {};
+template <int... I> struct FirstLanes<0, I...> {
+    typedef Lanes<I...> type;
+};
+
+// Where lane `lane` comes from when two vectors give, of every 2 `half` lanes, their first or last `half`.
+constexpr int half_source(int lane, int half, bool last, int count) {
+    const int first = lane / (2 * half) * 2 * half, within = lane % (2 * half);
+    return (within < half ? first + within : count + first + within - half) + (last ? half : 0);
+}
+
+template <class T, int Half, bool Last, int... I>
+FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, Lanes<I...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, half_source(I, Half, Last, lanes<T>)...);
+#else
+    return __builtin_shuffle(a, b, Bits<T>{half_source(I, Half, Last, lanes<T>)...});
+#endif
+}
+
+// As many vectors as lanes: lane i of the first becomes the sum of the lanes of vector i.
+template <class T, int Half = lanes<T> / 2> FASTMMD_INLINE void add_lanes(Vector<T>* sums) {
+    constexpr typename FirstLanes<lanes<T>>::type all = {};
+    FASTMMD_UNROLL for (int i = 0; i < Half; ++i) sums[i] =
+        halves_of<T, Half, false>(sums[i], sums[i + Half], all) +
+        halves_of<T, Half, true>(sums[i], sums[i + Half], all);
+    if constexpr (Half > 1) add_lanes<T, Half / 2>(sums);
+}
+
+// r[i][j] = |row i - column j|^2 for `used` columns from `first_column` on, a multiple of columns_at_once.
+// Behind the last row or column it is repeated.
+template <class T>
+void wide_distances(const Rows<T>& rows, int64_t first_row, int row_count, const Rows<T>& columns,
+                    int64_t first_column, int used,
+                    T* r) {  // [block_rows][wide_columns]
+    constexpr int pairs = rows_at_once * columns_at_once, chunk = chunk_of_lanes * lanes<T>;
+    for (int64_t first = 0; first < rows.stride; first += chunk) {
+        const int64_t last = smaller<int64_t>(first + chunk, rows.stride);
+        for (int j = 0; j < used; j += columns_at_once) {
+            const T* q[columns_at_once];
+            for (int c = 0; c < columns_at_once; ++c) q[c] = columns.row(first_column + j + c);
+            for (int i = 0; i < row_count; i += rows_at_once) {
+                const T* p[rows_at_once];
+                for (int c = 0; c < rows_at_once; ++c) p[c] = rows.row(first_row + i + c);
+                Vector<T> sums[pairs] = {};
+                for (int64_t d = first; d < last; d += lanes<T>) {
+                    Vector<T> column[columns_at_once];
+                    FASTMMD_UNROLL for (int c = 0; c < columns_at_once; ++c) column[c] = load(q[c] + d);
+                    FASTMMD_UNROLL for (int a = 0; a < rows_at_once; ++a) {
+                        const Vector<T> row = load(p[a] + d);
+                        FASTMMD_UNROLL for (int c = 0; c < columns_at_once; ++c) {
+                            const Vector<T> difference = row - column[c];
+                            sums[a * columns_at_once + c] += difference * difference;
+                        }
+                    }
+                }
+                T totals[pairs];
+                FASTMMD_UNROLL for (int at = 0; at < pairs; at += lanes<T>) {
+                    add_lanes<T>(sums + at);
+                    store(totals + at, sums[at]);
+                }
+                for (int a = 0; a < rows_at_once; ++a) {
+                    T* of_row = r + (i + a) * wide_columns + j;
+                    for (int c = 0; c < columns_at_once; ++c)
+                        of_row[c] = totals[a * columns_at_once + c] + (first ? of_row[c] : T(0));
+                }
+            }
+        }
+    }
+}
+
+// sums[i][d] += factor * sum_j c_ij (row i [d] - column j [d]) for `RowCount` rows and `Vectors` of dimensions.
+template <class T, int RowCount, int Vectors>
+FASTMMD_INLINE void add_differences_of(const T* row, int64_t row_stride, const T* column,
+                                       int64_t column_stride, int count, const T* c, int64_t by_row,
+                                       int64_t by_column, double factor,
+                                       double* sums) {  // [RowCount][slab]
+    Vector<T> p[RowCount][Vectors], total[RowCount][Vectors] = {};
+    for (int i = 0; i < RowCount; ++i)
+        for (int v = 0; v < Vectors; ++v) p[i][v] = load(row + i * row_stride + v * lanes<T>);
+    for (int j = 0; j < count; ++j) {
+        Vector<T> q[Vectors];
+        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) q[v] = load(column + j * column_stride + v * lanes<T>);
+        FASTMMD_UNROLL for (int i = 0; i < RowCount; ++i) {
+            const Vector<T> coefficient = broadcast(c[i * by_row + j * by_column]);
+            FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) total[i][v] += coefficient * (p[i][v] - q[v]);
+        }
+    }
+    for (int i = 0; i < RowCount; ++i)
+        for (int v = 0; v < Vectors; ++v) {
+            double* target = sums + i * slab<T> + v * lanes<T>;
+            Wide<T> sum;
+            memcpy(&sum, target, sizeof sum);
+            sum += factor * widen<T>(total[i][v]);
+            memcpy(target, &sum, sizeof sum);
+        }
+}
+
+// The coefficients c_ij of a block of rows: mass of the column times slope.
+template <class T> struct Coefficients {
+    const T* c;
+    int64_t by_row, by_column;  // elements from one to the next
+};
+
+// The same for a block of rows, `width` dimensions from `first` on, and all columns.
+template <class T>
+void add_wide_differences(const Rows<T>& rows, int64_t first_row, int row_count, const Rows<T>& columns,
+                          const Coefficients<T>& of, double factor, int64_t first, int width,
+                          double* sums) {  // [row_count][slab]
+    const int64_t by_row = of.by_row, by_column = of.by_column;
+    for (int64_t j = 0; j < columns.count; j += wide_columns) {
+        const int count = (int)smaller<int64_t>(wide_columns, columns.count - j);
+        const auto add = [&](auto row_count, auto vectors, int i, int d) {
+            add_differences_of<T, decltype(row_count)::value, decltype(vectors)::value>(
+                rows.row(first_row + i) + first + d, rows.stride, columns.row(j) + first + d, columns.stride,
+                count, of.c + i * by_row + j * by_column, by_row, by_column, factor, sums + i * slab<T> + d);
+        };
+        for (int d = 0; d < width;) {
+            const bool several = d + vectors_at_once * lanes<T> <= width;
+            int i = 0;
+            for (; i + rows_at_once <= row_count; i += rows_at_once)
+                several ? add(Number<rows_at_once>(), Number<vectors_at_once>(), i, d)
+                        : add(Number<rows_at_once>(), Number<1>(), i, d);
+            for (; i < row_count; ++i)
+                several ? add(Number<1>(), Number<vectors_at_once>(), i, d)
+                        : add(Number<1>(), Number<1>(), i, d);
+            d += (several ? vectors_at_once : 1) * lanes<T>;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fastmmd::FASTMMD_ISA
