@@ -70,7 +70,7 @@ template <class T> class Layout {
     explicit operator bool() const { return (bool)members_; }
 
     bool wide() const { return wide_; }
-    int64_t row_stride() const { return round_up(task_.dim, wide_ ? lanes<T> : 1); }
+    int64_t stride() const { return wide_ ? row_stride<T>(task_.dim) : task_.dim; }
     int64_t kept() const { return kept_; }  // slopes of a member, at most
     // One panel for either side: it sees every pair of a sample from both sides, so half of them are enough.
     bool in_one_panel(const Member<T>& own) const {

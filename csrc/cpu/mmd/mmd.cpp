@@ -15,10 +15,10 @@ template <class T> class Mmd2Run {
           threads_(useful_threads(task.threads, layout_.steps())),
           outer_(task.batch >= threads_ ? threads_ : 1),
           blocks_(threads_, layout_.wide() ? 0 : dim_, count_),
-          coordinates_((layout_.staged(0) + layout_.staged(1)) * layout_.row_stride()),
+          coordinates_((layout_.staged(0) + layout_.staged(1)) * layout_.stride()),
           mass_(layout_.staged(0) + layout_.staged(1)),
           sums_(layout_.doubles()),
-          moments_(task.batch * 4 * dim_),
+          moments_(task.batch * 4 * layout_.stride()),
           rung_sums_(per_rung_ ? layout_.strips() * 2 * count_ : 0),
           kept_(outer_ * layout_.kept()),
           plans_(task.batch, count_) {}
@@ -65,8 +65,8 @@ template <class T> class Mmd2Run {
         const T* weights = (const T*)sample(side).weights;
         own.points = (const T*)sample(side).points + own.base * dim_;
         own.weights = weights ? weights + own.base : nullptr;
-        own.moments.mean = moments_.get() + (4 * b + 2 * side) * dim_;
-        own.moments.moment = own.moments.mean + dim_;
+        own.moments.mean = moments_.get() + (4 * b + 2 * side) * layout_.stride();
+        own.moments.moment = own.moments.mean + layout_.stride();
         double total = own.weights ? 0 : (double)size;
         if (own.weights)
             for (int64_t i = 0; i < size; ++i) total += (double)own.weights[i];
@@ -75,21 +75,26 @@ template <class T> class Mmd2Run {
         for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
         own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
         T* const mass = mass_.get() + at;
-        T* const staged = coordinates_.get() + at * layout_.row_stride();
+        T* const staged = coordinates_.get() + at * layout_.stride();
         if (layout_.wide()) return prepare_rows(own, staged, mass);
         own.columns = stage<T>(own.points, own.weights, size, dim_, staged, mass);
         find_moments(own.columns, own.scale, own.moments);
     }
 
-    // In many dimensions, where points serve as they are if they fill vectors.
+    // In many dimensions, where points serve as they are if their rows suit and they are finite.
     void prepare_rows(Side<T>& own, T* copy, T* mass) const {
-        find_row_moments(own.points, own.weights, own.count, dim_, own.scale, own.moments);
-        const int64_t stride = layout_.row_stride();
+        const int64_t stride = layout_.stride();
+        own.rows = {own.count, stride, own.points};
         double rest = 0;  // NaN where a point is not finite
-        for (int d = 0; d < dim_; ++d) rest += own.moments.mean[d] - own.moments.mean[d];
-        const bool as_they_are = stride == dim_ && rest == 0;
-        if (!as_they_are) fill_rows(own.points, own.count, dim_, stride, copy);
-        own.rows = {own.count, stride, as_they_are ? own.points : copy};
+        if (stride == dim_) {
+            find_row_moments(own.rows, own.weights, own.scale, own.moments);
+            for (int d = 0; d < dim_; ++d) rest += own.moments.mean[d] - own.moments.mean[d];
+        }
+        if (stride != dim_ || rest != 0) {
+            fill_rows(own.points, own.count, dim_, stride, copy);
+            own.rows.points = copy;
+            find_row_moments(own.rows, own.weights, own.scale, own.moments);
+        }
         for (int64_t j = 0; j < round_up(own.count, lanes<T>); ++j)
             mass[j] = j >= own.count ? T(0) : own.weights ? own.weights[j] : T(1);
         own.columns = {own.count, dim_, tile_width<T>(own.count), nullptr, mass};
@@ -143,7 +148,7 @@ template <class T> class Mmd2Run {
         constexpr int64_t size = panel_rows / block_rows;
         const int64_t blocks = grad_points(side) ? blocks_of(own.count, block_rows) : 0,
                       first = smaller(panel * size, blocks), last = smaller(first + size, blocks);
-        return {first, last, (last - first) * blocks_of(layout_.row_stride(), slab<T>)};
+        return {first, last, (last - first) * blocks_of(layout_.stride(), slab<T>)};
     }
 
     // Those blocks of a panel that belong to one strip.
@@ -228,12 +233,17 @@ template <class T> class Mmd2Run {
         const double shift = plans_[b].shift, self_shift = shift * own.a, cross_shift = sides == 2 ? shift : 0;
         T* grad = grad_points(side) + own.base * dim_;
         for (int64_t i = first; i < first + rows; ++i)
-            for (int d = (int)from; d < smaller<int64_t>(from + width, dim_); ++d) {
-                const double x = (double)own.points[i * dim_ + d];
-                double sum = sums[(i - first) * slab<T> + d - from];
-                if (self_shift != 0) sum += self_shift * own.moments.linear(x, d);
-                if (cross_shift != 0) sum -= cross_shift * other.moments.linear(x, d);
-                grad[i * dim_ + d] = (T)(4 * own.weight(i) * sum);
+            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<T>) {
+                const Wide<T> x = widen<T>(load(own.rows.row(i) + d));
+                Wide<T> sum = load_wide<T>(sums + (i - first) * slab<T> + d - from);
+                if (self_shift != 0) sum += self_shift * linear_of<T>(own.moments, x, d);
+                if (cross_shift != 0) sum -= cross_shift * linear_of<T>(other.moments, x, d);
+                const Vector<T> result = __builtin_convertvector(4 * own.weight(i) * sum, Vector<T>);
+                T* const target = grad + i * dim_ + d;
+                if (d + lanes<T> <= dim_)
+                    store(target, result);
+                else
+                    for (int lane = 0; lane < dim_ - d; ++lane) target[lane] = result[lane];
             }
     }
 

@@ -24,6 +24,13 @@ template <int Value> struct Number {
     static constexpr int value = Value;
 };
 
+// Of rows: the dimensions in whole vectors, but no multiple of 1 KB, at which rows would share the few sets of
+// the first-level cache.
+template <class T> constexpr int64_t row_stride(int64_t dim) {
+    const int64_t stride = round_up(dim, lanes<T>);
+    return stride * (int64_t)sizeof(T) % 1024 ? stride : stride + lanes<T>;
+}
+
 // Rows that begin at multiples of `stride`, a multiple of the lanes; what lies behind the last dimension is 0.
 template <class T> struct Rows {
     int64_t count, stride;
@@ -32,7 +39,7 @@ template <class T> struct Rows {
     const T* row(int64_t i) const { return points + smaller(i, count - 1) * stride; }
 };
 
-// Copies points whose dimensions do not fill vectors, NaN in place of infinities.
+// Copies points whose rows cannot serve as they are, NaN in place of infinities.
 template <class T>
 void fill_rows(const T* points,  // [count, dim]
                int64_t count, int dim, int64_t stride,
@@ -43,39 +50,64 @@ void fill_rows(const T* points,  // [count, dim]
     }
 }
 
-// As find_moments in blocks.hpp, of points row by row.
+template <class T> FASTMMD_INLINE Wide<T> load_wide(const double* source) {
+    Wide<T> value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
+template <class T> FASTMMD_INLINE void store_wide(double* target, Wide<T> value) {
+    memcpy(target, &value, sizeof value);
+}
+
+// Means of `Vectors` of dimensions.
+template <class T, int Vectors>
+FASTMMD_INLINE void find_means(const Rows<T>& rows, int64_t first, double* mean) {
+    Wide<T> sums[Vectors] = {};
+    for (int64_t i = 0; i < rows.count; ++i)
+        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) sums[v] +=
+            widen<T>(load(rows.row(i) + first + v * lanes<T>));
+    for (int v = 0; v < Vectors; ++v)
+        store_wide<T>(mean + first + v * lanes<T>, sums[v] / (double)rows.count);
+}
+
+// As find_moments in blocks.hpp; the mean and the moment are [stride].
 template <class T>
-void find_row_moments(const T* points,   // [count, dim]
+void find_row_moments(const Rows<T>& rows,
                       const T* weights,  // [count] or null: ones
-                      int64_t count, int dim,
-                      double scale,  // of the weights
+                      double scale,      // of the weights
                       Moments& moments) {
-    for (int d = 0; d < dim; ++d) moments.mean[d] = moments.moment[d] = 0;
-    for (int64_t i = 0; i < count; ++i)
-        for (int d = 0; d < dim; ++d) moments.mean[d] += (double)points[i * dim + d];
-    for (int d = 0; d < dim; ++d) moments.mean[d] /= (double)count;
+    constexpr int several = 4;
+    int64_t first = 0;
+    for (; first + several * lanes<T> <= rows.stride; first += several * lanes<T>)
+        find_means<T, several>(rows, first, moments.mean);
+    for (; first < rows.stride; first += lanes<T>) find_means<T, 1>(rows, first, moments.mean);
+    memset(moments.moment, 0, rows.stride * sizeof(double));
     moments.farthest = moments.spread = moments.mass = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const T* point = points + i * dim;
-        Wide<T> sum = {};
-        double squares = 0;
-        int d = 0;
-        for (; d + lanes<T> <= dim; d += lanes<T>) {
-            Wide<T> mean;
-            memcpy(&mean, moments.mean + d, sizeof mean);
-            const Wide<T> spread = widen<T>(load(point + d)) - mean;
-            sum += spread * spread;
+    for (int64_t i = 0; i < rows.count; ++i) {
+        const T* point = rows.row(i);
+        const double weight = weights ? scale * (double)weights[i] : scale;
+        const auto from_mean = [&](int64_t d) { return widen<T>(load(point + d)) - load_wide<T>(moments.mean + d); };
+        Wide<T> even = {}, odd = {};
+        int64_t d = 0;
+        for (; d + 2 * lanes<T> <= rows.stride; d += 2 * lanes<T>) {
+            const Wide<T> a = from_mean(d), b = from_mean(d + lanes<T>);
+            even += a * a;
+            odd += b * b;
         }
-        for (; d < dim; ++d)
-            squares += ((double)point[d] - moments.mean[d]) * ((double)point[d] - moments.mean[d]);
-        squares += sum_halves<lanes<T>>(sum);
+        if (d < rows.stride) even += from_mean(d) * from_mean(d);
+        const double squares = sum_halves<lanes<T>>(even + odd);
         moments.farthest = larger(moments.farthest, squares);
-        moments.spread += squares / (double)count;
-        moments.mass += weights ? scale * (double)weights[i] : scale;
-        if (weights)  // of equal weights the sum is 0
-            for (int k = 0; k < dim; ++k)
-                moments.moment[k] += scale * (double)weights[i] * ((double)point[k] - moments.mean[k]);
+        moments.spread += squares / (double)rows.count;
+        moments.mass += weight;
+        for (d = 0; weights && d < rows.stride; d += lanes<T>)  // of equal weights the sum is 0
+            store_wide<T>(moments.moment + d, load_wide<T>(moments.moment + d) + weight * from_mean(d));
     }
+}
+
+// x[d] of one point -> sum_j w_j (x[d] - x_j[d]).
+template <class T> FASTMMD_INLINE Wide<T> linear_of(const Moments& moments, Wide<T> x, int64_t d) {
+    return moments.mass * (x - load_wide<T>(moments.mean + d)) - load_wide<T>(moments.moment + d);
 }
 
 template <int... I> struct Lanes {};
@@ -170,10 +202,7 @@ FASTMMD_INLINE void add_differences_of(const T* row, int64_t row_stride, const T
     for (int i = 0; i < RowCount; ++i)
         for (int v = 0; v < Vectors; ++v) {
             double* target = sums + i * slab<T> + v * lanes<T>;
-            Wide<T> sum;
-            memcpy(&sum, target, sizeof sum);
-            sum += factor * widen<T>(total[i][v]);
-            memcpy(target, &sum, sizeof sum);
+            store_wide<T>(target, load_wide<T>(target) + factor * widen<T>(total[i][v]));
         }
 }
 
