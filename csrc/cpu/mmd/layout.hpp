@@ -36,6 +36,7 @@ struct Term {
     bool grad_rows;
     bool grad_columns;  // by sums over the rows of a strip
     int64_t blocks, strips;
+    int block;         // rows of one
     bool keeps;        // in many dimensions: slopes for the gradients in its rows
     int64_t kept;      // where, in those of the member: [panel_rows][stride]
     int64_t stride;    // the columns, rounded up to the lanes
@@ -57,6 +58,9 @@ template <class T> struct Member {
 // against all columns, and then their gradients.
 constexpr int most_narrow_dims = 16;
 constexpr int panel_rows = 256;
+// Blocks of rows there: small ones make more tasks, large ones read the columns less often.
+constexpr int large_block_rows = 64;
+inline int wide_block_rows(int64_t count) { return count <= panel_rows ? block_rows : large_block_rows; }
 
 template <class T> class Layout {
   public:
@@ -170,7 +174,8 @@ template <class T> class Layout {
         term.half = rows == columns && !grad_weights;  // which needs the value of every row
         term.grad_rows = grad_rows;
         term.grad_columns = grad_columns && (term.half || rows != columns);
-        term.blocks = blocks_of(own.sides[rows].count, block_rows);
+        term.block = wide_ ? wide_block_rows(own.sides[rows].count) : block_rows;
+        term.blocks = blocks_of(own.sides[rows].count, term.block);
         if (wide_) {
             term.keeps = grad_rows || grad_columns;
             term.half = term.half && (!term.keeps || in_one_panel(own));
@@ -178,7 +183,7 @@ template <class T> class Layout {
             term.stride = round_up(own.sides[columns].count, lanes<T>);
             term.kept = kept_of_member_;
             if (term.keeps)
-                kept_of_member_ += smaller<int64_t>(panel_rows, term.blocks * block_rows) * term.stride;
+                kept_of_member_ += smaller<int64_t>(panel_rows, term.blocks * term.block) * term.stride;
         }
         term.strips = smaller<int64_t>(term.blocks, most_strips);
         if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them

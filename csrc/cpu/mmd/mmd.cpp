@@ -138,15 +138,15 @@ template <class T> class Mmd2Run {
 
     // Without slopes to keep all blocks are in the first panel.
     static WidePanel panel_of(const Term& term, int64_t panel) {
-        constexpr int64_t size = panel_rows / block_rows;
+        const int64_t size = panel_rows / term.block;
         if (!term.keeps) return panel ? WidePanel{0, 0, 0} : WidePanel{0, term.blocks, term.strips};
         const int64_t first = smaller(panel * size, term.blocks), last = smaller(first + size, term.blocks);
         return {first, last, smaller(last - first, term.strips)};
     }
 
     WidePanel panel_of(const Side<T>& own, int side, int64_t panel) const {
-        constexpr int64_t size = panel_rows / block_rows;
-        const int64_t blocks = grad_points(side) ? blocks_of(own.count, block_rows) : 0,
+        const int64_t rows = wide_block_rows(own.count), size = panel_rows / rows;
+        const int64_t blocks = grad_points(side) ? blocks_of(own.count, rows) : 0,
                       first = smaller(panel * size, blocks), last = smaller(first + size, blocks);
         return {first, last, (last - first) * blocks_of(layout_.stride(), slab<T>)};
     }
@@ -161,36 +161,35 @@ template <class T> class Mmd2Run {
                                     ? rung_sums_.get() + (strips + block % term.strips) * 2 * count_
                                     : nullptr;
             T* const slopes =
-                term.keeps ? kept + term.kept + (block - panel.first) * block_rows * term.stride : nullptr;
-            run_wide_block(b, term, block * block_rows, slopes, rung_sums, blocks_.of(thread));
+                term.keeps ? kept + term.kept + (block - panel.first) * term.block * term.stride : nullptr;
+            run_wide_block(b, term, block * term.block, slopes, rung_sums, blocks_.of(thread));
         }
     }
 
     void run_wide_block(int64_t b, const Term& term, int64_t first, T* slopes, double* rung_sums,
-                        Block<T> block) {
+                        const Block<T>& block) {
         const Side<T>&own = layout_.side(b, term.rows), &other = layout_.side(b, term.columns);
         const Plan<T>& plan = plans_[b];
-        block.rows = (int)smaller<int64_t>(block_rows, own.count - first);
-        for (int i = 0; i < block.rows; ++i) {
-            block.value[i] = 0;
-            block.factors[i] = (term.rows == term.columns ? own.a : -2) * own.weight(first + i) * other.scale;
-        }
+        const int rows = (int)smaller<int64_t>(term.block, own.count - first);
+        double value[large_block_rows] = {}, factors[large_block_rows];
+        for (int i = 0; i < rows; ++i)
+            factors[i] = (term.rows == term.columns ? own.a : -2) * own.weight(first + i) * other.scale;
         int64_t next;
         for (int64_t j = term.half ? first : 0; j < other.count; j = next) {
             const bool itself = term.half && j == first;  // both ways; columns behind it count twice
-            next = smaller<int64_t>(j + (itself ? block_rows : wide_columns), other.count);
+            next = smaller<int64_t>(j + (itself ? term.block : wide_columns), other.count);
             const int used = (int)round_up(next - j, lanes<T>);
             const T* mass = other.columns.mass + j;
-            wide_distances(own.rows, first, block.rows, other.rows, j, used, block.r);
-            for (int i = 0; i < block.rows; ++i) {
+            wide_distances(own.rows, first, rows, other.rows, j, used, block.r);
+            for (int i = 0; i < rows; ++i) {
                 T* r = block.r + i * wide_columns;
                 const double times = term.half && !itself ? 2 : 1;
                 if (rung_sums)
-                    block.value[i] +=
-                        times * plan.evaluate_per_rung(plan, mass, used, r, times * block.factors[i],
+                    value[i] +=
+                        times * plan.evaluate_per_rung(plan, mass, used, r, times * factors[i],
                                                        block.chunk, block.partial, rung_sums);
                 else
-                    block.value[i] +=
+                    value[i] +=
                         times * (slopes ? plan.evaluate : plan.evaluate_value)(plan, mass, used, r);
                 if (!slopes) continue;
                 T* const kept = slopes + i * term.stride + j;
@@ -201,25 +200,26 @@ template <class T> class Mmd2Run {
                 const T* mine = own.columns.mass + first;
                 T* const mirrored = slopes + (j - first) * term.stride + first;
                 for (int64_t k = 0; k < next - j; ++k)
-                    for (int i = 0; i < block.rows; ++i)
+                    for (int i = 0; i < rows; ++i)
                         mirrored[k * term.stride + i] = block.r[i * wide_columns + k] * mine[i];
             }
         }
-        for (int i = 0; i < block.rows; ++i)
-            term.value[first + i] = other.scale * block.value[i] - plan.offset * other.moments.mass;
+        for (int i = 0; i < rows; ++i)
+            term.value[first + i] = other.scale * value[i] - plan.offset * other.moments.mass;
     }
 
     // What point_gradients has, for a block of rows and some dimensions.
     void wide_gradients(int64_t b, int side, const WidePanel& panel, int64_t at, const T* kept) const {
         const Member<T>& member = layout_.member(b);
         const int sides = layout_.sides();
-        const int64_t blocks = panel.last - panel.first, block = at % blocks, row = block * block_rows;
-        const int64_t first = (panel.first + block) * block_rows, from = at / blocks * slab<T>;
+        const int64_t of_block = wide_block_rows(layout_.side(b, side).count);
+        const int64_t blocks = panel.last - panel.first, block = at % blocks, row = block * of_block;
+        const int64_t first = (panel.first + block) * of_block, from = at / blocks * slab<T>;
         const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
-        const int rows = (int)smaller<int64_t>(block_rows, own.count - first),
+        const int rows = (int)smaller<int64_t>(of_block, own.count - first),
                   width = (int)smaller<int64_t>(slab<T>, own.rows.stride - from);
-        alignas(64) double sums[block_rows * slab<T>];
-        memset(sums, 0, sizeof sums);
+        alignas(64) double sums[large_block_rows * slab<T>];
+        memset(sums, 0, rows * slab<T> * sizeof(double));
         const auto add = [&](const Term& term, const Side<T>& columns, double factor) {
             const T* const c = kept + term.kept;
             const bool by_columns = term.rows != side;  // x with y, seen from y

@@ -145,7 +145,7 @@ template <class T, int Half = lanes<T> / 2> FASTMMD_INLINE void add_lanes(Vector
 template <class T>
 void wide_distances(const Rows<T>& rows, int64_t first_row, int row_count, const Rows<T>& columns,
                     int64_t first_column, int used,
-                    T* r) {  // [block_rows][wide_columns]
+                    T* r) {  // [row_count, rounded up][wide_columns]
     constexpr int pairs = rows_at_once * columns_at_once, chunk = chunk_of_lanes * lanes<T>;
     for (int64_t first = 0; first < rows.stride; first += chunk) {
         const int64_t last = smaller<int64_t>(first + chunk, rows.stride);
