@@ -54,25 +54,28 @@ template <class T> struct Member {
     int64_t first_strip, first_tile;  // tasks of the members before
 };
 
-// In more dimensions than these, pairs are taken as wide.hpp does it: distances and slopes of a panel of rows
-// against all columns, and then their gradients.
-constexpr int most_narrow_dims = 16;
-constexpr int panel_rows = 256;
-// Blocks of rows there: small ones make more tasks, large ones read the columns less often.
-constexpr int large_block_rows = 64;
-inline int wide_block_rows(int64_t count) { return count <= panel_rows ? block_rows : large_block_rows; }
+// In many dimensions pairs are taken as wide.hpp does it: distances and slopes of a panel of rows against all
+// columns, and then their gradients; in fewer of them, for not so many points.
+constexpr int narrow_dims = 24, always_wide_dims = 48;
+constexpr int64_t wide_points = 4096;
+// Rows of a panel, of which the slopes against all columns are kept, and of a block: small blocks make more
+// tasks, large ones read the columns less often.
+constexpr int panel_rows = 256, small_panel_rows = 64, large_block_rows = 64;
+constexpr int64_t small_panel_points = 8192;
 
 template <class T> class Layout {
   public:
     explicit Layout(const Mmd2& task)
-        : task_(task), wide_(task.dim > most_narrow_dims), members_(task.batch) {
+        : task_(task), members_(task.batch) {
         if (!members_) return;
         for (int64_t b = 0; b < task.batch; ++b)
             for (int side = 0; side < sides(); ++side) measure(b, side);
+        wide_ = task.dim > always_wide_dims || (task.dim > narrow_dims && largest_ <= wide_points);
         for (int64_t b = 0; b < task.batch; ++b) list_terms(b);
     }
     explicit operator bool() const { return (bool)members_; }
 
+    // In many dimensions.
     bool wide() const { return wide_; }
     int64_t stride() const { return wide_ ? row_stride<T>(task_.dim) : task_.dim; }
     int64_t kept() const { return kept_; }  // slopes of a member, at most
@@ -84,10 +87,16 @@ template <class T> class Layout {
     bool shares(const Member<T>& own) const {
         return in_one_panel(own) && !task_.x.weights && !task_.y.weights;
     }
+    int panel(const Member<T>& own) const {
+        return points(own) <= small_panel_points ? panel_rows : small_panel_rows;
+    }
+    int block(const Member<T>& own, int side) const {
+        return own.sides[side].count <= panel_rows || panel(own) < panel_rows ? block_rows : large_block_rows;
+    }
     int64_t panels(const Member<T>& own) const {
         const int64_t x = task_.gradients.x ? own.sides[0].count : 0,
                       y = task_.gradients.y ? own.sides[1].count : 0;
-        return larger<int64_t>(1, blocks_of(larger(x, y), panel_rows));
+        return larger<int64_t>(1, blocks_of(larger(x, y), panel(own)));
     }
 
     int sides() const { return task_.y.points ? 2 : 1; }
@@ -131,6 +140,11 @@ template <class T> class Layout {
     }
 
   private:
+    // Of both samples.
+    int64_t points(const Member<T>& own) const {
+        return own.sides[0].count + (sides() == 2 ? own.sides[1].count : 0);
+    }
+
     void measure(int64_t b, int side) {
         const Sample& sample = side ? task_.y : task_.x;
         Side<T>& own = this->side(b, side);
@@ -138,6 +152,7 @@ template <class T> class Layout {
         own.count = sample.offsets ? sample.offsets[b + 1] - own.base : sample.count;
         own.staged = staged_[side];
         staged_[side] += staged_size<T>(own.count, 1);
+        largest_ = larger(largest_, points(member(b)));
     }
 
     void list_terms(int64_t b) {
@@ -174,7 +189,7 @@ template <class T> class Layout {
         term.half = rows == columns && !grad_weights;  // which needs the value of every row
         term.grad_rows = grad_rows;
         term.grad_columns = grad_columns && (term.half || rows != columns);
-        term.block = wide_ ? wide_block_rows(own.sides[rows].count) : block_rows;
+        term.block = wide_ ? block(own, rows) : block_rows;
         term.blocks = blocks_of(own.sides[rows].count, term.block);
         if (wide_) {
             term.keeps = grad_rows || grad_columns;
@@ -183,7 +198,7 @@ template <class T> class Layout {
             term.stride = round_up(own.sides[columns].count, lanes<T>);
             term.kept = kept_of_member_;
             if (term.keeps)
-                kept_of_member_ += smaller<int64_t>(panel_rows, term.blocks * term.block) * term.stride;
+                kept_of_member_ += smaller<int64_t>(panel(own), term.blocks * term.block) * term.stride;
         }
         term.strips = smaller<int64_t>(term.blocks, most_strips);
         if (term.grad_columns) {  // sums that are worth adding up, and 16 MB of them
@@ -201,9 +216,10 @@ template <class T> class Layout {
     }
 
     const Mmd2& task_;
-    const bool wide_;
+    bool wide_ = false;
     const Buffer<Member<T>> members_;
-    int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0, kept_ = 0, kept_of_member_ = 0;
+    int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0, kept_ = 0, kept_of_member_ = 0,
+            largest_ = 0;
     double steps_ = 0;
 };
 

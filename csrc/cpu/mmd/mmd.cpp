@@ -84,7 +84,7 @@ template <class T> class Mmd2Run {
     // In many dimensions, where points serve as they are if their rows suit and they are finite.
     void prepare_rows(Side<T>& own, T* copy, T* mass) const {
         const int64_t stride = layout_.stride();
-        own.rows = {own.count, stride, own.points};
+        own.rows = {own.count, stride, round_up(dim_, lanes<T>), own.points};
         double rest = 0;  // NaN where a point is not finite
         if (stride == dim_) {
             find_row_moments(own.rows, own.weights, own.scale, own.moments);
@@ -115,9 +115,9 @@ template <class T> class Mmd2Run {
             WidePanel of_terms[4], of_sides[2];
             int64_t blocks = 0, slabs = 0;
             for (int i = 0; i < own.term_count; ++i)
-                blocks += (of_terms[i] = panel_of(own.terms[i], panel)).tasks;
+                blocks += (of_terms[i] = panel_of(own, own.terms[i], panel)).tasks;
             for (int side = 0; side < sides; ++side)
-                slabs += (of_sides[side] = panel_of(own.sides[side], side, panel)).tasks;
+                slabs += (of_sides[side] = panel_of(own, side, panel)).tasks;
             parallel_for(blocks, threads, [&](int64_t at, int thread) {
                 int i = 0;
                 for (; at >= of_terms[i].tasks; ++i) at -= of_terms[i].tasks;
@@ -137,18 +137,18 @@ template <class T> class Mmd2Run {
     };
 
     // Without slopes to keep all blocks are in the first panel.
-    static WidePanel panel_of(const Term& term, int64_t panel) {
-        const int64_t size = panel_rows / term.block;
+    WidePanel panel_of(const Member<T>& own, const Term& term, int64_t panel) const {
+        const int64_t size = layout_.panel(own) / term.block;
         if (!term.keeps) return panel ? WidePanel{0, 0, 0} : WidePanel{0, term.blocks, term.strips};
         const int64_t first = smaller(panel * size, term.blocks), last = smaller(first + size, term.blocks);
         return {first, last, smaller(last - first, term.strips)};
     }
 
-    WidePanel panel_of(const Side<T>& own, int side, int64_t panel) const {
-        const int64_t rows = wide_block_rows(own.count), size = panel_rows / rows;
-        const int64_t blocks = grad_points(side) ? blocks_of(own.count, rows) : 0,
+    WidePanel panel_of(const Member<T>& own, int side, int64_t panel) const {
+        const int64_t rows = layout_.block(own, side), size = layout_.panel(own) / rows;
+        const int64_t blocks = grad_points(side) ? blocks_of(own.sides[side].count, rows) : 0,
                       first = smaller(panel * size, blocks), last = smaller(first + size, blocks);
-        return {first, last, (last - first) * blocks_of(layout_.stride(), slab<T>)};
+        return {first, last, (last - first) * blocks_of(round_up(dim_, lanes<T>), slab<T>)};
     }
 
     // Those blocks of a panel that belong to one strip.
@@ -212,12 +212,12 @@ template <class T> class Mmd2Run {
     void wide_gradients(int64_t b, int side, const WidePanel& panel, int64_t at, const T* kept) const {
         const Member<T>& member = layout_.member(b);
         const int sides = layout_.sides();
-        const int64_t of_block = wide_block_rows(layout_.side(b, side).count);
+        const int64_t of_block = layout_.block(member, side);
         const int64_t blocks = panel.last - panel.first, block = at % blocks, row = block * of_block;
         const int64_t first = (panel.first + block) * of_block, from = at / blocks * slab<T>;
         const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
         const int rows = (int)smaller<int64_t>(of_block, own.count - first),
-                  width = (int)smaller<int64_t>(slab<T>, own.rows.stride - from);
+                  width = (int)smaller<int64_t>(slab<T>, own.rows.length - from);
         alignas(64) double sums[large_block_rows * slab<T>];
         memset(sums, 0, rows * slab<T> * sizeof(double));
         const auto add = [&](const Term& term, const Side<T>& columns, double factor) {
@@ -233,17 +233,18 @@ template <class T> class Mmd2Run {
         const double shift = plans_[b].shift, self_shift = shift * own.a, cross_shift = sides == 2 ? shift : 0;
         T* grad = grad_points(side) + own.base * dim_;
         for (int64_t i = first; i < first + rows; ++i)
-            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<T>) {
-                const Wide<T> x = widen<T>(load(own.rows.row(i) + d));
-                Wide<T> sum = load_wide<T>(sums + (i - first) * slab<T> + d - from);
-                if (self_shift != 0) sum += self_shift * linear_of<T>(own.moments, x, d);
-                if (cross_shift != 0) sum -= cross_shift * linear_of<T>(other.moments, x, d);
-                const Vector<T> result = __builtin_convertvector(4 * own.weight(i) * sum, Vector<T>);
-                T* const target = grad + i * dim_ + d;
-                if (d + lanes<T> <= dim_)
-                    store(target, result);
+            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<double>) {
+                const Vector<double> x = load_as_double(own.rows.row(i) + d);
+                Vector<double> sum = load(sums + (i - first) * slab<T> + d - from);
+                if (self_shift != 0) sum += self_shift * linear_of(own.moments, x, d);
+                if (cross_shift != 0) sum -= cross_shift * linear_of(other.moments, x, d);
+                const auto result =
+                    __builtin_convertvector(4 * own.weight(i) * sum, Vector<T, lanes<double>>);
+                const int64_t count = smaller<int64_t>(lanes<double>, dim_ - d);
+                if (count == lanes<double>)
+                    memcpy(grad + i * dim_ + d, &result, sizeof result);
                 else
-                    for (int lane = 0; lane < dim_ - d; ++lane) target[lane] = result[lane];
+                    memcpy(grad + i * dim_ + d, &result, count * sizeof(T));
             }
     }
 

@@ -31,9 +31,10 @@ template <class T> constexpr int64_t row_stride(int64_t dim) {
     return stride * (int64_t)sizeof(T) % 1024 ? stride : stride + lanes<T>;
 }
 
-// Rows that begin at multiples of `stride`, a multiple of the lanes; what lies behind the last dimension is 0.
+// Rows that begin at multiples of `stride` and have `length` elements, both multiples of the lanes; what lies
+// behind the last dimension is 0.
 template <class T> struct Rows {
-    int64_t count, stride;
+    int64_t count, stride, length;
     const T* points;
 
     const T* row(int64_t i) const { return points + smaller(i, count - 1) * stride; }
@@ -50,64 +51,70 @@ void fill_rows(const T* points,  // [count, dim]
     }
 }
 
-template <class T> FASTMMD_INLINE Wide<T> load_wide(const double* source) {
-    Wide<T> value;
+// As many as a vector of double holds: the compiler keeps longer vectors in memory.
+template <class T> FASTMMD_INLINE Vector<double> load_as_double(const T* source) {
+    Vector<T, lanes<double>> value;
     memcpy(&value, source, sizeof value);
-    return value;
+    return __builtin_convertvector(value, Vector<double>);
 }
 
-template <class T> FASTMMD_INLINE void store_wide(double* target, Wide<T> value) {
-    memcpy(target, &value, sizeof value);
+// target[lane] += factor * value[lane].
+template <class T> FASTMMD_INLINE void add_scaled(double* target, double factor, Vector<T> value) {
+    T values[lanes<T>];
+    store(values, value);
+    for (int lane = 0; lane < lanes<T>; lane += lanes<double>)
+        store(target + lane, load(target + lane) + factor * load_as_double(values + lane));
 }
 
 // Means of `Vectors` of dimensions.
 template <class T, int Vectors>
 FASTMMD_INLINE void find_means(const Rows<T>& rows, int64_t first, double* mean) {
-    Wide<T> sums[Vectors] = {};
+    Vector<double> sums[Vectors] = {};
     for (int64_t i = 0; i < rows.count; ++i)
         FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) sums[v] +=
-            widen<T>(load(rows.row(i) + first + v * lanes<T>));
+            load_as_double(rows.row(i) + first + v * lanes<double>);
     for (int v = 0; v < Vectors; ++v)
-        store_wide<T>(mean + first + v * lanes<T>, sums[v] / (double)rows.count);
+        store(mean + first + v * lanes<double>, sums[v] / (double)rows.count);
 }
 
-// As find_moments in blocks.hpp; the mean and the moment are [stride].
+// As find_moments in blocks.hpp; the mean and the moment are [length].
 template <class T>
 void find_row_moments(const Rows<T>& rows,
                       const T* weights,  // [count] or null: ones
                       double scale,      // of the weights
                       Moments& moments) {
-    constexpr int several = 4;
+    constexpr int step = lanes<double>, several = 8;
+    const int64_t length = rows.length;
     int64_t first = 0;
-    for (; first + several * lanes<T> <= rows.stride; first += several * lanes<T>)
+    for (; first + several * step <= length; first += several * step)
         find_means<T, several>(rows, first, moments.mean);
-    for (; first < rows.stride; first += lanes<T>) find_means<T, 1>(rows, first, moments.mean);
-    memset(moments.moment, 0, rows.stride * sizeof(double));
+    for (; first < length; first += step) find_means<T, 1>(rows, first, moments.mean);
+    memset(moments.moment, 0, length * sizeof(double));
     moments.farthest = moments.spread = moments.mass = 0;
     for (int64_t i = 0; i < rows.count; ++i) {
         const T* point = rows.row(i);
         const double weight = weights ? scale * (double)weights[i] : scale;
-        const auto from_mean = [&](int64_t d) { return widen<T>(load(point + d)) - load_wide<T>(moments.mean + d); };
-        Wide<T> even = {}, odd = {};
+        const auto from_mean = [&](int64_t d) { return load_as_double(point + d) - load(moments.mean + d); };
+        Vector<double> sums[4] = {};
         int64_t d = 0;
-        for (; d + 2 * lanes<T> <= rows.stride; d += 2 * lanes<T>) {
-            const Wide<T> a = from_mean(d), b = from_mean(d + lanes<T>);
-            even += a * a;
-            odd += b * b;
-        }
-        if (d < rows.stride) even += from_mean(d) * from_mean(d);
-        const double squares = sum_halves<lanes<T>>(even + odd);
+        for (; d + 4 * step <= length; d += 4 * step)
+            FASTMMD_UNROLL for (int v = 0; v < 4; ++v) {
+                const Vector<double> spread = from_mean(d + v * step);
+                sums[v] += spread * spread;
+            }
+        for (; d < length; d += step) sums[0] += from_mean(d) * from_mean(d);
+        const double squares = sum_halves<lanes<double>>((sums[0] + sums[1]) + (sums[2] + sums[3]));
         moments.farthest = larger(moments.farthest, squares);
         moments.spread += squares / (double)rows.count;
         moments.mass += weight;
-        for (d = 0; weights && d < rows.stride; d += lanes<T>)  // of equal weights the sum is 0
-            store_wide<T>(moments.moment + d, load_wide<T>(moments.moment + d) + weight * from_mean(d));
+        for (d = 0; weights && d < length; d += step)  // of equal weights the sum is 0
+            store(moments.moment + d, load(moments.moment + d) + weight * from_mean(d));
     }
 }
 
 // x[d] of one point -> sum_j w_j (x[d] - x_j[d]).
-template <class T> FASTMMD_INLINE Wide<T> linear_of(const Moments& moments, Wide<T> x, int64_t d) {
-    return moments.mass * (x - load_wide<T>(moments.mean + d)) - load_wide<T>(moments.moment + d);
+FASTMMD_INLINE Vector<double> linear_of(const Moments& moments, Vector<double> x, int64_t d) {
+    return moments.mass * (x - load(moments.mean + d)) - load(moments.moment + d);
 }
 
 template <int... I> struct Lanes {};
@@ -147,8 +154,8 @@ void wide_distances(const Rows<T>& rows, int64_t first_row, int row_count, const
                     int64_t first_column, int used,
                     T* r) {  // [row_count, rounded up][wide_columns]
     constexpr int pairs = rows_at_once * columns_at_once, chunk = chunk_of_lanes * lanes<T>;
-    for (int64_t first = 0; first < rows.stride; first += chunk) {
-        const int64_t last = smaller<int64_t>(first + chunk, rows.stride);
+    for (int64_t first = 0; first < rows.length; first += chunk) {
+        const int64_t last = smaller<int64_t>(first + chunk, rows.length);
         for (int j = 0; j < used; j += columns_at_once) {
             const T* q[columns_at_once];
             for (int c = 0; c < columns_at_once; ++c) q[c] = columns.row(first_column + j + c);
@@ -174,8 +181,11 @@ void wide_distances(const Rows<T>& rows, int64_t first_row, int row_count, const
                 }
                 for (int a = 0; a < rows_at_once; ++a) {
                     T* of_row = r + (i + a) * wide_columns + j;
-                    for (int c = 0; c < columns_at_once; ++c)
-                        of_row[c] = totals[a * columns_at_once + c] + (first ? of_row[c] : T(0));
+                    Vector<T, columns_at_once> sum, before;
+                    memcpy(&sum, totals + a * columns_at_once, sizeof sum);
+                    memcpy(&before, of_row, sizeof before);
+                    if (first) sum += before;
+                    memcpy(of_row, &sum, sizeof sum);
                 }
             }
         }
@@ -200,10 +210,7 @@ FASTMMD_INLINE void add_differences_of(const T* row, int64_t row_stride, const T
         }
     }
     for (int i = 0; i < RowCount; ++i)
-        for (int v = 0; v < Vectors; ++v) {
-            double* target = sums + i * slab<T> + v * lanes<T>;
-            store_wide<T>(target, load_wide<T>(target) + factor * widen<T>(total[i][v]));
-        }
+        for (int v = 0; v < Vectors; ++v) add_scaled<T>(sums + i * slab<T> + v * lanes<T>, factor, total[i][v]);
 }
 
 // The coefficients c_ij of a block of rows: mass of the column times slope.

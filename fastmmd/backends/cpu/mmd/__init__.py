@@ -11,8 +11,9 @@ from ...common.native import address, is_double
 from ..library import kernel_fields, load, threads
 from . import products
 
-DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
-DIRECT_COORDINATES = 2**16  # of x and y together
+DIRECT_DIMS = 48  # up to here differences cost less than products, and so they do for few points and coordinates:
+DIRECT_POINTS = 4096  # of x and y together
+DIRECT_COORDINATES = 2**20  # alike
 
 
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
@@ -28,8 +29,9 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
 def _products_pay(x: Tensor, y: Tensor | None) -> bool:
     """Whether products are faster, and no squared norm overflows, nor is anything infinite or NaN."""
     samples = [x] if y is None else [x, y]
-    coordinates, dim = sum(sample.shape[1] for sample in samples) * x.shape[2], x.shape[2]
-    if dim <= DIRECT_DIMS or coordinates < DIRECT_COORDINATES or x.numel() == 0:
+    count, dim = sum(sample.shape[1] for sample in samples), x.shape[2]
+    few = count <= DIRECT_POINTS and count * dim < DIRECT_COORDINATES
+    if dim <= DIRECT_DIMS or few or x.numel() == 0:
         return False
     limit = (1e-2 * torch.finfo(x.dtype).max / dim) ** 0.5
     return all(-limit < float(bound) < limit for sample in samples for bound in sample.aminmax())
