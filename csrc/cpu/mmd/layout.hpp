@@ -52,6 +52,13 @@ template <class T> struct Member {
     int term_count;
     int64_t strips;                   // of all terms
     int64_t first_strip, first_tile;  // tasks of the members before
+
+    // The rows' values against the other sample, where there is a term with these rows.
+    const double* cross_value(int rows) const {
+        for (int i = 0; i < term_count; ++i)
+            if (terms[i].rows == rows && terms[i].columns != rows) return terms[i].value;
+        return nullptr;
+    }
 };
 
 // In many dimensions pairs are taken as wide.hpp does it: distances and slopes of a panel of rows against all
@@ -65,8 +72,7 @@ constexpr int64_t small_panel_points = 8192;
 
 template <class T> class Layout {
   public:
-    explicit Layout(const Mmd2& task)
-        : task_(task), members_(task.batch) {
+    explicit Layout(const Mmd2& task) : task_(task), members_(task.batch) {
         if (!members_) return;
         for (int64_t b = 0; b < task.batch; ++b)
             for (int side = 0; side < sides(); ++side) measure(b, side);
@@ -127,6 +133,15 @@ template <class T> class Layout {
     // Of the columns' sums of one strip.
     int64_t column_sums(const Member<T>& own, const Term& term) const {
         return staged_size<T>(own.sides[term.columns].count, task_.dim);
+    }
+
+    // Adds up the strips' sums over the columns of tile t: [dim][width].
+    const double* add_strips(const Member<T>& own, const Term& term, int64_t t, int width) const {
+        const int64_t size = column_sums(own, term);
+        double* total = term.sums + t * task_.dim * width;
+        for (int64_t strip = 1; strip < term.strips; ++strip)
+            for (int k = 0; k < task_.dim * width; ++k) total[k] += total[strip * size + k];
+        return total;
     }
 
     // The member of a task, the last one before which there are at most `at` of its kind.

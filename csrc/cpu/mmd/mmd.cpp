@@ -1,8 +1,12 @@
 // mmd2: every pair of points once, value and gradients in one pass.
-#include "layout.hpp"
+#include "wide_run.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
+
+template <class T> void fill(T* array, int64_t first, int64_t count, double value) {
+    for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
+}
 
 template <class T> class Mmd2Run {
   public:
@@ -24,8 +28,8 @@ template <class T> class Mmd2Run {
           plans_(task.batch, count_) {}
 
     bool run() {
-        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ ||
-            !kept_ || !plans_)
+        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !kept_ ||
+            !plans_)
             return false;
         const int sides = layout_.sides();
         layout_.place(sums_.get());
@@ -76,28 +80,9 @@ template <class T> class Mmd2Run {
         own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
         T* const mass = mass_.get() + at;
         T* const staged = coordinates_.get() + at * layout_.stride();
-        if (layout_.wide()) return prepare_rows(own, staged, mass);
+        if (layout_.wide()) return prepare_rows(own, dim_, staged, mass);
         own.columns = stage<T>(own.points, own.weights, size, dim_, staged, mass);
         find_moments(own.columns, own.scale, own.moments);
-    }
-
-    // In many dimensions, where points serve as they are if their rows suit and they are finite.
-    void prepare_rows(Side<T>& own, T* copy, T* mass) const {
-        const int64_t stride = layout_.stride();
-        own.rows = {own.count, stride, round_up(dim_, lanes<T>), own.points};
-        double rest = 0;  // NaN where a point is not finite
-        if (stride == dim_) {
-            find_row_moments(own.rows, own.weights, own.scale, own.moments);
-            for (int d = 0; d < dim_; ++d) rest += own.moments.mean[d] - own.moments.mean[d];
-        }
-        if (stride != dim_ || rest != 0) {
-            fill_rows(own.points, own.count, dim_, stride, copy);
-            own.rows.points = copy;
-            find_row_moments(own.rows, own.weights, own.scale, own.moments);
-        }
-        for (int64_t j = 0; j < round_up(own.count, lanes<T>); ++j)
-            mass[j] = j >= own.count ? T(0) : own.weights ? own.weights[j] : T(1);
-        own.columns = {own.count, dim_, tile_width<T>(own.count), nullptr, mass};
     }
 
     // One member in many dimensions, by the thread that it is for or, with `outer_` 1, by all.
@@ -107,145 +92,12 @@ template <class T> class Mmd2Run {
         plan(b);
         const Member<T>& own = layout_.member(b);
         if (layout_.is_empty(b)) return finish(b);
-        T* const kept = kept_.get() + outer * layout_.kept();
         if (per_rung_)
             memset(rung_sums_.get() + own.first_strip * 2 * count_, 0,
                    own.strips * 2 * count_ * sizeof(double));
-        for (int64_t panel = 0; panel < layout_.panels(own); ++panel) {
-            WidePanel of_terms[4], of_sides[2];
-            int64_t blocks = 0, slabs = 0;
-            for (int i = 0; i < own.term_count; ++i)
-                blocks += (of_terms[i] = panel_of(own, own.terms[i], panel)).tasks;
-            for (int side = 0; side < sides; ++side)
-                slabs += (of_sides[side] = panel_of(own, side, panel)).tasks;
-            parallel_for(blocks, threads, [&](int64_t at, int thread) {
-                int i = 0;
-                for (; at >= of_terms[i].tasks; ++i) at -= of_terms[i].tasks;
-                run_wide_strip(b, own.terms[i], of_terms[i], at, kept, outer + thread);
-            });
-            parallel_for(slabs, threads, [&](int64_t at, int) {
-                const int side = at >= of_sides[0].tasks;
-                wide_gradients(b, side, of_sides[side], side ? at - of_sides[0].tasks : at, kept);
-            });
-        }
+        const WideRun<T> run(task_, layout_, blocks_, b, plans_[b], per_rung_ ? rung_sums_.get() : nullptr);
+        run(kept_.get() + outer * layout_.kept(), outer, threads);
         finish(b);
-    }
-
-    // Blocks of rows of one term or side in one panel, and the tasks that these are.
-    struct WidePanel {
-        int64_t first, last, tasks;
-    };
-
-    // Without slopes to keep all blocks are in the first panel.
-    WidePanel panel_of(const Member<T>& own, const Term& term, int64_t panel) const {
-        const int64_t size = layout_.panel(own) / term.block;
-        if (!term.keeps) return panel ? WidePanel{0, 0, 0} : WidePanel{0, term.blocks, term.strips};
-        const int64_t first = smaller(panel * size, term.blocks), last = smaller(first + size, term.blocks);
-        return {first, last, smaller(last - first, term.strips)};
-    }
-
-    WidePanel panel_of(const Member<T>& own, int side, int64_t panel) const {
-        const int64_t rows = layout_.block(own, side), size = layout_.panel(own) / rows;
-        const int64_t blocks = grad_points(side) ? blocks_of(own.sides[side].count, rows) : 0,
-                      first = smaller(panel * size, blocks), last = smaller(first + size, blocks);
-        return {first, last, (last - first) * blocks_of(round_up(dim_, lanes<T>), slab<T>)};
-    }
-
-    // Those blocks of a panel that belong to one strip.
-    void run_wide_strip(int64_t b, const Term& term, const WidePanel& panel, int64_t at, T* kept, int thread) {
-        const Member<T>& own = layout_.member(b);
-        int64_t strips = own.first_strip;
-        for (const Term* before = own.terms; before != &term; ++before) strips += before->strips;
-        for (int64_t block = panel.first + at; block < panel.last; block += term.strips) {
-            double* rung_sums = per_rung_ && &term - own.terms < 3
-                                    ? rung_sums_.get() + (strips + block % term.strips) * 2 * count_
-                                    : nullptr;
-            T* const slopes =
-                term.keeps ? kept + term.kept + (block - panel.first) * term.block * term.stride : nullptr;
-            run_wide_block(b, term, block * term.block, slopes, rung_sums, blocks_.of(thread));
-        }
-    }
-
-    void run_wide_block(int64_t b, const Term& term, int64_t first, T* slopes, double* rung_sums,
-                        const Block<T>& block) {
-        const Side<T>&own = layout_.side(b, term.rows), &other = layout_.side(b, term.columns);
-        const Plan<T>& plan = plans_[b];
-        const int rows = (int)smaller<int64_t>(term.block, own.count - first);
-        double value[large_block_rows] = {}, factors[large_block_rows];
-        for (int i = 0; i < rows; ++i)
-            factors[i] = (term.rows == term.columns ? own.a : -2) * own.weight(first + i) * other.scale;
-        int64_t next;
-        for (int64_t j = term.half ? first : 0; j < other.count; j = next) {
-            const bool itself = term.half && j == first;  // both ways; columns behind it count twice
-            next = smaller<int64_t>(j + (itself ? term.block : wide_columns), other.count);
-            const int used = (int)round_up(next - j, lanes<T>);
-            const T* mass = other.columns.mass + j;
-            wide_distances(own.rows, first, rows, other.rows, j, used, block.r);
-            for (int i = 0; i < rows; ++i) {
-                T* r = block.r + i * wide_columns;
-                const double times = term.half && !itself ? 2 : 1;
-                if (rung_sums)
-                    value[i] +=
-                        times * plan.evaluate_per_rung(plan, mass, used, r, times * factors[i],
-                                                       block.chunk, block.partial, rung_sums);
-                else
-                    value[i] +=
-                        times * (slopes ? plan.evaluate : plan.evaluate_value)(plan, mass, used, r);
-                if (!slopes) continue;
-                T* const kept = slopes + i * term.stride + j;
-                for (int k = 0; k < used; k += lanes<T>)
-                    store(kept + k, load(r + k) * load(mass + k));
-            }
-            if (slopes && term.half && !itself) {  // the same pairs as the later rows see them
-                const T* mine = own.columns.mass + first;
-                T* const mirrored = slopes + (j - first) * term.stride + first;
-                for (int64_t k = 0; k < next - j; ++k)
-                    for (int i = 0; i < rows; ++i)
-                        mirrored[k * term.stride + i] = block.r[i * wide_columns + k] * mine[i];
-            }
-        }
-        for (int i = 0; i < rows; ++i)
-            term.value[first + i] = other.scale * value[i] - plan.offset * other.moments.mass;
-    }
-
-    // What point_gradients has, for a block of rows and some dimensions.
-    void wide_gradients(int64_t b, int side, const WidePanel& panel, int64_t at, const T* kept) const {
-        const Member<T>& member = layout_.member(b);
-        const int sides = layout_.sides();
-        const int64_t of_block = layout_.block(member, side);
-        const int64_t blocks = panel.last - panel.first, block = at % blocks, row = block * of_block;
-        const int64_t first = (panel.first + block) * of_block, from = at / blocks * slab<T>;
-        const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
-        const int rows = (int)smaller<int64_t>(of_block, own.count - first),
-                  width = (int)smaller<int64_t>(slab<T>, own.rows.length - from);
-        alignas(64) double sums[large_block_rows * slab<T>];
-        memset(sums, 0, rows * slab<T> * sizeof(double));
-        const auto add = [&](const Term& term, const Side<T>& columns, double factor) {
-            const T* const c = kept + term.kept;
-            const bool by_columns = term.rows != side;  // x with y, seen from y
-            const Coefficients<T> of = by_columns ? Coefficients<T>{c + row, 1, term.stride}
-                                                  : Coefficients<T>{c + row * term.stride, term.stride, 1};
-            add_wide_differences(own.rows, first, rows, columns.rows, of, factor, from, width, sums);
-        };
-        add(member.terms[side], own, own.a * own.scale);
-        const bool alone = side == 1 && member.term_count == 4 && member.terms[3].keeps;
-        if (sides == 2) add(member.terms[alone ? 3 : 2], other, -other.scale);
-        const double shift = plans_[b].shift, self_shift = shift * own.a, cross_shift = sides == 2 ? shift : 0;
-        T* grad = grad_points(side) + own.base * dim_;
-        for (int64_t i = first; i < first + rows; ++i)
-            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<double>) {
-                const Vector<double> x = load_as_double(own.rows.row(i) + d);
-                Vector<double> sum = load(sums + (i - first) * slab<T> + d - from);
-                if (self_shift != 0) sum += self_shift * linear_of(own.moments, x, d);
-                if (cross_shift != 0) sum -= cross_shift * linear_of(other.moments, x, d);
-                const auto result =
-                    __builtin_convertvector(4 * own.weight(i) * sum, Vector<T, lanes<double>>);
-                const int64_t count = smaller<int64_t>(lanes<double>, dim_ - d);
-                if (count == lanes<double>)
-                    memcpy(grad + i * dim_ + d, &result, sizeof result);
-                else
-                    memcpy(grad + i * dim_ + d, &result, count * sizeof(T));
-            }
     }
 
     void plan(int64_t b) {
@@ -311,15 +163,6 @@ template <class T> class Mmd2Run {
         }
     }
 
-    // Adds up the strips' sums over the columns of tile t: [dim][width].
-    const double* add_strips(const Member<T>& own, const Term& term, int64_t t, int width) const {
-        const int64_t size = layout_.column_sums(own, term);
-        double* total = term.sums + t * dim_ * width;
-        for (int64_t strip = 1; strip < term.strips; ++strip)
-            for (int k = 0; k < dim_ * width; ++k) total[k] += total[strip * size + k];
-        return total;
-    }
-
     // 4 w_i [a sum_j w_j k' (x_i - x_j) - sum_j v_j k' (x_i - y_j)] for one tile of points, the slopes k'
     // completed by what was shifted away.
     void point_gradients(int64_t b, int side, int64_t t) const {
@@ -328,8 +171,9 @@ template <class T> class Mmd2Run {
         const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
         const Term &self = member.terms[side], *cross = sides == 2 ? &member.terms[2] : nullptr;
         const int width = own.columns.width;
-        const double* self_sums = self.grad_columns ? add_strips(member, self, t, width) : nullptr;
-        const double* cross_sums = cross && side == 1 ? add_strips(member, *cross, t, width) : nullptr;
+        const double* self_sums = self.grad_columns ? layout_.add_strips(member, self, t, width) : nullptr;
+        const double* cross_sums =
+            cross && side == 1 ? layout_.add_strips(member, *cross, t, width) : nullptr;
         const double shift = plans_[b].shift;
         const double self_shift = shift * own.a, cross_shift = cross ? shift : 0;
         T* grad = grad_points(side) + own.base * dim_;
@@ -354,7 +198,7 @@ template <class T> class Mmd2Run {
         for (int side = 0; side < layout_.sides(); ++side) {
             const Side<T>& own = member.sides[side];
             double* of_self = member.terms[side].value;
-            const double* of_other = cross_value(member, side);
+            const double* of_other = member.cross_value(side);
             const double self = own.total(of_self);
             value += own.a * self;
             if (of_other && side == 0) value -= 2 * own.total(of_other);
@@ -379,13 +223,6 @@ template <class T> class Mmd2Run {
                        weights ? weights + b * count_ : nullptr);
     }
 
-    // The rows' values against the other sample, where there is a term with these rows.
-    static const double* cross_value(const Member<T>& own, int rows) {
-        for (int i = 0; i < own.term_count; ++i)
-            if (own.terms[i].rows == rows && own.terms[i].columns != rows) return own.terms[i].value;
-        return nullptr;
-    }
-
     // A member without points on one side is NaN, without any 0, and so are its gradients.
     void finish_empty(int64_t b) const {
         const int sides = layout_.sides();
@@ -407,10 +244,6 @@ template <class T> class Mmd2Run {
         const int64_t first = offsets[task_.batch], count = sample(side).count - first;
         fill(grad_points(side), first * dim_, count * dim_, 0);
         fill(grad_weights(side), first, count, 0);
-    }
-
-    static void fill(T* array, int64_t first, int64_t count, double value) {
-        for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
     }
 
     const Mmd2& task_;

@@ -1,9 +1,10 @@
-// Pairs of points in many dimensions: distances and gradients by differences, with the dimensions in the lanes.
+// Pairs of points in many dimensions: distances and gradients by differences, with the dimensions in the
+// lanes.
 //
-// Points stay as they come, row after row, which saves staging them: beside so few pairs of so many dimensions
-// it would cost as much as the sums. A few rows meet a few columns at once, in registers, so that every load
-// serves several pairs, as in a matrix product; differences cost subtractions, which run beside the
-// multiply-adds, and keep the digits that products lose.
+// Points stay as they come, row after row, which saves staging them: beside so few pairs of so many
+// dimensions it would cost as much as the sums. A few rows meet a few columns at once, in registers, so that
+// every load serves several pairs, as in a matrix product; differences cost subtractions, which run beside
+// the multiply-adds, and keep the digits that products lose.
 #pragma once
 #include "blocks.hpp"
 
@@ -24,8 +25,8 @@ template <int Value> struct Number {
     static constexpr int value = Value;
 };
 
-// Of rows: the dimensions in whole vectors, but no multiple of 1 KB, at which rows would share the few sets of
-// the first-level cache.
+// Of rows: the dimensions in whole vectors, but no multiple of 1 KB, at which rows would share the few sets
+// of the first-level cache.
 template <class T> constexpr int64_t row_stride(int64_t dim) {
     const int64_t stride = round_up(dim, lanes<T>);
     return stride * (int64_t)sizeof(T) % 1024 ? stride : stride + lanes<T>;
@@ -73,8 +74,7 @@ FASTMMD_INLINE void find_means(const Rows<T>& rows, int64_t first, double* mean)
     for (int64_t i = 0; i < rows.count; ++i)
         FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) sums[v] +=
             load_as_double(rows.row(i) + first + v * lanes<double>);
-    for (int v = 0; v < Vectors; ++v)
-        store(mean + first + v * lanes<double>, sums[v] / (double)rows.count);
+    for (int v = 0; v < Vectors; ++v) store(mean + first + v * lanes<double>, sums[v] / (double)rows.count);
 }
 
 // As find_moments in blocks.hpp; the mean and the moment are [length].
@@ -97,8 +97,7 @@ void find_row_moments(const Rows<T>& rows,
         const auto from_mean = [&](int64_t d) { return load_as_double(point + d) - load(moments.mean + d); };
         Vector<double> sums[4] = {};
         int64_t d = 0;
-        for (; d + 4 * step <= length; d += 4 * step)
-            FASTMMD_UNROLL for (int v = 0; v < 4; ++v) {
+        for (; d + 4 * step <= length; d += 4 * step) FASTMMD_UNROLL for (int v = 0; v < 4; ++v) {
                 const Vector<double> spread = from_mean(d + v * step);
                 sums[v] += spread * spread;
             }
@@ -192,7 +191,8 @@ void wide_distances(const Rows<T>& rows, int64_t first_row, int row_count, const
     }
 }
 
-// sums[i][d] += factor * sum_j c_ij (row i [d] - column j [d]) for `RowCount` rows and `Vectors` of dimensions.
+// sums[i][d] += factor * sum_j c_ij (row i [d] - column j [d]) for `RowCount` rows and `Vectors` of
+// dimensions.
 template <class T, int RowCount, int Vectors>
 FASTMMD_INLINE void add_differences_of(const T* row, int64_t row_stride, const T* column,
                                        int64_t column_stride, int count, const T* c, int64_t by_row,
@@ -203,14 +203,16 @@ FASTMMD_INLINE void add_differences_of(const T* row, int64_t row_stride, const T
         for (int v = 0; v < Vectors; ++v) p[i][v] = load(row + i * row_stride + v * lanes<T>);
     for (int j = 0; j < count; ++j) {
         Vector<T> q[Vectors];
-        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) q[v] = load(column + j * column_stride + v * lanes<T>);
+        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) q[v] =
+            load(column + j * column_stride + v * lanes<T>);
         FASTMMD_UNROLL for (int i = 0; i < RowCount; ++i) {
             const Vector<T> coefficient = broadcast(c[i * by_row + j * by_column]);
             FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) total[i][v] += coefficient * (p[i][v] - q[v]);
         }
     }
     for (int i = 0; i < RowCount; ++i)
-        for (int v = 0; v < Vectors; ++v) add_scaled<T>(sums + i * slab<T> + v * lanes<T>, factor, total[i][v]);
+        for (int v = 0; v < Vectors; ++v)
+            add_scaled<T>(sums + i * slab<T> + v * lanes<T>, factor, total[i][v]);
 }
 
 // The coefficients c_ij of a block of rows: mass of the column times slope.
