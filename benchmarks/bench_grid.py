@@ -79,5 +79,5 @@ def _measure(benchmark, interleave, eager, x, y, check, sizes):
         start = time.perf_counter()
         theirs(), ours()
         once = time.perf_counter() - start
-        rounds = int(min(MOST_ROUNDS, max(7, SIZES.grid_seconds / once)))
+        rounds = int(min(MOST_ROUNDS, max(5, SIZES.grid_seconds / once)))
         interleave(theirs, ours, rounds, {"operation": "grid", **sizes, "bandwidths": len(bandwidths)})
