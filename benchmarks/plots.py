@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from targets import grid_cells
 
 # Okabe and Ito's colors: told apart by color-blind readers too.
 COLORS = {
@@ -34,13 +35,18 @@ SMALLEST = 0.1  # MB: below, pages of 4 kB and the allocator's habits are all th
 
 
 def draw(record: dict[str, Any]) -> dict[str, str]:
-    """ "time", "memory", "accuracy" -> SVG."""
+    """ "time", "memory", "accuracy", "grid" -> SVG, those that the record has."""
+    figures = {}
     with plt.rc_context(STYLE):
-        return {
-            "time": _against_n(record, "seconds", "time of one call, seconds"),
-            "memory": _against_n(record, "megabytes", "growth of the process, MB"),
-            "accuracy": _accuracy(record),
-        }
+        if record["against_n"]:
+            figures = {
+                "time": _against_n(record, "seconds", "time of one call, seconds"),
+                "memory": _against_n(record, "megabytes", "growth of the process, MB"),
+                "accuracy": _accuracy(record),
+            }
+        if cells := grid_cells(record):
+            figures["grid"] = _grid({at: ratio for at, ratio in cells.items() if at[0] == 1})
+    return figures
 
 
 def _against_n(record: dict[str, Any], key: str, label: str) -> str:
@@ -116,6 +122,28 @@ def _accuracy(record: dict[str, Any]) -> str:
         axes.set_title(title, loc="left", fontsize=11.5)
     panels[0].invert_xaxis()  # both, they share it: samples grow alike to the right
     panels[0].legend(frameon=False)
+    return _svg(figure)
+
+
+def _grid(cells: dict[tuple[int, int, int], float]) -> str:
+    """A heat map of how many times faster than eager: colors by the logarithm, white at equal times."""
+    sizes, dims = (sorted({at[i] for at in cells}) for i in (1, 2))
+    figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(sizes), 1.2 + 0.48 * len(dims)), layout="constrained")
+    logarithms = [[math.log2(cells[1, n, dim]) for n in sizes] for dim in dims]
+    axes.imshow(logarithms, cmap="RdBu", vmin=-6, vmax=6, aspect="auto")
+    for i, dim in enumerate(dims):
+        for j, n in enumerate(sizes):
+            dark = abs(logarithms[i][j]) > 4
+            ratio = cells[1, n, dim]
+            text = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+            axes.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
+    axes.set_xticks(range(len(sizes)), [f"{n:,}" for n in sizes])
+    axes.set_yticks(range(len(dims)), [f"{dim:,}" for dim in dims])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("N = M")
+    axes.set_ylabel("D")
+    axes.set_title("mmd2 with its gradient: times faster than eager", loc="left", fontsize=11.5)
     return _svg(figure)
 
 

@@ -98,6 +98,8 @@ def row(run: dict[str, Any]) -> dict[str, Any]:
         name = f"{case['operator']}, {case['layer']}"
     elif case["operation"] == "scaling":
         name = str(case["amount"])
+    elif case["operation"] == "grid":
+        name = f"{case['batch']} x {case['n']} x {case['dim']}"
     else:
         name = run["params"]["implementation"]
     milliseconds = {f"{key}_ms": 1e3 * stats[key] for key in ("median", "min", "iqr")}
@@ -160,7 +162,7 @@ def write(record: dict[str, Any], folder: Path) -> str:
 
     folder.mkdir(parents=True, exist_ok=True)
     name = machine.slug()
-    figures = plots.draw(record) if record["against_n"] else {}
+    figures = plots.draw(record)
     text = markdown(record, {kind: f"{name}-{kind}.svg" for kind in figures})
     contents = {f"{name}-{kind}.svg": figure for kind, figure in figures.items()}
     contents |= {f"{name}.json": json.dumps(record, indent=1) + "\n", f"{name}.md": text}

@@ -7,23 +7,24 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import efficiency
-from targets import Record, ours
+from targets import Record, grid_cells, ours
 
 LABELS = {"fastmmd": "**fastmmd**"}
 
 
 def markdown(record: Record, figures: dict[str, str]) -> str:
-    """`figures`: "time", "memory", "accuracy" -> file name, none for a run of some files only."""
+    """`figures`: "time", "memory", "accuracy", "grid" -> file name, those that the run has."""
     parts = [_header(record), _targets(record)]
     if record["against_n"]:
         parts += [_against_n(record, figures), _headline(record), _memory(record), _accuracy(record, figures)]
     kinds = defaultdict(list)
     for group in record["groups"]:
         kinds[group["rows"][0]["case"]["operation"]].append(group)
-    scaling, dispatch = kinds.pop("scaling", []), kinds.pop("dispatch", [])
+    scaling, dispatch, grid = (kinds.pop(kind, []) for kind in ("scaling", "dispatch", "grid"))
     if any(kinds.values()):
         parts += ["## Times", *(_group(group, record) for groups in kinds.values() for group in groups)]
         parts += [_efficiency(record)] if record["yardstick"] else []
+    parts += [_grid(record, figures)] if grid else []
     parts += [_scaling(scaling)] if scaling else []
     parts += [_dispatch(group) for group in dispatch]
     return "\n\n".join(parts) + "\n"
@@ -214,6 +215,24 @@ def _efficiency(record: Record) -> str:
             table(head, rows),
         ]
     )
+
+
+def _grid(record: Record, figures: dict[str, str]) -> str:
+    cells = grid_cells(record)
+    batches, sizes = sorted({at[0] for at in cells}), sorted({at[1] for at in cells if at[0] == 1})
+    dims = sorted({at[2] for at in cells if at[0] == 1})
+    body = [[str(dim), *(f"{cells[1, n, dim]:.1f}" for n in sizes)] for dim in dims]
+    members = [[f"[{b}, {n}, {dim}]", f"{ratio:.1f}"] for (b, n, dim), ratio in cells.items() if b > 1]
+    parts = [
+        "## mmd2 forward+backward beside eager, batch sizes and dimensions of training",
+        "How many times faster than eager PyTorch, which takes turns with ours: medians, a gradient in x, five "
+        "bandwidths from a quarter to four times the square root of D. The record has the times.",
+        table(["D", *(f"N = M = {n:,}" for n in sizes)], body),
+        f"![times faster than eager]({figures['grid']})",
+    ]
+    if len(batches) > 1:
+        parts += ["Batches, [members, N, D]:", table(["batch", "times faster"], members)]
+    return "\n\n".join(parts)
 
 
 def _scaling(groups: list[dict[str, Any]]) -> str:

@@ -31,6 +31,11 @@ def wide_bandwidth(dim: int) -> tuple[float, ...]:
     return (float(round(dim**0.5)),)
 
 
+def grid_bandwidths(dim: int) -> tuple[float, ...]:
+    """Five around that scale."""
+    return tuple(factor * dim**0.5 for factor in (0.25, 0.5, 1.0, 2.0, 4.0))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Everything in which the quick and the full run differ."""
@@ -49,6 +54,10 @@ class Sizes:
     scaling_at: int  # N where D, bandwidths or threads grow
     dims: tuple[int, ...]
     counts: tuple[int, ...]  # bandwidths
+    grid_n: tuple[int, ...]  # N = M beside eager, in each of these dimensions
+    grid_dims: tuple[int, ...]
+    grid_batches: tuple[tuple[int, int, int], ...]  # members, N = M, D
+    grid_seconds: float  # spent on a cell, where one round is shorter
     against_n: tuple[int, ...]  # the plots
     memory_limit: int  # bytes a peer may grow by
     time_limit: float  # seconds a process may take beyond starting and compiling
@@ -73,6 +82,10 @@ FULL = Sizes(
     scaling_at=4096,
     dims=(1, 2, 4, 6, 8, 16, 32, 48, 64, 128, 784),
     counts=(1, 2, 4, 6, 10),
+    grid_n=(16, 64, 256, 1000, 2048),
+    grid_dims=(2, 6, 16, 64, 256, 512, 768, 2048),
+    grid_batches=((32, 16, 2048), (32, 16, 64), (8, 64, 512)),
+    grid_seconds=0.3,
     against_n=(1000, 4096, 8192, 16384, 32768, 65536),
     memory_limit=16 << 30,
     time_limit=30.0,
@@ -96,6 +109,10 @@ SMALL = Sizes(
     scaling_at=1000,
     dims=(1, 4, 16, 64, 784),
     counts=(1, 6),
+    grid_n=(16, 64, 256),
+    grid_dims=(6, 64, 2048),
+    grid_batches=((32, 16, 2048),),
+    grid_seconds=0.2,
     against_n=(1000, 2000),
     memory_limit=1 << 30,
     time_limit=5.0,

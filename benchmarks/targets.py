@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,21 @@ def dispatch(record: Record) -> float | None:
     return 1e3 * (rows[0]["median_ms"] - rows[1]["median_ms"]) if rows[0] and rows[1] else None
 
 
+def grid_cells(record: Record) -> dict[tuple[int, int, int], float]:
+    """(members, N, D) -> how many times faster than eager, which takes turns with ours."""
+    rows = [row for group in record["groups"] for row in group["rows"] if row["case"]["operation"] == "grid"]
+    return {(row["case"]["batch"], row["case"]["n"], row["case"]["dim"]): row["ratio"] for row in rows}
+
+
+def slowest_cell(least: int, below: float) -> Callable[[Record], float | None]:
+    """The smallest ratio of the grid, batches included, at N from `least` to `below`."""
+
+    def ratio(record: Record) -> float | None:
+        return min((ratio for (_, n, _), ratio in grid_cells(record).items() if least <= n < below), default=None)
+
+    return ratio
+
+
 @dataclass(frozen=True)
 class Target:
     work: str
@@ -114,6 +130,16 @@ TARGETS = (
     _mmd2(8192, "torch.compile", 22),
     _mmd2(4096, "eager", 150),
     _mmd2(8192, "KeOps", 100),
+    *(
+        Target(
+            f"mmd2 forward+backward, every cell of the grid with {sizes}", "eager, times faster", bound, "x", True, cell
+        )
+        for sizes, bound, cell in (
+            ("N below 256", 2.5, slowest_cell(0, 256)),
+            ("N from 256", 4, slowest_cell(256, 1000)),
+            ("N from 1000", 6, slowest_cell(1000, math.inf)),
+        )
+    ),
     _faster(WIDE_WORK, "eager", 2, operation="mmd2", **WIDE),
     Target(WIDE_WORK, "eager's peak memory, times smaller", 20, "x", True, times_smaller("eager", **WIDE)),
     _faster(FOURIER_WORK, "eager", 20, **FOURIER),

@@ -46,6 +46,11 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
     turns = {"ratio": 1.02, "interval": [1.0, 1.04], "baseline": "no regularizer", "baseline_s": 0.1}
     scaling = {"operation": "scaling", "against": "N", "amount": 1000}
     call = {"operation": "dispatch", "operator": "mmd2"}
+    cells = [(1, 16, 2, 3.0), (1, 16, 64, 2.0), (1, 1000, 2, 40.0), (1, 1000, 64, 7.0), (32, 16, 64, 5.0)]
+    grid = [
+        _row(f"{b} x {n} x {dim}", 1.0, {"operation": "grid", "batch": b, "n": n, "dim": dim}, ratio=ratio)
+        for b, n, dim, ratio in cells
+    ]
     headline, wide = {"n": 160, "m": 1600, "dim": 79, "bandwidths": [9.0]}, {"n": 60_000, "m": 60_000, "dim": 4}
     alive, dead = {"seconds": 0.5, "megabytes": 2.0, "rounds": 1}, {"died": "over 16 GB"}
     small = {"n": 10, "m": 100, "dim": 79, "bandwidths": [9.0], "implementation": "eager"}
@@ -71,6 +76,7 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
         "groups": [
             {"title": "mmd2", "rows": [_row("native", 10.0, mmd2), _row("torch.compile", 100.0, mmd2)]},
             {"title": "training", "rows": [_row("native", 102.0, training, **turns)]},
+            {"title": "grid", "rows": grid},
             {"title": "mmd2 against N, D=6", "rows": [_row("1000", 10.0, scaling)]},
             {
                 "title": "dispatch",
@@ -112,6 +118,10 @@ def test_targets_follow_the_record(suite, record):
     assert _outcome(suite, record, "N=M=60,000")["reached"] is False
     call = _outcome(suite, record, "dispatch")
     assert call["value"] == pytest.approx(21.0) and call["reached"] is True
+    small, large = (_outcome(suite, record, f"grid with {sizes}") for sizes in ("N below 256", "N from 1000"))
+    assert small["value"] == 2 and small["reached"] is False
+    assert large["value"] == 7 and large["reached"] is True
+    assert _outcome(suite, record, "grid with N from 256")["value"] is None
     absent = _outcome(suite, record, "batch 16384")
     assert absent["value"] is None and absent["reached"] is None
 
@@ -131,7 +141,7 @@ def test_every_target_has_its_case_in_the_full_run(suite):
 
 
 def test_report_shows_every_part(suite, record):
-    text = suite.report.markdown(record, {"time": "t.svg", "memory": "m.svg", "accuracy": "a.svg"})
+    text = suite.report.markdown(record, {"time": "t.svg", "memory": "m.svg", "accuracy": "a.svg", "grid": "g.svg"})
     assert (
         "| mmd2 forward+backward, D=6, six bandwidths, N=M=1000 | torch.compile, times faster | at least 8x | 10.0x |"
         in text
@@ -141,7 +151,8 @@ def test_report_shows_every_part(suite, record):
     assert "Eager would need 1 GB" in text  # 2 MB at 10 x 100, 256 times the pairs
     assert "1.020 (1.000 to 1.040)" in text
     assert "| ms | 10 |" in text
-    assert all(f"]({name}.svg)" in text for name in "tma")
+    assert all(f"]({name}.svg)" in text for name in "tmag")
+    assert "| 64 | 2.0 | 7.0 |" in text and "| [32, 16, 64] | 5.0 |" in text
     assert "nan" not in text
 
 
@@ -154,7 +165,10 @@ def test_useful_operations(suite):
 
 def test_plots_mark_where_a_peer_dies(suite, record):
     figures = suite.plots.draw(record)
-    assert set(figures) == {"time", "memory", "accuracy"}
+    assert set(figures) == {"time", "memory", "accuracy", "grid"}
+    slower = copy.deepcopy(record)
+    next(group for group in slower["groups"] if group["title"] == "grid")["rows"][0]["ratio"] = 0.1
+    assert suite.plots.draw(slower)["grid"] != figures["grid"]
     again = suite.plots.draw(record)
     assert figures == again, "the same record gives the same files"
     dead_at_once = [row for row in record["against_n"] if (row["implementation"], row["n"]) != ("eager", 1000)]
@@ -167,7 +181,7 @@ def test_plots_mark_where_a_peer_dies(suite, record):
 def test_a_failing_run_leaves_the_old_record(suite, record, tmp_path, monkeypatch):
     suite.record.write(record, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert sorted(Path(name).suffix for name in before) == [".json", ".md", ".svg", ".svg", ".svg"]
+    assert sorted(Path(name).suffix for name in before) == [".json", ".md", ".svg", ".svg", ".svg", ".svg"]
     (stored,) = tmp_path.glob("*.json")
     assert json.loads(stored.read_text()) == json.loads(json.dumps(record))
     monkeypatch.setattr(suite.report, "markdown", lambda *_: 1 / 0)

@@ -267,6 +267,17 @@ TEST(mmd2) {
         }
 }
 
+// More dimensions than one slab of a gradient and, from 512 on, than one chunk of squares takes.
+TEST(mmd2_in_many_dimensions) {
+    Random random(13);
+    for (const KernelCase& kernel : kernel_cases())
+        if (kernel.bandwidths.size() == (kernel.family == Family::gaussian ? 6u : 1u))
+            for (const int dim : {128, 130, 528}) {
+                check_case(make_case(random, kernel, 18, 21, dim));
+                check_case(make_members(random, kernel, {{17, 5}, {2, 33}}, dim));
+            }
+}
+
 // One sample spread out, the other in one place: the farthest pair lies within a sample.
 TEST(mmd2_of_a_point_and_a_cloud) {
     Random random(9);

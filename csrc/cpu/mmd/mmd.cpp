@@ -1,8 +1,12 @@
 // mmd2: every pair of points once, value and gradients in one pass.
-#include "layout.hpp"
+#include "wide_run.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
+
+template <class T> void fill(T* array, int64_t first, int64_t count, double value) {
+    for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
+}
 
 template <class T> class Mmd2Run {
   public:
@@ -13,19 +17,28 @@ template <class T> class Mmd2Run {
           per_rung_(task.gradients.bandwidths || task.gradients.kernel_weights),
           layout_(task),
           threads_(useful_threads(task.threads, layout_.steps())),
-          blocks_(threads_, dim_, count_),
-          coordinates_((layout_.staged(0) + layout_.staged(1)) * dim_),
+          outer_(task.batch >= threads_ ? threads_ : 1),
+          blocks_(threads_, layout_.wide() ? 0 : dim_, count_),
+          coordinates_((layout_.staged(0) + layout_.staged(1)) * layout_.stride()),
           mass_(layout_.staged(0) + layout_.staged(1)),
           sums_(layout_.doubles()),
-          moments_(task.batch * 4 * dim_),
+          moments_(task.batch * 4 * layout_.stride()),
           rung_sums_(per_rung_ ? layout_.strips() * 2 * count_ : 0),
+          kept_(outer_ * layout_.kept()),
           plans_(task.batch, count_) {}
 
     bool run() {
-        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !plans_)
+        if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !kept_ ||
+            !plans_)
             return false;
         const int sides = layout_.sides();
         layout_.place(sums_.get());
+        if (layout_.wide()) {
+            // Members side by side, or one after another by all threads.
+            parallel_for(task_.batch, outer_, [&](int64_t b, int thread) { run_wide(b, thread); });
+            for (int side = 0; side < sides; ++side) clear_behind(side);
+            return true;
+        }
         parallel_for(task_.batch * sides, threads_,
                      [&](int64_t i, int) { prepare(i / sides, (int)(i % sides)); });
         parallel_for(task_.batch, threads_, [&](int64_t b, int) { plan(b); });
@@ -56,10 +69,8 @@ template <class T> class Mmd2Run {
         const T* weights = (const T*)sample(side).weights;
         own.points = (const T*)sample(side).points + own.base * dim_;
         own.weights = weights ? weights + own.base : nullptr;
-        own.columns =
-            stage<T>(own.points, own.weights, size, dim_, coordinates_.get() + at * dim_, mass_.get() + at);
-        own.moments.mean = moments_.get() + (4 * b + 2 * side) * dim_;
-        own.moments.moment = own.moments.mean + dim_;
+        own.moments.mean = moments_.get() + (4 * b + 2 * side) * layout_.stride();
+        own.moments.moment = own.moments.mean + layout_.stride();
         double total = own.weights ? 0 : (double)size;
         if (own.weights)
             for (int64_t i = 0; i < size; ++i) total += (double)own.weights[i];
@@ -67,7 +78,26 @@ template <class T> class Mmd2Run {
         double squares = 0;
         for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
         own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
+        T* const mass = mass_.get() + at;
+        T* const staged = coordinates_.get() + at * layout_.stride();
+        if (layout_.wide()) return prepare_rows(own, dim_, staged, mass);
+        own.columns = stage<T>(own.points, own.weights, size, dim_, staged, mass);
         find_moments(own.columns, own.scale, own.moments);
+    }
+
+    // One member in many dimensions, by the thread that it is for or, with `outer_` 1, by all.
+    void run_wide(int64_t b, int outer) {
+        const int threads = outer_ > 1 ? 1 : threads_, sides = layout_.sides();
+        parallel_for(sides, threads, [&](int64_t side, int) { prepare(b, (int)side); });
+        plan(b);
+        const Member<T>& own = layout_.member(b);
+        if (layout_.is_empty(b)) return finish(b);
+        if (per_rung_)
+            memset(rung_sums_.get() + own.first_strip * 2 * count_, 0,
+                   own.strips * 2 * count_ * sizeof(double));
+        const WideRun<T> run(task_, layout_, blocks_, b, plans_[b], per_rung_ ? rung_sums_.get() : nullptr);
+        run(kept_.get() + outer * layout_.kept(), outer, threads);
+        finish(b);
     }
 
     void plan(int64_t b) {
@@ -134,15 +164,6 @@ template <class T> class Mmd2Run {
         }
     }
 
-    // Adds up the strips' sums over the columns of tile t: [dim][width].
-    const double* add_strips(const Member<T>& own, const Term& term, int64_t t, int width) const {
-        const int64_t size = layout_.column_sums(own, term);
-        double* total = term.sums + t * dim_ * width;
-        for (int64_t strip = 1; strip < term.strips; ++strip)
-            for (int k = 0; k < dim_ * width; ++k) total[k] += total[strip * size + k];
-        return total;
-    }
-
     // 4 w_i [a sum_j w_j k' (x_i - x_j) - sum_j v_j k' (x_i - y_j)] for one tile of points, the slopes k'
     // completed by what was shifted away.
     void point_gradients(int64_t b, int side, int64_t t) const {
@@ -151,8 +172,9 @@ template <class T> class Mmd2Run {
         const Side<T>&own = member.sides[side], &other = member.sides[sides == 2 ? 1 - side : side];
         const Term &self = member.terms[side], *cross = sides == 2 ? &member.terms[2] : nullptr;
         const int width = own.columns.width;
-        const double* self_sums = self.grad_columns ? add_strips(member, self, t, width) : nullptr;
-        const double* cross_sums = cross && side == 1 ? add_strips(member, *cross, t, width) : nullptr;
+        const double* self_sums = self.grad_columns ? layout_.add_strips(member, self, t, width) : nullptr;
+        const double* cross_sums =
+            cross && side == 1 ? layout_.add_strips(member, *cross, t, width) : nullptr;
         const double shift = plans_[b].shift;
         const double self_shift = shift * own.a, cross_shift = cross ? shift : 0;
         T* grad = grad_points(side) + own.base * dim_;
@@ -177,7 +199,7 @@ template <class T> class Mmd2Run {
         for (int side = 0; side < (task_.fixed_y ? 1 : layout_.sides()); ++side) {
             const Side<T>& own = member.sides[side];
             double* of_self = member.terms[side].value;
-            const double* of_other = cross_value(member, side);
+            const double* of_other = member.cross_value(side);
             const double self = own.total(of_self);
             value += own.a * self;
             if (of_other && side == 0) value -= 2 * own.total(of_other);
@@ -200,13 +222,6 @@ template <class T> class Mmd2Run {
         T *bandwidths = (T*)task_.gradients.bandwidths, *weights = (T*)task_.gradients.kernel_weights;
         rung_gradients(plans_[b], sums, bandwidths ? bandwidths + b * count_ : nullptr,
                        weights ? weights + b * count_ : nullptr);
-    }
-
-    // The rows' values against the other sample, where there is a term with these rows.
-    static const double* cross_value(const Member<T>& own, int rows) {
-        for (int i = 0; i < own.term_count; ++i)
-            if (own.terms[i].rows == rows && own.terms[i].columns != rows) return own.terms[i].value;
-        return nullptr;
     }
 
     // A member without points on one side is NaN, without any 0, and so are its gradients.
@@ -232,18 +247,15 @@ template <class T> class Mmd2Run {
         fill(grad_weights(side), first, count, 0);
     }
 
-    static void fill(T* array, int64_t first, int64_t count, double value) {
-        for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
-    }
-
     const Mmd2& task_;
     const int dim_, count_;
     const bool per_rung_;
     const Layout<T> layout_;
-    const int threads_;
+    const int threads_, outer_;  // of all, and those that take a member each
     const BlockMemory<T> blocks_;
     const Buffer<T> coordinates_, mass_;
     const Buffer<double> sums_, moments_, rung_sums_;
+    const Buffer<T> kept_;  // slopes
     const PlanMemory<T> plans_;
 };
 

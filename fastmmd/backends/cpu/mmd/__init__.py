@@ -11,8 +11,10 @@ from ...common.native import address, is_double
 from ..library import kernel_fields, load, threads
 from . import products
 
-DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
-DIRECT_COORDINATES = 2**16  # of x and y together
+DIRECT_DIMS = 48  # up to here differences cost less than products, and so they do for few points and coordinates:
+DIRECT_POINTS = 4096  # of x and y together
+DIRECT_COORDINATES = 2**20  # alike
+FIXED_COORDINATES = 2**16  # of x alone beside a fixed y: few pairs for the products that y takes
 
 
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
@@ -20,7 +22,7 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     # The rounding of a product shows most where the kernel is unbounded and not smooth. Members by offsets are usually
     # too small for products, and take differences in many dimensions as well.
     y = None if call.y is None else call.y.points
-    if call.fixed_y and call.x.points[0].numel() < DIRECT_COORDINATES:  # few pairs for so many products as y takes
+    if call.fixed_y and call.x.points[0].numel() < FIXED_COORDINATES:
         return _by_differences(call)
     if FAMILIES[call.kernel.family].bounded and call.x.offsets is None and _products_pay(call.x.points, y):
         return products.mmd2(call)
@@ -30,8 +32,9 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
 def _products_pay(x: Tensor, y: Tensor | None) -> bool:
     """Whether products are faster, and no squared norm overflows, nor is anything infinite or NaN."""
     samples = [x] if y is None else [x, y]
-    coordinates, dim = sum(sample.shape[1] for sample in samples) * x.shape[2], x.shape[2]
-    if dim <= DIRECT_DIMS or coordinates < DIRECT_COORDINATES or x.numel() == 0:
+    count, dim = sum(sample.shape[1] for sample in samples), x.shape[2]
+    few = count <= DIRECT_POINTS and count * dim < DIRECT_COORDINATES
+    if dim <= DIRECT_DIMS or few or x.numel() == 0:
         return False
     limit = (1e-2 * torch.finfo(x.dtype).max / dim) ** 0.5
     return all(-limit < float(bound) < limit for sample in samples for bound in sample.aminmax())
