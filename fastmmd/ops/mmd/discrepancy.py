@@ -194,9 +194,9 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
         return True
     if a is None or b is None or tracing() or a.device.type == "meta":
         return False
-    if a.dtype != b.dtype or a.shape != b.shape or a.stride() != b.stride() or a.is_neg() != b.is_neg():
-        return False
     try:
-        return a.data_ptr() == b.data_ptr()
+        if a.data_ptr() != b.data_ptr():
+            return False
     except RuntimeError:  # a batch of torch.vmap has no storage of its own
         return False
+    return a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride() and a.is_neg() == b.is_neg()
