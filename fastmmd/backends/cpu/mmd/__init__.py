@@ -13,7 +13,7 @@ from . import products
 
 DIRECT_DIMS = 48  # up to here differences cost less than products, and so they do for few points and coordinates:
 DIRECT_POINTS = 4096  # of x and y together
-DIRECT_COORDINATES = 2**20  # alike
+DIRECT_COORDINATES = 2**21  # alike
 FIXED_COORDINATES = 2**16  # of x alone beside a fixed y: few pairs for the products that y takes
 
 
@@ -33,7 +33,7 @@ def _products_pay(x: Tensor, y: Tensor | None) -> bool:
     """Whether products are faster, and no squared norm overflows, nor is anything infinite or NaN."""
     samples = [x] if y is None else [x, y]
     count, dim = sum(sample.shape[1] for sample in samples), x.shape[2]
-    few = count <= DIRECT_POINTS and count * dim < DIRECT_COORDINATES
+    few = count <= DIRECT_POINTS and count * dim <= DIRECT_COORDINATES
     if dim <= DIRECT_DIMS or few or x.numel() == 0:
         return False
     limit = (1e-2 * torch.finfo(x.dtype).max / dim) ** 0.5
