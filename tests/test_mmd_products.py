@@ -219,7 +219,7 @@ def test_differences_for_few_points_few_dimensions_and_what_overflows(monkeypatc
         fastmmd.mmd2(points(2000, 48), points(2000, 48), (7.0,))
         fastmmd.mmd2(points(100, 300), points(100, 300), (17.0,))
         fastmmd.mmd2(points(2000, 64), points(2000, 64), (8.0,))
-        wide = points(400, 1400)
+        wide = points(400, 2800)
         for bad in (math.nan, math.inf, -math.inf):
             broken = wide.clone()
             broken[3, 4] = bad
