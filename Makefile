@@ -70,7 +70,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS)
 BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
 QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
-	checkpoint inputs training_inputs)
+	labels_absent loops checkpoint inputs training_inputs)
 OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier parzen extremes)
 AROUND := $(patsubst %,tests/test_%.py,discrepancy operators dispatch)
 

@@ -67,7 +67,7 @@ def _suited(call: Parzen) -> tuple[Parzen, bool]:
     points, samples = call.points, call.samples
     if points.shape[1] <= PARZEN_DIRECT_DIMS:
         return call, True
-    norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in (points, samples) if len(part)]
+    norms = [torch.linalg.vector_norm(part, dim=1) for part in (points, samples) if len(part)]
     ratio = max((part.nan_to_num_(0.0, math.inf).max().item() for part in norms), default=0.0) / min(call.sigmas)
     exponent = ratio * ratio / 2
     if exponent > PARZEN_LARGEST_EXPONENT and points.dtype == torch.float32:
