@@ -73,6 +73,17 @@ def test_members_are_as_they_are_alone() -> None:
         assert torch.equal(gradients(x[b], y[b])[0], value[b])
 
 
+@pytest.mark.parametrize("dim", [25, 40, 49])
+def test_same_bits_whatever_memory_holds(dim: int) -> None:
+    """How a call is computed depends on its sizes alone, not on what a freed buffer left where it keeps them."""
+    x, y = points(2, 16, dim, seed=1), points(2, 9, dim, seed=2)
+    expected = gradients(x, y)
+    for size in range(16, 3000, 100):
+        left = [torch.full((size,), fill, dtype=torch.int64) for fill in (0, 1 << 40, -1)]
+        del left
+        assert all(map(torch.equal, gradients(x, y), expected))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dim", [64, 65])
 def test_what_is_not_finite_propagates(dim: int, bad: float) -> None:

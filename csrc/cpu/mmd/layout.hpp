@@ -74,8 +74,10 @@ template <class T> class Layout {
   public:
     explicit Layout(const Mmd2& task) : task_(task), members_(task.batch) {
         if (!members_) return;
-        for (int64_t b = 0; b < task.batch; ++b)
+        for (int64_t b = 0; b < task.batch; ++b) {
             for (int side = 0; side < sides(); ++side) measure(b, side);
+            largest_ = larger(largest_, points(member(b)));
+        }
         wide_ = task.dim > always_wide_dims || (task.dim > narrow_dims && largest_ <= wide_points);
         for (int64_t b = 0; b < task.batch; ++b) list_terms(b);
     }
@@ -167,7 +169,6 @@ template <class T> class Layout {
         own.count = sample.offsets ? sample.offsets[b + 1] - own.base : sample.count;
         own.staged = staged_[side];
         staged_[side] += staged_size<T>(own.count, 1);
-        largest_ = larger(largest_, points(member(b)));
     }
 
     void list_terms(int64_t b) {
