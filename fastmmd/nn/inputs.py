@@ -132,8 +132,7 @@ def check_optimizers(model: Trainable, optimizers: object, *more: str) -> None:
         TypeError, ValueError: no dictionary, or other names.
     """
     generator = ("generator",) if model.generator_learning_rate is not None else ()
-    learns = model.regularizer.learns and any(True for _ in model.regularizer.parameters())
-    adversary = ("adversary",) if learns else ()
+    adversary = ("adversary",) if model.descends_adversary else ()
     wanted = ("autoencoder", *generator, *adversary, *more)
     if not isinstance(optimizers, Mapping):
         raise TypeError(

@@ -50,10 +50,15 @@ class Trainable(CountsSteps):
         optimizers = {"autoencoder": adam(both, self.learning_rate)}
         if self.generator_learning_rate is not None:
             optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
-        adversary = list(self.regularizer.parameters())
-        if adversary and self.regularizer.learns:
+        if self.descends_adversary:
+            adversary = list(self.regularizer.parameters())
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
+
+    @property
+    def descends_adversary(self) -> bool:
+        """Whether an optimizer trains the regularizer's adversary."""
+        return self.regularizer.learns and any(True for _ in self.regularizer.parameters())
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
         """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.
