@@ -6,6 +6,8 @@
 // every load serves several pairs, as in a matrix product; differences cost subtractions, which run beside
 // the multiply-adds, and keep the digits that products lose.
 #pragma once
+#include <utility>
+
 #include "blocks.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
@@ -116,12 +118,6 @@ FASTMMD_INLINE Vector<double> linear_of(const Moments& moments, Vector<double> x
     return moments.mass * (x - load(moments.mean + d)) - load(moments.moment + d);
 }
 
-template <int... I> struct Lanes {};
-template <int Count, int... I> struct FirstLanes : FirstLanes<Count - 1, Count - 1, I...> {};
-template <int... I> struct FirstLanes<0, I...> {
-    typedef Lanes<I...> type;
-};
-
 // Where lane `lane` comes from when two vectors give, of every 2 `half` lanes, their first or last `half`.
 constexpr int half_source(int lane, int half, bool last, int count) {
     const int first = lane / (2 * half) * 2 * half, within = lane % (2 * half);
@@ -129,7 +125,7 @@ constexpr int half_source(int lane, int half, bool last, int count) {
 }
 
 template <class T, int Half, bool Last, int... I>
-FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, Lanes<I...>) {
+FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
 #ifdef __clang__
     return __builtin_shufflevector(a, b, half_source(I, Half, Last, lanes<T>)...);
 #else
@@ -139,7 +135,7 @@ FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, Lanes<I...>) {
 
 // As many vectors as lanes: lane i of the first becomes the sum of the lanes of vector i.
 template <class T, int Half = lanes<T> / 2> FASTMMD_INLINE void add_lanes(Vector<T>* sums) {
-    constexpr typename FirstLanes<lanes<T>>::type all = {};
+    constexpr std::make_integer_sequence<int, lanes<T>> all = {};
     FASTMMD_UNROLL for (int i = 0; i < Half; ++i) sums[i] =
         halves_of<T, Half, false>(sums[i], sums[i + Half], all) +
         halves_of<T, Half, true>(sums[i], sums[i + Half], all);
