@@ -96,6 +96,9 @@ def covering(cases: list[pytest.Item]) -> list[pytest.Item]:
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Where the tensors of a test are, by default those that it makes without a word. Draw on the CPU: `points`."""
     chosen = torch.device(request.config.getoption("--device"))
+    if chosen.type == "cpu":  # which it is anyway; to say so costs time in every call of torch
+        yield chosen
+        return
     torch.set_default_device(chosen)
     yield chosen
     torch.set_default_device(None)

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return sum((a[..., :, None] - b[..., None, :]).square() for a, b in zip(x.unbind(-1), y.unbind(-1), strict=True))
+    """Some dimensions at a time: all of few points, one of many."""
+    dims = max(1, 2**18 // max(1, x.shape[-2] * y.shape[-2]))
+    pairs = zip(x.split(dims, -1), y.split(dims, -1), strict=True)
+    return sum((a[..., :, None, :] - b[..., None, :, :]).square().sum(-1) for a, b in pairs)
 
 
 def kappa(r: Tensor, kernel: str, s, alpha: float) -> Tensor:

@@ -161,12 +161,19 @@ def test_says_that_torch_sees_no_device() -> None:
     assert "torch sees no CUDA device" in explanation()
 
 
-@needs_nvcc
-def test_flags_of_the_user_do_not_reach_the_kernels(tmp_path: Path) -> None:
-    """Fast arithmetic would drop NaN and small numbers; separate roundings would be slower."""
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with the flags of a user in a hurry."""
+    folder = tmp_path_factory.mktemp("build")
     flags = "-use_fast_math --use_fast_math -ftz=true -prec-div=false -prec-sqrt=false -fmad=false -Xcompiler=-Ofast"
-    configure(tmp_path, "90a-real", flags, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
-    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    configure(folder, "90a-real", flags, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    return folder
+
+
+@needs_nvcc
+def test_flags_of_the_user_do_not_reach_the_kernels(configured: Path) -> None:
+    """Fast arithmetic would drop NaN and small numbers; separate roundings would be slower."""
+    commands = json.loads((configured / "compile_commands.json").read_text())
     kernels = [entry["command"] for entry in commands if entry["file"].endswith(".cu")]
     assert len(kernels) >= 4
     for command in kernels:
@@ -179,8 +186,8 @@ def test_flags_of_the_user_do_not_reach_the_kernels(tmp_path: Path) -> None:
 
 @needs_nvcc
 @pytest.mark.parametrize("name", ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"])
-def test_flags_behind_our_back_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_flags_behind_our_back_are_refused(configured: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """nvcc reads them itself, before or after ours."""
     monkeypatch.setenv(name, "--use_fast_math")
     with pytest.raises(AssertionError, match=r"change the arithmetic of the\s+kernels"):
-        configure(tmp_path, "90a-real", "")
+        configure(configured, "90a-real", "")

@@ -12,6 +12,7 @@ from test_mmd import largest, sample, scales, value_bound
 from torch import Tensor
 
 import fastmmd
+from fastmmd.backends.cpu import mmd as cpu_mmd
 from fastmmd.ops.arguments import KERNELS
 
 
@@ -74,22 +75,27 @@ def test_weights_and_leading_dimensions(backend: str, estimator: str, batch: tup
 @pytest.mark.parametrize("bandwidths", [[4.0, 5.5, 7.0], [0.4, 0.8, 1.6, 3.2, 6.4]])
 def test_near_convergence(backend: str, bandwidths: list[float], n: int) -> None:
     """y's own term comes from another call: what the two calls round in all pairs alike would not cancel."""
-    count = 300 if EMULATED else 2000
+    count = 300 if EMULATED else 1000
     x, y = points(n, 6, seed=1), points(count, 6, seed=2)
     check(x, y, bandwidths)
 
 
-def test_near_convergence_in_many_dimensions(backend: str) -> None:
-    """By matrix products where they pay."""
-    n = 100 if EMULATED else 1000
-    check(points(n, 70, seed=1), points(n + 200, 70, seed=2), scales(70))
+@pytest.fixture
+def products_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native backend takes matrix products from a hundred points on."""
+    monkeypatch.setattr(cpu_mmd, "DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(cpu_mmd, "FIXED_COORDINATES", 100 * 70)
 
 
-def test_products_of_some_and_differences_of_few(backend: str) -> None:
+def test_near_convergence_in_many_dimensions(backend: str, products_of_few_points: None) -> None:
+    n = 100 if EMULATED else 300
+    check(points(n, 70, seed=1), points(n + 100, 70, seed=2), scales(70))
+
+
+def test_products_of_some_and_differences_of_few(backend: str, products_of_few_points: None) -> None:
     """A batch, weights, and x whose gradient alone or whose weights' gradient alone is wanted."""
-    x, y = points(1000, 70, seed=1), points(1010, 70, seed=2, scale=1.1)
-    if EMULATED:
-        x, y = x[:60], y[:70]
+    n = 60 if EMULATED else 300
+    x, y = points(n, 70, seed=1), points(n + 10, 70, seed=2, scale=1.1)
     weights = {"x_weights": positive(len(x)), "y_weights": positive(len(y), seed=4)}
     check(x, y, scales(70), estimator="unbiased", **weights)
     check(x[:3], y, scales(70), **weights | {"x_weights": positive(3)})

@@ -13,7 +13,6 @@ import torch
 from helpers import F32, F64, assert_close, points, uniform, value_and_gradients
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 import fastmmd
@@ -134,6 +133,8 @@ def test_far_points_get_their_true_value(backend: str, distance: float) -> None:
 
 
 def test_agrees_with_scikit_learn(backend: str) -> None:
+    from sklearn.neighbors import KernelDensity  # takes seconds
+
     x, y = points(40, 3), points(150, 3, seed=1)
     for sigma in SIGMAS:
         # A leaf_size above the number of samples makes the tree search exact.
