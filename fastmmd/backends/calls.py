@@ -248,6 +248,7 @@ class Parzen:
     sigmas: tuple[float, ...]  # S, from 2^-40 to 2^40 (float64: 2^-500 to 2^500)
     minimum: Tensor  # [M] float64: the smallest squared distance so far, at first inf
     sums: Tensor  # [S, M] float64: sum_j exp(-(r_ij - minimum_i) / (2 sigma_s^2)), at first 0
+    empty: bool = False  # whether these are the state before the first sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -158,13 +159,13 @@ def _no_samples(points: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Tensor
 
 def _log_likelihood(minimum: Tensor, sums: Tensor, sigmas: Sequence[float], count: int, points: Tensor) -> Tensor:
     """log sum_j exp(-r_ij / (2 sigma_s^2)) - log N - D/2 log(2 pi sigma_s^2): [S, M] in the dtype of the points."""
-    logs, unit, constant = sums.log(), _scale(sigmas)[0], math.log(count) + points.shape[1] * math.log(2 * math.pi) / 2
+    logs, dim = sums.log(), points.shape[1]
     # Kernels count distances beyond the largest number of their dtype as that number.
     beyond = (minimum == torch.finfo(points.dtype).max) | (minimum == torch.finfo(F64).max)
-    nearest = minimum.masked_fill(beyond, math.inf) / 2
-    for row, sigma in zip(logs, sigmas, strict=True):
-        # Two divisions: the square of sigma may be 0 or infinite.
-        row.sub_(nearest / (sigma / unit) / (sigma / unit)).sub_(constant + points.shape[1] * math.log(sigma))
+    nearest = minimum.masked_fill(beyond, math.inf)
+    for row, sigma, scaled in zip(logs, sigmas, _scale(sigmas)[1], strict=True):
+        row.sub_(nearest, alpha=0.5 / scaled**2)
+        row.sub_(math.log(count) + dim * (math.log(2 * math.pi) / 2 + math.log(sigma)))
     return logs.to(points.dtype)
 
 
@@ -177,7 +178,7 @@ def _parzen_log_likelihood(
     """The result [S, M], and the state that it is made of, for the backward pass."""
     minimum, sums = _no_samples(points, sigmas)
     call, _ = _call(points, samples, sigmas, minimum, sums)
-    select(backend, "parzen", points.device.type).parzen_update(call)
+    select(backend, "parzen", points.device.type).parzen_update(replace(call, empty=True))
     return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points), minimum, sums
 
 

@@ -18,6 +18,8 @@ def rounded_state(call: Parzen) -> Parzen:
     if call.points.dtype == torch.float64:
         return call
     minimum = call.minimum.to(call.points.dtype)
+    if call.empty:
+        return replace(call, minimum=minimum)
     moved = torch.where(call.minimum.isinf(), 0.0, minimum - call.minimum)
     for s, sigma in enumerate(call.sigmas):
         call.sums[s] *= torch.exp(moved * (0.5 / sigma**2))
