@@ -17,8 +17,8 @@ constexpr int rows_at_once = vector_bytes == 64 ? 4 : 2;  // 32 or 16 registers
 constexpr int columns_at_once = 4;
 constexpr int wide_columns = 64;    // columns of a tile of distances, and terms of a gradient added in T
 constexpr int chunk_of_lanes = 32;  // squares that one lane adds up in T before the lanes are added
-constexpr int slab_vectors = 8;     // dimensions at a time of the gradients of a block
-constexpr int vectors_at_once = 2;
+constexpr int vectors_at_once = vector_bytes == 64 ? 2 : 3;
+constexpr int slab_vectors = 4 * vectors_at_once;  // dimensions at a time of the gradients of a block
 static_assert(rows_at_once * columns_at_once % lanes<float> == 0);
 
 template <class T> constexpr int slab = slab_vectors * lanes<T>;
@@ -54,29 +54,42 @@ void fill_rows(const T* points,  // [count, dim]
     }
 }
 
-// As many as a vector of double holds: the compiler keeps longer vectors in memory.
-template <class T> FASTMMD_INLINE Vector<double> load_as_double(const T* source) {
-    Vector<T, lanes<double>> value;
+// One vector in double, by halves: the compiler would keep sums of longer vectors in memory.
+template <class T> struct Halves {
+    static constexpr int count = lanes<T> / lanes<double>;
+    Vector<double> of[count];
+};
+
+template <class T> FASTMMD_INLINE Halves<T> load_as_double(const T* source) {
+    const Wide<T> value = widen<T>(load(source));
+    Halves<T> halves;
+    memcpy(halves.of, &value, sizeof value);
+    return halves;
+}
+
+template <class T> FASTMMD_INLINE Wide<T> load_wide(const double* source) {
+    Wide<T> value;
     memcpy(&value, source, sizeof value);
-    return __builtin_convertvector(value, Vector<double>);
+    return value;
 }
 
 // target[lane] += factor * value[lane].
 template <class T> FASTMMD_INLINE void add_scaled(double* target, double factor, Vector<T> value) {
-    T values[lanes<T>];
-    store(values, value);
-    for (int lane = 0; lane < lanes<T>; lane += lanes<double>)
-        store(target + lane, load(target + lane) + factor * load_as_double(values + lane));
+    const Wide<T> sum = load_wide<T>(target) + factor * widen<T>(value);
+    memcpy(target, &sum, sizeof sum);
 }
 
 // Means of `Vectors` of dimensions.
 template <class T, int Vectors>
 FASTMMD_INLINE void find_means(const Rows<T>& rows, int64_t first, double* mean) {
-    Vector<double> sums[Vectors] = {};
-    for (int64_t i = 0; i < rows.count; ++i)
-        FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) sums[v] +=
-            load_as_double(rows.row(i) + first + v * lanes<double>);
-    for (int v = 0; v < Vectors; ++v) store(mean + first + v * lanes<double>, sums[v] / (double)rows.count);
+    constexpr int halves = Halves<T>::count;
+    Vector<double> sums[Vectors * halves] = {};
+    for (int64_t i = 0; i < rows.count; ++i) FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) {
+            const Halves<T> x = load_as_double(rows.row(i) + first + v * lanes<T>);
+            FASTMMD_UNROLL for (int h = 0; h < halves; ++h) sums[v * halves + h] += x.of[h];
+        }
+    for (int v = 0; v < Vectors * halves; ++v)
+        store(mean + first + v * lanes<double>, sums[v] / (double)rows.count);
 }
 
 // As find_moments in blocks.hpp; the mean and the moment are [length].
@@ -85,7 +98,7 @@ void find_row_moments(const Rows<T>& rows,
                       const T* weights,  // [count] or null: ones
                       double scale,      // of the weights
                       Moments& moments) {
-    constexpr int step = lanes<double>, several = 8;
+    constexpr int step = lanes<T>, halves = Halves<T>::count, several = 8 / halves;
     const int64_t length = rows.length;
     int64_t first = 0;
     for (; first + several * step <= length; first += several * step)
@@ -96,20 +109,27 @@ void find_row_moments(const Rows<T>& rows,
     for (int64_t i = 0; i < rows.count; ++i) {
         const T* point = rows.row(i);
         const double weight = weights ? scale * (double)weights[i] : scale;
-        const auto from_mean = [&](int64_t d) { return load_as_double(point + d) - load(moments.mean + d); };
         Vector<double> sums[4] = {};
-        int64_t d = 0;
-        for (; d + 4 * step <= length; d += 4 * step) FASTMMD_UNROLL for (int v = 0; v < 4; ++v) {
-                const Vector<double> spread = from_mean(d + v * step);
-                sums[v] += spread * spread;
+        const auto add = [&](int64_t d, int at) {
+            const Halves<T> x = load_as_double(point + d);
+            FASTMMD_UNROLL for (int h = 0; h < halves; ++h) {
+                const Vector<double> spread = x.of[h] - load(moments.mean + d + h * lanes<double>);
+                sums[at + h] += spread * spread;
             }
-        for (; d < length; d += step) sums[0] += from_mean(d) * from_mean(d);
+        };
+        int64_t d = 0;
+        for (; d + 4 / halves * step <= length; d += 4 / halves * step)
+            FASTMMD_UNROLL for (int at = 0; at < 4; at += halves) add(d + at / halves * step, at);
+        for (; d < length; d += step) add(d, 0);
         const double squares = sum_halves<lanes<double>>((sums[0] + sums[1]) + (sums[2] + sums[3]));
         moments.farthest = larger(moments.farthest, squares);
         moments.spread += squares / (double)rows.count;
         moments.mass += weight;
-        for (d = 0; weights && d < length; d += step)  // of equal weights the sum is 0
-            store(moments.moment + d, load(moments.moment + d) + weight * from_mean(d));
+        for (d = 0; weights && d < length; d += step) {  // of equal weights the sum is 0
+            const Wide<T> spread = widen<T>(load(point + d)) - load_wide<T>(moments.mean + d),
+                          sum = load_wide<T>(moments.moment + d) + weight * spread;
+            memcpy(moments.moment + d, &sum, sizeof sum);
+        }
     }
 }
 
@@ -231,15 +251,19 @@ void add_wide_differences(const Rows<T>& rows, int64_t first_row, int row_count,
                 count, of.c + i * by_row + j * by_column, by_row, by_column, factor, sums + i * slab<T> + d);
         };
         for (int d = 0; d < width;) {
-            const bool several = d + vectors_at_once * lanes<T> <= width;
+            const int left = (width - d) / lanes<T>;
+            const int vectors = left < vectors_at_once        ? left
+                                : left == vectors_at_once + 1 ? left / 2
+                                                              : vectors_at_once;
+            const auto add_rows = [&](auto row_count, int i) {
+                if constexpr (vectors_at_once > 2)
+                    if (vectors == 3) return add(row_count, Number<3>(), i, d);
+                vectors == 2 ? add(row_count, Number<2>(), i, d) : add(row_count, Number<1>(), i, d);
+            };
             int i = 0;
-            for (; i + rows_at_once <= row_count; i += rows_at_once)
-                several ? add(Number<rows_at_once>(), Number<vectors_at_once>(), i, d)
-                        : add(Number<rows_at_once>(), Number<1>(), i, d);
-            for (; i < row_count; ++i)
-                several ? add(Number<1>(), Number<vectors_at_once>(), i, d)
-                        : add(Number<1>(), Number<1>(), i, d);
-            d += (several ? vectors_at_once : 1) * lanes<T>;
+            for (; i + rows_at_once <= row_count; i += rows_at_once) add_rows(Number<rows_at_once>(), i);
+            for (; i < row_count; ++i) add_rows(Number<1>(), i);
+            d += vectors * lanes<T>;
         }
     }
 }

@@ -161,18 +161,21 @@ template <class T> class WideRun {
         const double shift = plan_.shift, self_shift = shift * own.a, cross_shift = sides == 2 ? shift : 0;
         T* grad = grad_points(side) + own.base * dim_;
         for (int64_t i = first; i < first + rows; ++i)
-            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<double>) {
-                const Vector<double> x = load_as_double(own.rows.row(i) + d);
-                Vector<double> sum = load(sums + (i - first) * slab<T> + d - from);
-                if (self_shift != 0) sum += self_shift * linear_of(own.moments, x, d);
-                if (cross_shift != 0) sum -= cross_shift * linear_of(other.moments, x, d);
-                const auto result =
-                    __builtin_convertvector(4 * own.weight(i) * sum, Vector<T, lanes<double>>);
-                const int64_t count = smaller<int64_t>(lanes<double>, dim_ - d);
-                if (count == lanes<double>)
-                    memcpy(grad + i * dim_ + d, &result, sizeof result);
-                else
-                    memcpy(grad + i * dim_ + d, &result, count * sizeof(T));
+            for (int64_t d = from; d < smaller<int64_t>(from + width, dim_); d += lanes<T>) {
+                const Halves<T> x = load_as_double(own.rows.row(i) + d);
+                for (int64_t h = 0; h < Halves<T>::count; ++h) {
+                    const int64_t at = d + h * lanes<double>,
+                                  count = smaller<int64_t>(lanes<double>, dim_ - at);
+                    Vector<double> sum = load(sums + (i - first) * slab<T> + at - from);
+                    if (self_shift != 0) sum += self_shift * linear_of(own.moments, x.of[h], at);
+                    if (cross_shift != 0) sum -= cross_shift * linear_of(other.moments, x.of[h], at);
+                    const auto result =
+                        __builtin_convertvector(4 * own.weight(i) * sum, Vector<T, lanes<double>>);
+                    if (count == lanes<double>)
+                        memcpy(grad + i * dim_ + at, &result, sizeof result);
+                    else if (count > 0)
+                        memcpy(grad + i * dim_ + at, &result, count * sizeof(T));
+                }
             }
     }
 
