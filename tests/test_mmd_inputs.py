@@ -142,19 +142,19 @@ def test_features_take_the_values_of_tensors(values: float | list[float], dtype:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"bandwidths": torch.tensor([1.0, 0.0])}, ValueError, r"bandwidths: got \[1.0, 0.0\], expected positive"),
-        ({"bandwidths": torch.tensor(math.nan)}, ValueError, r"bandwidths: got \[nan\]"),
-        ({"bandwidths": torch.ones(1, 2)}, TypeError, r"bandwidths: got a torch.float32 tensor of shape \[1, 2\]"),
-        ({"bandwidths": torch.ones(2).long()}, TypeError, "bandwidths: got a torch.int64 tensor"),
-        ({"bandwidths": torch.ones(1, requires_grad=True)}, ValueError, r"bandwidths: .* pass bandwidths.detach\(\)"),
-        ({"bandwidths": torch.ones(1, device="meta")}, ValueError, "bandwidths: .* cannot be read"),
-        ({"kernel_weights": torch.tensor([-1.0])}, ValueError, "kernel_weights: got"),
+        ({"bandwidths": torch.tensor([1.0, 0.0])}, r"bandwidths: got \[1.0, 0.0\], expected positive"),
+        ({"bandwidths": torch.tensor(math.nan)}, r"bandwidths: got \[nan\]"),
+        ({"bandwidths": torch.ones(1, 2)}, r"bandwidths: got a torch.float32 tensor of shape \[1, 2\]"),
+        ({"bandwidths": torch.ones(2).long()}, "bandwidths: got a torch.int64 tensor"),
+        ({"bandwidths": torch.ones(1, requires_grad=True)}, r"bandwidths: .* pass bandwidths.detach\(\)"),
+        ({"bandwidths": torch.ones(1, device="meta")}, "bandwidths: .* cannot be read"),
+        ({"kernel_weights": torch.tensor([-1.0])}, "kernel_weights: got"),
     ],
 )
-def test_features_refuse_other_tensors(options: dict, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_features_refuse_other_tensors(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         fastmmd.FourierFeatures(3, 4, **options)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 
 from fastmmd.nn import MODELS
 from fastmmd.nn.settings import VAESettings
@@ -204,3 +205,13 @@ def test_scripts_end_in_one_line(script: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(script), run_name="__main__")
     assert str(stop.value).startswith("error: data: no such file or folder: nix") and "\n" not in str(stop.value)
+
+
+def test_settings_of_numpy_integers_are_ints() -> None:
+    """TOML, which holds a run's settings, knows no others."""
+    five = np.int64(5)
+    for kind, options in {"ds-aae": {"features": np.int64(20)}, "gmmn-ae": {"noise_size": five, "draws": five}}.items():
+        settings = MODELS[kind](16, hidden=(five,), code_size=five, **options).settings()
+        whole = [number for value in settings.values() for number in (value if isinstance(value, tuple) else [value])]
+        assert not [number for number in whole if isinstance(number, np.integer)]
+        assert tomllib.loads(tomli_w.dumps(settings))["code_size"] == 5

@@ -74,7 +74,7 @@ class FourierAdversary(Regularizer):
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
-        check_int("blocks", blocks)
+        blocks = check_int("blocks", blocks)
         check_number("learning_rate", learning_rate)
         if not 0 <= learning_rate * shrinkage < 1:
             raise ValueError(f"shrinkage: got {shrinkage}, expected learning_rate * shrinkage in [0, 1)")

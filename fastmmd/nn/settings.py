@@ -58,15 +58,14 @@ class ModelSettings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        check_int("code_size", self.code_size)
-        self._keep(hidden=check_widths("hidden", self.hidden))
+        self._keep(code_size=check_int("code_size", self.code_size), hidden=check_widths("hidden", self.hidden))
 
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments that make the same settings, without those that are None, which TOML cannot hold."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def _keep(self, **checked: object) -> None:
-        """Fields in the form that they are compared and saved in: tuples for lists."""
+        """Fields in the form that they are compared and saved in: tuples for lists, ints for those of NumPy."""
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -115,10 +114,11 @@ class FixedPriorSettings(ModelSettings):
         check_choice("labels", self.labels, get_args(Labels))
         check_choice("network", self.network, get_args(Network))
         check_number("prior_std", self.prior_std)
-        check_int("num_classes", self.num_classes)
-        self._keep(channels=check_widths("channels", self.channels))
+        self._keep(
+            num_classes=check_int("num_classes", self.num_classes), channels=check_widths("channels", self.channels)
+        )
         if self.noise_size is not None:
-            check_int("noise_size", self.noise_size)
+            self._keep(noise_size=check_int("noise_size", self.noise_size))
         elif self.posterior == "implicit":
             self._keep(noise_size=self.code_size)
 
@@ -184,7 +184,8 @@ class DSAAESettings(FixedPriorSettings):
         super().__post_init__()
         self._keep(bandwidths=positive_floats("bandwidths", self.bandwidths))
         check_number("adversary_rate", self.adversary_rate)
-        if check_int("features", self.features) % len(self.bandwidths):
+        self._keep(features=check_int("features", self.features))
+        if self.features % len(self.bandwidths):
             count = len(self.bandwidths)
             raise ValueError(f"features: got {self.features}, expected a multiple of the {count} bandwidths")
 
@@ -258,8 +259,8 @@ class GMMNAESettings(ModelSettings):
         self._keep(
             generator=check_widths("generator", self.generator),
             bandwidths=positive_floats("bandwidths", self.bandwidths),
+            noise_size=check_int("noise_size", self.noise_size),
+            draws=check_int("draws", self.draws),
         )
-        check_int("noise_size", self.noise_size)
-        check_int("draws", self.draws)
         check_number("autoencoder_share", self.autoencoder_share, below=1)
         check_number("prior_learning_rate", self.prior_learning_rate)

@@ -176,13 +176,12 @@ def numbers_in(name: str, values: float | Sequence[float] | Tensor) -> float | S
     """The values of a tensor, 0-d or [S], read where it is; numbers as they are.
 
     Raises:
-        TypeError, ValueError: a tensor of another type or shape, one that needs a gradient, or any while a compiler
-            traces.
+        ValueError: a tensor of another type or shape, one that needs a gradient, or any while a compiler traces.
     """
     if not isinstance(values, Tensor):
         return values
     if values.dtype not in FLOATS or values.ndim > 1:
-        raise TypeError(
+        raise ValueError(
             f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, 0-d or [S], "
             "or numbers"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backends import current, select
 from ..backends.calls import Parzen, ParzenBackward
-from .arguments import FLOATS, check_points, compute_dtype, positive_floats
+from .arguments import check_points, compute_dtype, numbers_in, positive_floats
 from .dispatch import define
 
 F64 = torch.float64
@@ -122,16 +122,8 @@ class ParzenEstimator:
 
 def _sigmas(name: str, value: Sigmas) -> tuple[tuple[float, ...], bool]:
     """All sigmas, and whether they were given as one number."""
-    if isinstance(value, Tensor):
-        if value.ndim > 1 or value.dtype not in FLOATS:
-            raise ValueError(
-                f"{name}: got a {value.dtype} tensor of shape {list(value.shape)}, expected a floating one, [] or [S]"
-            )
-        if value.requires_grad:
-            raise ValueError(f"{name}: got a tensor that requires a gradient, which {name} has not; pass its detach()")
-        numbers = value.tolist()
-        return positive_floats(name, numbers), value.ndim == 0
-    return positive_floats(name, value), isinstance(value, Real)
+    numbers = numbers_in(name, value)
+    return positive_floats(name, numbers), isinstance(numbers, Real)
 
 
 def _center(points: Tensor) -> Tensor:
