@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastmmd
+from fastmmd.ops import dispatch
 
 
 def operator_cases(backend: str) -> dict[str, tuple]:
@@ -74,6 +78,23 @@ def test_opcheck(backend: str, name: str) -> None:
     if backend != "reference" or FULL:
         checks += ["test_autograd_registration", "test_aot_dispatch_dynamic"]
     torch.library.opcheck(getattr(torch.ops.fastmmd, name).default, arguments, test_utils=checks)
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may not be the current one. Every operator and every backward pass is an implementation of `define`."""
+    current = []
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    run = dispatch.prepared(lambda first, *others: (*current, *others))
+    assert run(Mock(device=torch.device("cuda:1")), 5) == (torch.device("cuda:1"), 5)
+    assert not current
+    assert run(torch.ones(1), 5) == (5,)
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -14,9 +14,12 @@ from helpers import F32, F64, INTERPRETED, assert_close, leaf, points, positive,
 from operator_cases import FUNCTIONS, arguments, every_function
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastmmd
+from fastmmd import priors
+from fastmmd.ops import parzen
 
 # --- the comparison itself ---
 
@@ -193,6 +196,50 @@ def test_memory_is_linear(backend: str) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 12
+
+
+class Deterministic(TorchDispatchMode):
+    """Refuses what raises on a GPU under torch.use_deterministic_algorithms(True), as torch documents it; `allowed`
+    is what a GPU does not come to."""
+
+    def __init__(self, allowed: str = "") -> None:
+        super().__init__()
+        self.allowed = allowed
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::")
+        refused = {"median.dim", "nanmedian.dim", "kthvalue", "histc", "bincount", "put_"} - {self.allowed}
+        assert name not in refused, name
+        assert not (name.startswith("cumsum") and args[0].is_floating_point()), name
+        return function(*args, **(kwargs or {}))
+
+
+@every_function
+def test_every_step_is_deterministic(backend: str, name: str) -> None:
+    function, tensors = arguments(name)
+    with Deterministic("nanmedian.dim" if name == "parzen" else ""):
+        value_and_gradients(function, tensors)
+
+
+def test_draws_are_deterministic() -> None:
+    for prior in (priors.GaussianMixture(), priors.SwissRoll(), priors.Uniform(2), priors.Gaussian(2)):
+        prior.sample(3)  # constants, once on the CPU
+        with Deterministic():
+            prior.sample(3)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8])
+def test_deterministic_medians(rows: int) -> None:
+    x = points(rows, 5)
+    x[: rows // 2, 1] = x[0, 2] = x[:, 3] = math.nan
+    with Deterministic():
+        medians = parzen.medians(x)
+    torch.testing.assert_close(medians, x.nanmedian(0).values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_deterministic_mode_refuses() -> None:
+    with Deterministic(), pytest.raises(AssertionError, match=r"nanmedian\.dim"):
+        torch.ones(3, 2).nanmedian(0)
 
 
 def test_an_empty_batch_has_empty_gradients(backend: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -44,7 +45,7 @@ def define(
     name = inner.removeprefix("_")
     schema = torch.library.infer_schema(implementation, mutates_args=mutates)
     library.define(inner + schema)
-    library.impl(inner, _without_autocast(implementation), "CompositeExplicitAutograd")
+    library.impl(inner, prepared(implementation), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastmmd::{inner}", fake, lib=library)
     kernel = getattr(torch.ops.fastmmd, inner).default
     function = _function(name, kernel, len(inspect.signature(implementation).parameters), setup_context, backward)
@@ -103,13 +104,16 @@ def _function(
     return type(f"fastmmd_{name}", (torch.autograd.Function,), {**namespace, "generate_vmap_rule": True})
 
 
-def _without_autocast(implementation: Callable[..., R]) -> Callable[..., R]:
+def prepared(implementation: Callable[..., R]) -> Callable[..., R]:
+    """With the device of the first argument as the current one, on which kernels are launched, and without autocast."""
+
     def run(first: Tensor, *others: Any) -> R:
-        device = first.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return implementation(first, *others)
-        return implementation(first, *others)
+        device = first.device
+        on_gpu = device.type == "cuda"
+        if not on_gpu and not torch.is_autocast_enabled(device.type):
+            return implementation(first, *others)
+        with torch.cuda.device(device) if on_gpu else nullcontext(), torch.autocast(device.type, enabled=False):
+            return implementation(first, *others)
 
     return run
 

@@ -41,6 +41,10 @@ class Components:
         """Mean and standard deviations [D] of the first component, the latter in its own axes."""
         return self.means[0].to(device), self.eigenvalues[0].sqrt().to(device)
 
+    def cumulative(self, device: torch.device) -> Tensor:
+        """Cumulative weights [K], added up where the weights are: CUDA's sums are not deterministic."""
+        return self.weights.cumsum(0).to(device)
+
     def differences(self, rows: slice = slice(None), columns: slice = slice(None)) -> Components:
         """The difference of two independent draws, one of `rows`, one of `columns`: a mixture of all pairs, its means
         given in the pairs' own axes."""
@@ -72,7 +76,7 @@ class MixturePrior(ClosedFormPrior):
     def __init__(self, components: Components) -> None:
         super().__init__(components.means.shape[1])
         self._components = DeviceCache(components.to)
-        self._first = DeviceCache(components.first)
+        self._first, self._cumulative = DeviceCache(components.first), DeviceCache(components.cumulative)
         self._tiles = components.tiles()
         # Of few components all pairs are kept. Those of many are decomposed when they are needed, tile by tile.
         self._pairs = DeviceCache(components.differences().to) if len(self._tiles) == 1 else None
@@ -124,7 +128,7 @@ class MixturePrior(ClosedFormPrior):
             return mean.to(z) + (z * scale.to(z)) @ vectors[0].T.to(z)
         scales = components.eigenvalues.sqrt()
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
-        chosen = torch.searchsorted(components.weights.cumsum(0).to(z), u, right=True).clamp_(max=len(means) - 1)
+        chosen = torch.searchsorted(self._cumulative.get(z.device).to(z), u, right=True).clamp_(max=len(means) - 1)
         if labels is not None:
             chosen = torch.where(labels < 0, chosen, labels.clamp(max=len(means) - 1))
         z = z * scales.to(z)[chosen]

@@ -41,12 +41,9 @@ def unavailable(device_type: str) -> str | None:
 
 
 def launch(on_stream: Callable[[int], object], like: Tensor) -> None:
-    """on_stream(stream) on the device of `like`."""
-    if not like.is_cuda:  # kernels that tests run on the CPU
-        on_stream(0)
-        return
-    with torch.cuda.device(like.device):
-        on_stream(torch.cuda.current_stream().cuda_stream)
+    """on_stream(the current stream of the device of `like`), which is the current one (`ops.dispatch.prepared`)."""
+    # Not on the GPU: kernels that tests run on the CPU.
+    on_stream(torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0)
 
 
 def run(task: Any, like: Tensor) -> None:
