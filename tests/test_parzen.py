@@ -132,6 +132,14 @@ def test_far_points_get_their_true_value(backend: str, distance: float) -> None:
     assert gradient is not None and gradient.isfinite().all()
 
 
+def test_sigmas_in_a_tensor_under_compile() -> None:
+    """Their values are read between two graphs."""
+    x, y, sigmas = points(5, 3), points(7, 3, seed=1), torch.tensor([0.5, 1.0])
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *t: fastmmd.parzen_log_likelihood(*t) * 2, backend="eager")
+    assert torch.equal(compiled(x, y, sigmas), fastmmd.parzen_log_likelihood(x, y, sigmas) * 2)
+
+
 def test_agrees_with_scikit_learn(backend: str) -> None:
     from sklearn.neighbors import KernelDensity  # takes seconds
 

@@ -172,8 +172,13 @@ def kernel_arguments(
     return Kernel(kernel, scales, weights, float(alpha))
 
 
-def numbers_in(name: str, values: float | Sequence[float] | Tensor) -> float | Sequence[float]:
+def numbers_in(
+    name: str, values: float | Sequence[float] | Tensor, *, breaks_graph: bool = False
+) -> float | Sequence[float]:
     """The values of a tensor, 0-d or [S], read where it is; numbers as they are.
+
+    Args:
+        breaks_graph: while a compiler traces, values are read between two graphs.
 
     Raises:
         ValueError: a tensor of another type or shape, one that needs a gradient, or any while a compiler traces.
@@ -187,7 +192,7 @@ def numbers_in(name: str, values: float | Sequence[float] | Tensor) -> float | S
         )
     if values.requires_grad:
         raise ValueError(f"{name}: got a tensor that requires a gradient, which has none here; pass {name}.detach()")
-    if tracing() or values.device.type == "meta":
+    if (tracing() and not breaks_graph) or values.device.type == "meta":
         raise ValueError(f"{name}: got a tensor whose values cannot be read while a compiler traces; pass numbers")
     numbers: float | list[float] = values.tolist()
     return numbers

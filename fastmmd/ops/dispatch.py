@@ -109,10 +109,13 @@ def prepared(implementation: Callable[..., R]) -> Callable[..., R]:
 
     def run(first: Tensor, *others: Any) -> R:
         device = first.device
-        on_gpu = device.type == "cuda"
-        if not on_gpu and not torch.is_autocast_enabled(device.type):
+        on_gpu, autocast = device.type == "cuda", torch.is_autocast_enabled(device.type)
+        if not on_gpu and not autocast:
             return implementation(first, *others)
-        with torch.cuda.device(device) if on_gpu else nullcontext(), torch.autocast(device.type, enabled=False):
+        with (
+            torch.cuda.device(device) if on_gpu else nullcontext(),
+            torch.autocast(device.type, enabled=False) if autocast else nullcontext(),
+        ):
             return implementation(first, *others)
 
     return run

@@ -122,7 +122,7 @@ class ParzenEstimator:
 
 def _sigmas(name: str, value: Sigmas) -> tuple[tuple[float, ...], bool]:
     """All sigmas, and whether they were given as one number."""
-    numbers = numbers_in(name, value)
+    numbers = numbers_in(name, value, breaks_graph=True)
     return positive_floats(name, numbers), isinstance(numbers, Real)
 
 
