@@ -28,7 +28,7 @@ endif
 export FASTMMD_CUDA
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-quick test-full test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
+.PHONY: help train test test-quick test-full all-tests emulated-triton emulated-cuda test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,10 +37,24 @@ help:
 train: $(VENV)/installed
 	$(BIN)/fastmmd train ds-aae
 
-test: $(VENV)/installed-test cuda-on-host
+test test-full: emulated-triton emulated-cuda
+
+test-full: export FASTMMD_TEST_FULL = 1
+test-full: CUDA_DIMS := 16
+test-full: CHOSEN = $(AROUND)
+
+all-tests: $(VENV)/installed-test cuda-on-host
 	$(PYTEST) $(BY_FILE) tests
-	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS) -k $(CORNERS)
-	$(ON_HOST) $(PYTEST) $(CUDA_TESTS) -k $(CORNERS)
+
+# One process each, side by side, so that what they say is kept until they end.
+emulated-triton: | all-tests
+	$(INTERPRETED) $(ALONE) $(TRITON_TESTS) $(CHOSEN) $(REPORT)
+
+emulated-cuda: | all-tests
+	$(ON_HOST) $(ALONE) $(CUDA_TESTS) $(CHOSEN) $(REPORT)
+
+ALONE := $(BIN)/python -m pytest -q
+REPORT = >build/$@.log 2>&1 && tail -n 1 build/$@.log || { cat build/$@.log; exit 1; }
 
 # Every operation and kernel once. The CUDA kernels where `make cuda-on-host` has built them.
 test-quick: $(VENV)/installed-test
@@ -51,13 +65,6 @@ test-quick: $(VENV)/installed-test
 # Plants faults, one at a time, and shows that the quick suite catches each; goes on where it was interrupted.
 mutants: $(VENV)/installed-test
 	$(BIN)/python tests/mutants/plant.py --jobs $(JOBS) $(QUICK)
-
-test-full: export FASTMMD_TEST_FULL = 1
-test-full: CUDA_DIMS := 16
-test-full: $(VENV)/installed-test cuda-on-host
-	$(PYTEST) $(BY_FILE) tests
-	$(INTERPRETED) $(PYTEST) $(TRITON_TESTS) $(AROUND)
-	$(ON_HOST) $(PYTEST) $(CUDA_TESTS) $(AROUND)
 
 # The Triton kernels with another version of Triton, by default the one that torch 2.13 requires, which lies before that
 # of .venv and stays out of it.
@@ -86,11 +93,12 @@ ON_HOST = LD_PRELOAD="$(foreach name,libasan.so libstdc++.so,$(shell $(CXX) -pri
 CUDA_TESTS := --backends cuda $(OPERATORS) tests/test_cuda.py
 
 # Emulated kernels are slow: each of them and each of their flags once, and what is difficult for a kernel.
-CORNERS := "test_quick or test_extremes or test_triton or test_cuda or every_dimension or far_ or very_different or with_zeros or strided \
-	or many_samples or any_finite or large_arguments or members or no_labeled"
+CHOSEN = -k "test_quick or test_extremes or test_triton or test_cuda or far_ or very_different or with_zeros or strided \
+	or many_samples or any_finite or large_arguments or members or no_labeled $(BY_DIMENSION)"
+emulated-cuda: BY_DIMENSION := or every_dimension
 
 # Up to how many dimensions mmd2 has CUDA kernels of its own: fewer than users have compile in a third of the time.
-CUDA_DIMS := 9
+CUDA_DIMS := 5
 
 cuda-on-host: $(VENV)/build-tools
 	$(CMAKE) -S csrc -B build/$@ -G Ninja -DCMAKE_CXX_COMPILER=$(CXX) \

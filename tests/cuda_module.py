@@ -18,7 +18,7 @@ from helpers import FULL
 
 ROOT = Path(__file__).parent.parent
 ALL = ("80", "86", "89", "90a", "100", "120")  # as in setup.py
-DIMS = 16 if FULL else 9  # for which mmd2 has kernels of its own
+DIMS = 16 if FULL else 5  # for which mmd2 has kernels of its own
 NVCC = shutil.which("nvcc", path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/local/cuda/bin")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 BESIDE = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}

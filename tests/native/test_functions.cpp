@@ -99,7 +99,7 @@ template <class T> T from_bits(typename Wider<T>::bits bits) {
 template <class T> void check_range(const Function<T>& function, T low, T high, T sign) {
     typedef typename Wider<T>::bits Bits;
     const uint64_t first = bits_of(low), last = bits_of(high);
-    const uint64_t count = sanitized ? 10'000 : 400'000;
+    const uint64_t count = sanitized ? 10'000 : 200'000;
     const uint64_t step = (last - first) / count < 1 ? 1 : (last - first) / count;
     constexpr size_t piece = 1 << 16;
     std::vector<T> arguments;
