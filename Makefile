@@ -28,7 +28,7 @@ endif
 export FASTMMD_CUDA
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-quick test-full all-tests emulated-triton emulated-cuda test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
+.PHONY: help train test test-quick test-full test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,8 +37,10 @@ help:
 train: $(VENV)/installed
 	$(BIN)/fastmmd train ds-aae
 
-test test-full: emulated-triton emulated-cuda
+test: emulated-triton emulated-cuda
+.PHONY: all-tests emulated-triton emulated-cuda
 
+test-full: emulated-triton emulated-cuda
 test-full: export FASTMMD_TEST_FULL = 1
 test-full: CUDA_DIMS := 16
 test-full: CHOSEN = $(AROUND)

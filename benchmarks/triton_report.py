@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import random
 import re
 import sys
 from collections import Counter
@@ -35,6 +36,7 @@ from settings import SIGMAS, SIX  # isort: skip  before torch
 
 import torch
 from machine_code import PIPES, SHOWN, Code, amount, read
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.autotuner import Autotuner
@@ -191,6 +193,55 @@ def _recording(
             driver.set_active(before)
             for kernel in _kernels():
                 kernel.device_caches.clear()
+
+
+def variants(run: Callable[[], Any]) -> list[str]:
+    """Of the kernels that run() launches, each as often as the compiler would run for it: half a second or more, in
+    which the caller waits."""
+    seen: dict[Any, str] = {}
+
+    def stop(**compile: Any) -> bool:
+        seen.setdefault(compile["key"], compile["fn"].name.rpartition(".")[2])
+        return True  # that is compiled already
+
+    knobs.runtime.jit_cache_hook, before = stop, knobs.runtime.jit_cache_hook
+    driver_before = vars(driver).get("_active", vars(driver).get("active"))
+    driver.set_active(_NoDevice("sm_90"))
+    try:
+        run()
+    finally:
+        knobs.runtime.jit_cache_hook = before
+        driver.set_active(driver_before)
+    return sorted(seen.values())
+
+
+def random_sizes(operation: str, calls: int = 40) -> None:
+    """An operation of samples with as many points as a last batch, or a filter, leaves of 4096."""
+    from fastmmd.backends.triton import fourier, mmd, parzen
+
+    sizes = random.Random(0)
+    for _ in range(calls):
+        n, m = (sizes.choice([1, 16, sizes.randint(1, 4096), 16 * sizes.randint(1, 256)]) for _ in range(2))
+        x, y = torch.zeros(1, n, 6), torch.zeros(1, m, 6)
+        offsets = [torch.tensor([0, count // 3, count // 3, count]) for count in (n, m)]
+        if operation != "mmd2 of classes":
+            offsets = [None, None]
+        if operation.startswith("mmd2"):
+            needs = Mmd2Inputs(True, False, False, False, False, False)
+            samples = [Sample(points, None, offset) for points, offset in zip((x, y), offsets, strict=True)]
+            mmd.mmd2(Mmd2(*samples, Kernel("gaussian", SIX, (1.0,) * 6), False, needs))
+        elif operation.startswith("parzen"):
+            x, y = torch.zeros(n, 784), torch.zeros(m, 784)
+            state = torch.zeros(n), torch.ones(2, n, dtype=torch.float64)
+            call = Parzen(x, y, (0.5, 1.0), *state)
+            if operation == "parzen":
+                parzen.parzen_update(call)
+            else:
+                parzen.parzen_backward(ParzenBackward(call, torch.zeros(2, n), True, True))
+        else:
+            features = Features(torch.zeros(2, dtype=torch.int64), 4096, (1.0,), (1.0,))
+            fourier.fourier_sum(FourierSum(x, torch.zeros(1, n), features))
+            fourier.fourier_function(FourierFunction(x, torch.zeros(1, 8192), features, False, True))
 
 
 class _NoDevice:

@@ -24,8 +24,8 @@ CPP = (".cpp", ".hpp", ".cu", ".cuh")
 CODE = (".py", *CPP)
 #: From the bottom up; a module imports what stands before it, or in its own package. What is not listed may import all.
 LEVELS = (
-    ("errors",), ("kernels",), ("backends",), ("ops",), ("priors",), ("nn",), ("data", "checkpoint"), ("evaluation",),
-    ("training",),
+    ("errors",), ("kernels", "device_cache"), ("backends",), ("ops",), ("priors",), ("nn",), ("data", "checkpoint"),
+    ("evaluation",), ("training",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 #: Private names of torch stand nowhere else; this file checks them at its import and works without them.
@@ -146,7 +146,8 @@ def arguments(function: ast.FunctionDef) -> int:
 
 
 def on_gpu(function: ast.FunctionDef) -> bool:
-    return any("jit" in dotted(decorator)[-1:] for decorator in function.decorator_list)
+    decorators = (node.func if isinstance(node, ast.Call) else node for node in function.decorator_list)
+    return any("jit" in dotted(decorator)[-1:] for decorator in decorators)
 
 
 def python_sizes(root: Path) -> Iterator[str]:

@@ -30,7 +30,7 @@ def _on_cuda(backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.M
 def all_gradients(dim: int) -> list[Tensor]:
     """mmd2 with everything differentiable, witness with its gradients."""
     x, y = leaf(points(75, dim, seed=1)), leaf(points(90, dim, seed=2))
-    wx, s = leaf(positive(75, seed=3)), leaf(torch.tensor([0.7, 1.4, 9.0]))
+    wx, s = leaf(positive(75, seed=3)), leaf(torch.linspace(0.7, 9.0, 3))
     value = fastmmd.mmd2(x, y, s, x_weights=wx, estimator="unbiased")
     there = fastmmd.witness(points(40, dim, seed=4), x, y, s)
     return [value.detach(), there.detach(), *torch.autograd.grad(value + there.square().sum(), (x, y, wx, s))]

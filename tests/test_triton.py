@@ -13,6 +13,7 @@ from helpers import F32, F64, leaf, points, positive
 from test_mmd import check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 import fastmmd
 from fastmmd.backends import current, select
@@ -33,12 +34,14 @@ def mmd2(dim: int, dtype: torch.dtype = F32) -> list[Tensor]:
     return [value.detach(), torch.autograd.grad(value, x)[0]]
 
 
+OFFSETS = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
+
+
 def segments(dim: int) -> list[Tensor]:
     """mmd2 of classes, one of them empty, and of points of none: the operator, since on the CPU mmd2 reads labels."""
     x, w = leaf(points(1, 150, dim, seed=1)), leaf(positive(1, 150, seed=3))
-    offsets = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
     needs = [True, False, True, False, False, False]
-    tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, offsets)
+    tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, OFFSETS)
     value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", [False, False], needs, current())
     return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
@@ -145,9 +148,10 @@ def test_wide_bandwidths_fold(outlier: float, dtype: torch.dtype, expected: int,
 
 
 class NothingRead(TorchDispatchMode):
-    """Fails where a tensor's value decides what the host does: there it waits for the device."""
+    """Fails where a tensor's value decides what the host does, or numbers of the host become a tensor: there it waits
+    for the device."""
 
-    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique", "masked_select")
+    READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique", "masked_select", "lift_fresh")
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         assert function.overloadpacket.__name__ not in self.READS, function
@@ -160,3 +164,41 @@ def test_nothing_is_read_on_the_host(call: Callable[[int], list[Tensor]], dim: i
         call(dim)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             points(1, 1).sum().item()
+        with pytest.raises(AssertionError, match="lift_fresh"):
+            torch.tensor([1.0])
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_no_size_and_no_bandwidth_copies_from_the_host(dim: int) -> None:
+    """Of those that no earlier call has had."""
+    with fastmmd.backend("triton"), NothingRead():
+        for n in (7, 8):
+            x, s = leaf(points(n, dim)), (0.1 * n + 0.037, 1.3, 2.6)
+            fastmmd.mmd2(x, points(n + 2, dim), s).backward()
+            fastmmd.witness(x, points(n, dim), points(4, dim), s).sum().backward()
+            fastmmd.fourier_mean(x, fastmmd.FourierFeatures(dim, 20, bandwidths=s[:2], seed=n)).sum().backward()
+            fastmmd.parzen_log_likelihood(x, points(n, dim), s).sum().backward()
+
+
+def test_more_members_than_the_further_axes_of_a_grid_hold(monkeypatch: Any) -> None:
+    """Which is 65,535; of the grids alone, since so many programs would take an hour here."""
+    grids = []
+
+    def record(self: Any, *arguments: Any, **options: Any) -> None:
+        named = dict(zip(self.arg_names, arguments, strict=False)) | options
+        grid = self.grid(named) if callable(self.grid) else self.grid
+        grids.append((self.fn.__name__, *grid))
+
+    monkeypatch.setattr(GridExecutor, "__call__", record)
+    members = 70_000
+    with fastmmd.backend("triton"):
+        for dim in (2, 20):
+            x, y = leaf(torch.zeros(members, 2, dim)), torch.zeros(members, 1, dim)
+            fastmmd.mmd2(x, y, torch.ones(2, requires_grad=True)).sum().backward()
+            fastmmd.fourier_mean(x, fastmmd.FourierFeatures(dim, 6)).sum().backward()
+    names = {name for name, *_ in grids}
+    assert {"statistics_kernel", "plan_kernel", "small_kernel", "large_kernel", "finish_kernel"} <= names
+    assert {"sum_kernel", "function_kernel"} <= names
+    for name, first, *others in grids:
+        assert first >= members, name
+        assert max(others, default=1) <= 65_535, name

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,6 +198,26 @@ def test_prediction_counts_every_launch(compiled: dict[str, Any], machine_code: 
     instructions = machine_code.amount(code.per_pair(), r".")
     assert seconds["issue"] == pytest.approx(8192**2 * instructions / (128 * 132 * 1.98e9))
     assert 6 < instructions < 1000  # a difference takes at least one for each dimension
+
+
+OPERATIONS = ("mmd2", "mmd2 of classes", "fourier", "parzen", "parzen backward")
+COUNT_VARIANTS = """
+import json, sys
+from triton_report import random_sizes, variants
+print(json.dumps({name: variants(lambda: random_sizes(name)) for name in sys.argv[1:]}))
+"""
+
+
+def test_random_sizes_compile_few_variants() -> None:
+    """Each takes the compiler half a second or more, in the middle of training."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(BENCHMARKS))), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COUNT_VARIANTS, *OPERATIONS],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = {name: Counter(kernels) for name, kernels in json.loads(done.stdout).items()}
+    assert all(0 < sum(kernels.values()) <= 8 for kernels in counts.values()), counts
 
 
 # --- what the checks look for, planted ---

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Concatenate, Literal, NamedTuple, ParamSpec, T
 import torch
 from torch import Tensor, nn
 
+from ..device_cache import tracing
 from ..ops.arguments import FLOATS, check_int
-from ..ops.device_cache import tracing
 from .convolutional import ConvEncoder
 from .networks import MLP, check_choice
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..device_cache import tracing
 from ..kernels import FAMILIES, Kernel
-from .device_cache import tracing
 
 KernelName = Literal["gaussian", "laplacian", "imq", "rational_quadratic", "energy"]
 Estimator = Literal["biased", "unbiased"]

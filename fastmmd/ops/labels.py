@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..device_cache import constant
 from .arguments import check_number, positive_floats, reject_unsupported, values_are_read
-from .device_cache import DeviceCache
 
 Absent = Literal["raise", "skip"]
 
@@ -150,16 +149,8 @@ def into_classes(
 
 def class_tensor(weights: tuple[float, ...], x_labels: Tensor, y_labels: Tensor) -> Tensor:
     """[C] float64; NaN where an invalid label could not raise."""
-    cache = _new if torch.compiler.is_compiling() else _kept
-    pi: Tensor = cache(weights).get(x_labels.device)
+    pi = constant(weights, x_labels.device, torch.float64)
     if values_are_read(x_labels.device):
         return pi
     unknown = unknown_labels(torch.cat([x_labels, y_labels]), len(weights)).any()
     return torch.where(unknown, math.nan, pi)
-
-
-def _new(weights: tuple[float, ...]) -> DeviceCache[Tensor]:
-    return DeviceCache(lambda device: torch.tensor(weights, dtype=torch.float64, device=device))
-
-
-_kept = lru_cache(maxsize=64)(_new)

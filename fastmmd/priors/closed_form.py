@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..device_cache import DeviceCache
 from ..ops.closed_form import KernelMeans
-from ..ops.device_cache import DeviceCache
 from .base import F64, Prior
 
 Numbers = tuple[float, ...]

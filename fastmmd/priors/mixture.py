@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..device_cache import DeviceCache
 from ..ops.arguments import check_int
 from ..ops.closed_form import KernelMeans
-from ..ops.device_cache import DeviceCache
 from .base import F64, Vector, positive, vector
 from .closed_form import ClosedFormPrior
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..device_cache import DeviceCache
 from ..ops.closed_form import KernelMeans
-from ..ops.device_cache import DeviceCache
 from .base import Vector, vector
 from .closed_form import ClosedFormPrior
 

@@ -1,13 +1,11 @@
-"""Launches of Triton kernels: how work is shared out, which configuration runs, constants on a device."""
+"""Launches of Triton kernels: how work is shared out, which configuration runs."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-import torch
 import triton
-from torch import Tensor
 
 from . import interpreted
 
@@ -53,10 +51,3 @@ def _tuner(kernel: Any, choices: tuple[tuple[tuple[str, int], ...], ...]) -> Any
     known = configurations[0].kwargs
     key = [parameter.name for parameter in kernel.params if parameter.is_constexpr and parameter.name not in known]
     return triton.autotune(configurations, key=key)(kernel)
-
-
-@lru_cache(1024)
-def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers on a device: [len(values)], copied once and not while a CUDA graph is captured."""
-    with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward pass
-        return torch.tensor(values, dtype=dtype, device=device)

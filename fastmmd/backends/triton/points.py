@@ -17,6 +17,13 @@ def squared_norms(points: Tensor) -> Tensor:
 
 
 @triton.jit
+def place_and_member(each):
+    """Where a program is among the `each` of its member of the batch, and the member: both on the first axis of a grid,
+    as the others end at 65,535."""
+    return tl.program_id(0) % each, (tl.program_id(0) // each).to(tl.int64)
+
+
+@triton.jit
 def squared_distances(
     p, q, p_norms, q_norms, i, j, n, m, dim: tl.constexpr, DIRECT: tl.constexpr, BLOCK_D: tl.constexpr
 ):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ...backends import current, select
 from ...backends.calls import Features, FourierFrequencies
+from ...device_cache import DeviceCache
 from ..arguments import check_int, check_points, numbers_in, positive_floats
-from ..device_cache import DeviceCache
 from ..dispatch import define
 
 INT64_MAX = 2**63 - 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...backends import current
+from ...device_cache import tracing
 from ..arguments import (
     DEFAULT_BANDWIDTHS,
     Estimator,
@@ -21,7 +22,6 @@ from ..arguments import (
     normalized,
     sample_weights,
 )
-from ..device_cache import tracing
 from ..dispatch import needs_grad
 from ..labels import Absent, check_classes, class_tensor, into_classes
 from .fixed import FixedSample, opened

@@ -14,10 +14,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ....device_cache import constant
 from ...calls import Features, FourierFrequencies, FourierFunction, FourierSum
 from ...common import fourier as common
 from .. import interpreted
-from ..launch import FUSED, MOST_SPLITS, constant, tuned
+from ..launch import FUSED, MOST_SPLITS, tuned
 from .kernels import FLUSH, frequencies_kernel, function_kernel, sum_kernel
 
 F64 = torch.float64
@@ -34,9 +35,9 @@ def fourier_sum(call: FourierSum) -> Tensor:
     parts, per_split = _splits(blocks * batch, triton.cdiv(n, block_i))
     out = x.new_empty((parts, batch, 2, count), dtype=F64)
     kernel, choice = tuned(sum_kernel, batch * n * count, *_choices("BLOCK_K", block_k, few))
-    kernel[lambda meta: (triton.cdiv(count, meta["BLOCK_K"]), parts, batch)](
+    kernel[lambda meta: (triton.cdiv(count, meta["BLOCK_K"]) * batch, parts)](
         x.mT.contiguous() if few else x, weights, features.key, _inverse(features, math.pi, x),
-        _scales(features, x.device, F64), out, n, count, _part(features), per_split, dim=dim, SLOTS=_slots(dim),
+        _scales(features, x.device, F64), out, n, count, _part(features), per_split, batch, dim=dim, SLOTS=_slots(dim),
         BLOCK_I=block_i, LANES=lanes, **choice,
     )  # fmt: skip
     return _added(out).flatten(1).to(x.dtype)
@@ -54,9 +55,9 @@ def fourier_function(call: FourierFunction) -> tuple[Tensor, Tensor]:
     by_part = call.coefficients.unflatten(1, (2, len(features.bandwidths), -1))
     scaled = by_part * _scales(features, x.device, x.dtype)[:, None]
     kernel, choice = tuned(function_kernel, batch * n * count, *_choices("BLOCK_I", block_i, _slots(dim) > 0))
-    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]), parts, batch)](
+    kernel[lambda meta: (triton.cdiv(n, meta["BLOCK_I"]) * batch, parts)](
         x, scaled, features.key, _inverse(features, math.pi, x), value, grad, n, count, _part(features), per_split,
-        dim=dim, SLOTS=_slots(dim), VALUE=needs_value, GRADIENT=needs_grad, BLOCK_K=block_k, **choice,
+        batch, dim=dim, SLOTS=_slots(dim), VALUE=needs_value, GRADIENT=needs_grad, BLOCK_K=block_k, **choice,
     )  # fmt: skip
     return (
         _added(value).to(x.dtype) if needs_value else x.new_empty(0),

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ..math import signed, sincospi
-from ..points import coordinate
+from ..points import coordinate, place_and_member
 from .frequencies import Drawn, frequencies, half_turns, handed_out, plus_items, product, scales
 from .normals import normals
 
@@ -148,7 +148,7 @@ def function_of_many(
 # --- kernels ---
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "split_tiles", "members"])
 def sum_kernel(
     x,  # [B, dim, n] with SLOTS, otherwise [B, n, dim]
     weights,  # [B, n]
@@ -160,13 +160,15 @@ def sum_kernel(
     count,
     part,  # features of one bandwidth
     split_tiles,  # tiles of rows in a split
+    members,  # B
     dim: tl.constexpr,
     SLOTS: tl.constexpr,  # power of 2 of at least dim, at least 2; 0 where dim is many
     BLOCK_I: tl.constexpr,
     BLOCK_K: tl.constexpr,
     LANES: tl.constexpr,  # divides BLOCK_I
 ):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    block, b = place_and_member(tl.cdiv(count, BLOCK_K))
+    split = tl.program_id(1)
     k = block * BLOCK_K + tl.arange(0, BLOCK_K)
     first, last = split * split_tiles, tl.minimum((split + 1) * split_tiles, tl.cdiv(n, BLOCK_I))
     drawn = Drawn(key, inverse, count, part)
@@ -176,13 +178,13 @@ def sum_kernel(
         cosines, sines = sums_of_few(x, weights, drawn, k, n, first, last, dim, SLOTS, BLOCK_I, LANES)
     else:
         cosines, sines = sums_of_many(x, weights, drawn, k, n, first, last, dim, BLOCK_I)
-    at = out + (split * tl.num_programs(2) + b) * 2 * count + k
+    at = out + (split * members + b) * 2 * count + k
     unit = tl.load(scale + k // part, mask=k < count, other=0.0)
     tl.store(at, unit * cosines, mask=k < count)
     tl.store(at + count, unit * sines, mask=k < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "split_tiles", "members"])
 def function_kernel(
     x,  # [B, n, dim]
     coefficients,  # [B, 2, count]: of cosines, of sines, times the features' scale
@@ -194,6 +196,7 @@ def function_kernel(
     count,
     part,
     split_tiles,  # tiles of features in a split, groups of FLUSH with SLOTS
+    members,  # B
     dim: tl.constexpr,
     SLOTS: tl.constexpr,
     VALUE: tl.constexpr,
@@ -201,9 +204,10 @@ def function_kernel(
     BLOCK_I: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    block, split, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    block, b = place_and_member(tl.cdiv(n, BLOCK_I))
+    split = tl.program_id(1)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
-    row = (split * tl.num_programs(2) + b) * n + i
+    row = (split * members + b) * n + i
     drawn = Drawn(key, inverse, count, part)
     x += b * n * dim
     coefficients += b * 2 * count

@@ -6,9 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ....device_cache import constant
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..launch import FUSED, constant
+from ..launch import FUSED
 from ..math import checked
 from .plan import Plan
 from .plan_kernel import TERMS
@@ -16,7 +17,7 @@ from .segments import block_of_rows, offsets_of, row_blocks, segment
 from .statistics import Cloud
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "parts", "factor_stride", "members"])
 def finish_kernel(
     p,  # [B, n, dim]
     value,  # [splits, B, n] float64
@@ -39,8 +40,8 @@ def finish_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """The sums over all splits in their units, with what the tiles left out. Infinite points give NaN."""
-    block, b = block_of_rows(offsets, members, BLOCK_I, RAGGED)
-    all_rows = tl.cast(n, tl.int64) * tl.num_programs(2)
+    block, b = block_of_rows(offsets, n, members, BLOCK_I, RAGGED)
+    all_rows = tl.cast(n, tl.int64) * (1 if RAGGED else members)
     first_row, n = segment(offsets, b, n, RAGGED)
     i = block * BLOCK_I + tl.arange(0, BLOCK_I)
     terms += b * TERMS
@@ -81,7 +82,7 @@ def finish(plan: Plan, call: RowSums[Cloud], value: Tensor, slopes: Tensor) -> S
     units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
     block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
     blocks, batch = row_blocks(rows, block_i)
-    finish_kernel[(blocks, 1, batch)](
+    finish_kernel[(blocks * batch,)](
         p, value, slopes, offsets_of(rows), call.columns.statistics.center, plan.moment, plan.terms, units,
         values, gradients, n, parts, int(of_batch), dim, rows.batch, RAGGED=ragged,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,

@@ -22,9 +22,10 @@ import torch
 import triton
 from torch import Tensor
 
+from ....device_cache import constant
 from ....kernels import FAMILIES, Kernel
 from ...common.mmd import F64
-from ..launch import FUSED, constant
+from ..launch import FUSED
 from .kernels import ROWS_OF_TABLE
 from .plan_kernel import TERMS, plan_kernel
 from .segments import offsets_of

@@ -72,7 +72,7 @@ class Ladder(NamedTuple):
     shifted: tl.tensor  # adds its slope minus that at r = 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["x_count", "y_count", "x_splits", "y_splits", "q_splits"])
 def plan_kernel(
     x,  # [B, x_count, dim]: the points of a call, whose distances decide
     y,  # [B, y_count, dim]

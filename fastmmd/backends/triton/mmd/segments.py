@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...common.mmd import Measure, segment_sums
+from ..points import place_and_member
 
 
 @triton.jit
@@ -24,7 +25,7 @@ def segment(offsets, b, n, RAGGED: tl.constexpr):
 
 
 @triton.jit
-def block_of_rows(offsets, members, BLOCK_I: tl.constexpr, RAGGED: tl.constexpr):
+def block_of_rows(offsets, n, members, BLOCK_I: tl.constexpr, RAGGED: tl.constexpr):
     """A program's member of the batch, and its block of the member's rows.
 
     With offsets the first axis of the grid has `row_blocks` programs: member b has those from offsets[b] // BLOCK_I + b
@@ -39,11 +40,12 @@ def block_of_rows(offsets, members, BLOCK_I: tl.constexpr, RAGGED: tl.constexpr)
             b, beyond = tl.where(here, middle, b), tl.where(here, beyond, middle)
         return (program - tl.load(offsets + b) // BLOCK_I - b).to(tl.int32), b
     else:
-        return tl.program_id(0), tl.program_id(2).to(tl.int64)
+        return place_and_member(tl.cdiv(n, BLOCK_I))
 
 
 def row_blocks(rows: Measure, size: int) -> tuple[int, int]:
-    """Blocks of `size` rows on the first axis of a grid, members on the last: see `block_of_rows`."""
+    """Blocks of `size` rows of a member, and how many members have as many, on the first axis of a grid: see
+    `block_of_rows`."""
     n = rows.points.shape[1]
     return (triton.cdiv(n, size), rows.batch) if rows.offsets is None else (n // size + rows.batch, 1)
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ...common.mmd import F64, Measure
 from ..launch import FUSED, splits
-from ..points import coordinates
+from ..points import coordinates, place_and_member
 from .segments import offsets_of, segment
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
 LEADERS = 64  # points whose mean is the center: near enough to all points' for a tight bound
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "split_tiles", "splits"])
 def statistics_kernel(
     points,  # [B, n, dim]
     mass,  # [B, n]; unread without HAS_MASS
@@ -29,6 +29,7 @@ def statistics_kernel(
     offsets,  # [B + 1]; unread unless RAGGED
     n,
     split_tiles,  # tiles of points in a split; unread if RAGGED
+    splits,
     dim,
     most_leaders,  # points whose mean is the center
     RAGGED: tl.constexpr,
@@ -36,23 +37,25 @@ def statistics_kernel(
     BLOCK_I: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    split, chunk, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    split, b = place_and_member(splits)
+    chunk = tl.program_id(1)
     d = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
     before, n = segment(offsets, b, n, RAGGED)
     points += before * dim
     leaders = tl.minimum(n, most_leaders)
+    share = 1.0 / tl.maximum(leaders, 1).to(tl.float64)  # here, as a division takes registers of what is alive
     middle = tl.zeros([BLOCK_D], tl.float64)
     for first in range(0, leaders, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
         middle += tl.sum(coordinates(points, i, leaders, dim, d).to(tl.float64), axis=0)
-    middle /= tl.maximum(leaders, 1)
+    middle *= share
     total = tl.zeros([BLOCK_D], tl.float64)
     moment = tl.zeros([BLOCK_D], tl.float64)
     all_mass = tl.zeros([BLOCK_I], tl.float64)
     farthest = tl.zeros([BLOCK_I], tl.float64)
     tiles = tl.cdiv(n, BLOCK_I)
     if RAGGED:
-        split_tiles = tl.cdiv(tiles, tl.num_programs(0))
+        split_tiles = tl.cdiv(tiles, splits)
     for tile in range(split * split_tiles, tl.minimum((split + 1) * split_tiles, tiles)):
         i = tile * BLOCK_I + tl.arange(0, BLOCK_I)
         there = (i < n)[:, None] & (d < dim)[None, :]
@@ -65,7 +68,7 @@ def statistics_kernel(
         all_mass += w
         total += tl.sum(difference, axis=0)
         moment += tl.sum(w[:, None] * difference, axis=0)
-    part = b * tl.num_programs(0) + split
+    part = b * splits + split
     tl.store(reach + part * tl.num_programs(1) + chunk, tl.max(farthest))
     tl.store(sums + part * 2 * dim + d, total, mask=d < dim)
     tl.store(sums + (part * 2 + 1) * dim + d, moment, mask=d < dim)
@@ -98,12 +101,12 @@ class Cloud(Measure):
         points, mass, batch = self.points, self.mass, self.batch
         (n, dim), ragged = points.shape[1:], self.offsets is not None
         block_d = min(MOST_DIMS, triton.next_power_of_2(dim))
-        block_i = max(1, 2048 // block_d)
+        block_i = max(1, 1024 // block_d)
         chunks, (parts, per_split) = triton.cdiv(dim, block_d), splits(batch if ragged else 1, triton.cdiv(n, block_i))
         shapes = (batch, dim), (batch, parts, chunks), (batch, parts, 2, dim), (batch, parts)
         result = Statistics(*(points.new_empty(shape, dtype=F64) for shape in shapes))
-        statistics_kernel[(parts, chunks, batch)](
-            points, points if mass is None else mass, *result, offsets_of(self), n, per_split, dim, LEADERS,
+        statistics_kernel[(parts * batch, chunks)](
+            points, points if mass is None else mass, *result, offsets_of(self), n, per_split, parts, dim, LEADERS,
             RAGGED=ragged, HAS_MASS=mass is not None, BLOCK_I=block_i, BLOCK_D=block_d, num_warps=8, **FUSED,
         )  # fmt: skip
         return result

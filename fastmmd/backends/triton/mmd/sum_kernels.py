@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..points import coordinate, coordinates, squared_distances
+from ..points import coordinate, coordinates, place_and_member, squared_distances
 from .kernels import ROWS_OF_TABLE, Rungs, evaluate
 from .plan_kernel import TERMS
 from .segments import block_of_rows, segment
@@ -19,7 +19,7 @@ from .segments import block_of_rows, segment
 FLUSH = tl.constexpr(64)  # terms added in the points' dtype, lane by lane, before the sum goes on in float64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "split_tiles", "members"])
 def small_kernel(
     p,  # [B, n, dim]; RAGGED: [n, dim], of all members
     q,  # [dim, B, m]; RAGGED: [dim, m]
@@ -53,8 +53,9 @@ def small_kernel(
     BLOCK_J: tl.constexpr,
 ):
     dtype: tl.constexpr = p.dtype.element_ty
-    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
-    all_rows, all_columns = tl.num_programs(2).to(tl.int64) * n, tl.num_programs(2).to(tl.int64) * m
+    block, b = block_of_rows(row_offsets, n, members, BLOCK_I, RAGGED)
+    batch = 1 if RAGGED else members
+    all_rows, all_columns = tl.cast(n, tl.int64) * batch, tl.cast(m, tl.int64) * batch
     first_row, n = segment(row_offsets, b, n, RAGGED)
     first_column, m = segment(column_offsets, b, m, RAGGED)
     first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
@@ -106,10 +107,10 @@ def small_kernel(
         for d in tl.static_range(dim):
             tl.store(gradient + row * dim + d, gradients[d], mask=i < n)
     if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, batch, S, S_SLOTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "split_tiles", "members"])
 def large_kernel(
     p,  # [B, n, dim]; RAGGED: [n, dim], of all members
     q,  # [B, m, dim]
@@ -148,8 +149,9 @@ def large_kernel(
     BLOCK_D: tl.constexpr,
 ):
     dtype: tl.constexpr = p.dtype.element_ty
-    block, b = block_of_rows(row_offsets, members, BLOCK_I, RAGGED)
-    all_rows = tl.num_programs(2).to(tl.int64) * n
+    block, b = block_of_rows(row_offsets, n, members, BLOCK_I, RAGGED)
+    batch = 1 if RAGGED else members
+    all_rows = tl.cast(n, tl.int64) * batch
     first_row, n = segment(row_offsets, b, n, RAGGED)
     first_column, m = segment(column_offsets, b, m, RAGGED)
     first, last = _tiles_of_split(block, n, m, split_tiles, BLOCK_I, BLOCK_J, HALF, RAGGED)
@@ -179,8 +181,8 @@ def large_kernel(
         if GRADIENT:
             c = w * slope
             before = tl.where(tile > first, n, 0)  # rows that have sums of other tiles
+            tl.debug_barrier()  # another thread may have stored the sums
             if DIRECT:
-                tl.debug_barrier()  # another thread may have stored the sums
                 for d in range(dim):
                     difference = coordinate(p, i, n, dim, d)[:, None] - coordinate(q, j, m, dim, d)[None, :]
                     at = gradient + row * dim + d
@@ -198,7 +200,7 @@ def large_kernel(
                     tl.store(at, tl.load(at, mask=known, other=0.0) + g.to(tl.float64), mask=there)
     tl.store(value + row, values, mask=i < n)
     if PER_RUNG:
-        _store_per_rung(rungs, by_slope, by_value, S, S_SLOTS)
+        _store_per_rung(rungs, by_slope, by_value, batch, S, S_SLOTS)
 
 
 @triton.jit
@@ -250,9 +252,11 @@ def _row_weights(row_weights, i, n, dtype: tl.constexpr, PER_RUNG: tl.constexpr)
 
 
 @triton.jit
-def _store_per_rung(rungs, by_slope, by_value, S: tl.constexpr, S_SLOTS: tl.constexpr):
+def _store_per_rung(rungs, by_slope, by_value, batch, S: tl.constexpr, S_SLOTS: tl.constexpr):
     slot = tl.arange(0, S_SLOTS)
-    program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    at = rungs + (program * tl.num_programs(0) + tl.program_id(0)) * 2 * S + slot
+    each = tl.num_programs(0) // batch
+    place, b = place_and_member(each)
+    program = (b * tl.num_programs(1) + tl.program_id(1)) * each + place
+    at = rungs + program * 2 * S + slot
     tl.store(at, by_slope, mask=slot < S)
     tl.store(at + S, by_value, mask=slot < S)

@@ -15,10 +15,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ....device_cache import constant
 from ....kernels import FAMILIES
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
-from ..launch import constant, splits, stages, tuned
+from ..launch import splits, stages, tuned
 from ..points import squared_norms
 from .finish import finish
 from .plan import SERIES_TERMS, Plan, plan
@@ -86,7 +87,7 @@ def _sum_small(
     sizes = (tile.rows,) if call.row_weights is not None or tile.rows == 1 else (tile.rows, tile.rows // 2)
     choices = [dict(BLOCK_I=size, num_warps=tile.warps) for size in sizes]
     kernel, choice = tuned(small_kernel, _pairs(call), *choices)
-    kernel[lambda meta: (row_blocks(rows, meta["BLOCK_I"])[0], parts, batch)](
+    kernel[lambda meta: (row_blocks(rows, meta["BLOCK_I"])[0] * batch, parts)](
         rows.points, call.columns.transposed, *_arguments(call, planned, partial, per_split), **options, **choice
     )
 
@@ -104,7 +105,7 @@ def _sum_large(
         p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
         norms = squared_norms(p), squared_norms(q)
     kernel, choice = tuned(large_kernel, _pairs(call), *stages(tile.warps, not options["DIRECT"]))
-    kernel[(row_blocks(rows, tile.rows)[0], parts, batch)](
+    kernel[(row_blocks(rows, tile.rows)[0] * batch, parts)](
         p, q, *norms, *_arguments(call, planned, partial, per_split), SELF=rows is columns, BLOCK_I=tile.rows,
         BLOCK_D=tile.dims, **options, **choice,
     )  # fmt: skip

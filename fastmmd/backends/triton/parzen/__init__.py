@@ -14,11 +14,12 @@ import torch
 import triton
 from torch import Tensor
 
+from ....device_cache import constant
 from ...calls import Parzen, ParzenBackward
 from ...common.parzen import rounded_state
 from ...common.products import squared_norms
 from .. import interpreted
-from ..launch import FUSED, constant, splits, stages, tuned
+from ..launch import FUSED, splits, stages, tuned
 from ..math import LOG2_E
 from .halves import halves_of, padded
 from .kernels import gradient_kernel, merge_kernel, update_kernel
@@ -117,7 +118,7 @@ def _launches(
     options = dict(dim=dim, DIMS=padded(dim, tile["BLOCK_D"]), PRODUCTS=products, HALVES=halves, **tile)
     launches = [options | dict(CANCELING=False)]
     if products:
-        launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32)))
+        launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32), num_warps=8))
     return parts, per_split, [(triton.cdiv(n, launch["BLOCK_I"]), launch) for launch in launches]
 
 

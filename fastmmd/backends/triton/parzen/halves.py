@@ -18,7 +18,7 @@ from ..math import checked
 from ..points import coordinates
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def split_kernel(
     points,  # [n, dim] float32
     halves,  # [padded n, 2, DIMS] float16: high and low; 0 in the padding and where the norm passes the limit

@@ -68,7 +68,7 @@ def canceling(p_norms, q_norms, i, j, n, m, limit):
     return tl.maximum(tl.max(p_norm), tl.max(q_norm)) > limit
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "n", "split_tiles"])
 def update_kernel(
     points,  # [M, dim]
     samples,  # [N, dim]
@@ -117,7 +117,7 @@ def update_kernel(
     tl.store(minimum + split * m + i, nearest, mask=i < m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m", "parts"])
 def merge_kernel(
     minima,  # [splits, M]
     partial_sums,  # [splits, S, M] float64
@@ -168,7 +168,7 @@ def coefficients(r, nearest, shares, rates, i, j, n, m, S: tl.constexpr, ROWS_AR
     return c
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "split_tiles"])
 def gradient_kernel(
     rows,  # [n, dim]: the points whose gradients these are
     columns,  # [m, dim]
