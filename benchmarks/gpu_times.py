@@ -1,137 +1,65 @@
-"""The three operations at the sizes of the record on a GPU, each implementation in a process of its own.
+"""The operations at the sizes of gpu_cases.py on a GPU, each implementation in a process of its own.
 
-    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py --seconds 240 --json FILE
-    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py '{"operation": "mmd2", "implementation": "eager", "n": 99}'
+    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py --of ours peers --seconds 480 --json FILE
+    FASTMMD_BENCH_DEVICE=cuda python benchmarks/gpu_times.py '{"operation": "mmd2", "n": 99}' native
 
-Results are compared with float64 before they are timed, as in the other benchmarks. What runs out of memory or time
-has "died" in place of a time. The file is written anew after every case.
+Results are compared with float64 before they are timed, and while they are as gpu_clock.py says; those of our backends
+with one another. What runs out of memory or time has "died" in place of a time. The file is written anew after every
+case.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from settings import DEVICE, QUICK, SIGMAS, SIX  # isort: skip  before torch
+from settings import DEVICE, QUICK  # isort: skip  before torch
 
+import cuda_report
 import peers
 import torch
+from gpu_cases import SIZES, SMALL, TABLES, Case, as_json, differences, problem
+from gpu_clock import Clock, DeviceClock, HostClock, first_results, timed
 from probe import OUT_OF_MEMORY
 
 import fastmmd
 
 LIMIT = 75.0  # seconds for a process, compilers included
-TIMED = 1.0  # seconds of rounds
-TABLES = {"mmd2": peers.MMD2, "parzen": peers.DENSITY, "fourier_mean": peers.FOURIER_MEAN}
-LEFT_OUT = ("GeomLoss", "scikit-learn")
-SIZES: tuple[dict[str, Any], ...] = (
-    {"operation": "mmd2", "n": 1000},
-    {"operation": "mmd2", "n": 8192},
-    {"operation": "mmd2", "n": 65536},
-    {"operation": "parzen", "n": 10_000},
-    {"operation": "fourier_mean", "n": 65536, "count": 4096},
-)
-SMALL: tuple[dict[str, Any], ...] = (
-    {"operation": "mmd2", "n": 500},
-    {"operation": "parzen", "n": 500},
-    {"operation": "fourier_mean", "n": 1000, "count": 64},
-)
-
-
-def measure(operation: str, implementation: str, n: int, count: int = 0) -> dict[str, Any]:
-    """Median seconds of a call and peak megabytes beyond its inputs, with the errors of the first call."""
-    start = time.perf_counter()
-    table = TABLES[operation]
-    peer = implementation in table
-    with peers.chosen(implementation, getattr(fastmmd, OURS.get(operation, operation)), table) as function:
-        call, check = PROBLEMS[operation](function, n, count, peer, implementation)
-        result = call()
-        _wait()
-        first = time.perf_counter() - start
-        errors = check(result)
-        del result
-        before = _memory(reset=True)
-        seconds: list[float] = []
-        while len(seconds) < 3 or (sum(seconds) < TIMED and len(seconds) < 200):
-            _wait()
-            start = time.perf_counter()
-            call()
-            _wait()
-            seconds.append(time.perf_counter() - start)
-    low, median, high = statistics.quantiles(seconds, n=4)
-    return {
-        "median_s": median, "quartiles_s": [low, high], "rounds": len(seconds), "first_call_s": first,
-        "megabytes": (_memory() - before) / 1e6, **errors,
-    }  # fmt: skip
-
-
-Problem = tuple[Callable[[], Any], Callable[[Any], dict[str, float]]]
+TIMED = 1.0  # seconds of rounds, twice
+COUNTED_FOR = ("H100", "H200")  # GPUs that machine_code.py predicts
 OURS = {"parzen": "parzen_log_likelihood"}
 
 
-def _mmd2(function: Callable[..., Any], n: int, count: int, peer: bool, implementation: str) -> Problem:
-    x, y = peers.two_samples(n, n, 6)
-    x = x.clone().requires_grad_()
-    return (
-        lambda: peers.value_and_gradient(function, x, y, SIX),
-        lambda result: peers.check_mmd2(result, x, y, SIX, implementation),
-    )
-
-
-def _parzen(function: Callable[..., Any], n: int, count: int, peer: bool, implementation: str) -> Problem:
-    generator = torch.Generator().manual_seed(0)
-    points, samples = (torch.rand(n, 784, generator=generator).to(DEVICE) for _ in range(2))
-
-    def check(result: torch.Tensor) -> dict[str, float]:
-        some = slice(0, n, max(1, n // 50))
-        exact = peers.parzen_log_likelihood(points[some].double(), samples.double(), SIGMAS)
-        error = (result[:, some].double() - exact).abs().max().item()
-        assert error <= (0.1 if peer else 0.005), error
-        return {"value_error": error}
-
-    return lambda: function(points, samples, SIGMAS), check
-
-
-def _fourier_mean(function: Callable[..., Any], n: int, count: int, peer: bool, implementation: str) -> Problem:
-    features = fastmmd.FourierFeatures(6, count, seed=1)
-    generator = torch.Generator().manual_seed(0)
-    x, cotangent = (torch.randn(*shape, generator=generator).to(DEVICE) for shape in ((n, 6), (2 * count,)))
-    x.requires_grad_()
-    argument = features.frequencies(device=DEVICE) if peer else features
-
-    def call(function: Callable[..., Any] = function, x: torch.Tensor = x, argument: Any = argument) -> Any:
-        mean = function(x, argument)
-        return mean.detach(), *torch.autograd.grad(mean @ cotangent.to(mean), x)
-
-    def check(result: tuple[torch.Tensor, torch.Tensor]) -> dict[str, float]:
-        x64 = x.detach().double().requires_grad_()
-        with fastmmd.backend("reference"):
-            frequencies = features.frequencies(device=DEVICE, dtype=torch.float64)
-        value, gradient = call(peers.fourier_mean, x64, frequencies)
-        errors = {
-            "value_error": (result[0].double() - value).abs().max().item(),
-            "gradient_error": ((result[1].double() - gradient).norm(dim=1).max() / gradient.norm(dim=1).max()).item(),
-        }
-        factor = 10 if peer else 1
-        assert errors["value_error"] <= factor * 1e-6 and errors["gradient_error"] <= factor * 1e-5, errors
-        return errors
-
-    return call, check
-
-
-PROBLEMS = {"mmd2": _mmd2, "parzen": _parzen, "fourier_mean": _fourier_mean}
-
-
-def _wait() -> None:
-    if DEVICE != "cpu":
-        torch.cuda.synchronize()
+def measure(case: Case, implementation: str, floor: float = 0.0, save: Path | None = None) -> dict[str, Any]:
+    """Seconds of a call, peak megabytes beyond its inputs, and the largest errors; save: where its results go."""
+    start, table = time.perf_counter(), TABLES[case.operation]
+    clock: Clock = HostClock() if DEVICE == "cpu" else DeviceClock()
+    with peers.chosen(implementation, getattr(fastmmd, OURS.get(case.operation, case.operation)), table) as function:
+        task = problem(case, implementation, function)
+        firsts = first_results(task.call, task.inputs, clock)
+        first = time.perf_counter() - start
+        errors = [task.check(result, number) for number, result in enumerate(firsts)]
+        before = _memory(reset=True)
+        tolerance = 1e-5 if implementation in table else 0.0  # ours are deterministic
+        times = timed(
+            task.call, task.inputs, firsts, clock, seconds=TIMED, floor=floor, tolerance=tolerance
+        )  # fmt: skip
+    if save:
+        torch.save([part.cpu() for part in firsts[0]], save)
+    (low, median, high), (cold_low, cold, cold_high) = times.warm, times.cold
+    return {
+        "median_s": median, "quartiles_s": [low, high], "cold_s": cold, "cold_quartiles_s": [cold_low, cold_high],
+        "rounds": times.rounds, "first_calls_s": first, "floor_s": floor, "megabytes": (_memory() - before) / 1e6,
+        **{name: max(error[name] for error in errors) for name in errors[0]},
+    }  # fmt: skip
 
 
 def _memory(reset: bool = False) -> int:
@@ -143,68 +71,114 @@ def _memory(reset: bool = False) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def in_process(case: dict[str, Any], seconds: float) -> dict[str, Any]:
+def floors(cases: tuple[Case, ...]) -> dict[Case, float]:
+    """Seconds that the CUDA kernels need at least, counted from their machine code: where there is any, for the GPU
+    that it is counted for."""
+    spec = importlib.util.find_spec("fastmmd._cuda")
+    if DEVICE == "cpu" or spec is None or not any(name in torch.cuda.get_device_name() for name in COUNTED_FOR):
+        return {}
+    module = Path(str(spec.origin))
+    architecture = next((name for name in cuda_report.architectures(module) if name.startswith("sm_90")), None)
+    if architecture is None:
+        return {}
+    codes = {code.kernel: code for code in cuda_report.read_module(module, architecture)}
+    counted = {case: [cuda_report.seconds(cuda_report.CASES[name], codes) for name in case.counted] for case in cases}
+    return {case: sum(max(pipes.values()) for pipes in parts) for case, parts in counted.items() if parts}
+
+
+def in_process(case: Case, implementation: str, seconds: float, *options: str) -> dict[str, Any]:
     """The case with what was measured, or with "died" and why."""
-    command = [sys.executable, "-W", "ignore", __file__, json.dumps(case)]
+    about = as_json(case) | {"implementation": implementation}
+    command = [sys.executable, "-W", "ignore", __file__, json.dumps(as_json(case)), implementation, *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return case | {"died": f"over {seconds:.0f} s"}
+        return about | {"died": f"over {seconds:.0f} s"}
     if done.returncode == 0:
-        return case | json.loads(done.stdout.splitlines()[-1])
+        return about | json.loads(done.stdout.splitlines()[-1])
     if any(words in done.stderr for words in OUT_OF_MEMORY):
-        return case | {"died": "out of memory"}
+        return about | {"died": "out of memory"}
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-    return case | {"died": lines[-1][:120], "stderr": done.stderr[-4000:]}
+    return about | {"died": lines[-1][:160], "stderr": done.stderr[-4000:]}
 
 
-def run(seconds: float, output: Path | None) -> bool:
-    """All cases, ours first, as far as the time allows; whether all of ours were measured."""
+def run(of: list[str], seconds: float, output: Path | None) -> bool:
+    """All cases as far as the time allows; whether all of ours were measured and agree."""
     end = time.perf_counter() + seconds
-    sizes = SMALL if QUICK else SIZES
-    order = [(size, name) for size in sizes for name in peers.ours()]
-    order += [(size, name) for size in sizes for name in TABLES[size["operation"]] if name not in LEFT_OUT]
+    cases = SMALL if QUICK else SIZES
+    order = [(case, name) for case in cases for name in peers.ours()] if "ours" in of else []
+    order += [(case, name) for case in cases for name in case.peers] if "peers" in of else []
     about = {"device": DEVICE, "torch": torch.__version__, "backends": peers.ours()}
     if DEVICE != "cpu":
         about |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    counted = floors(cases)
     rows: list[dict[str, Any]] = []
-    for size, implementation in order:
-        case = size | {"implementation": implementation}
-        left = min(LIMIT, end - time.perf_counter())
-        rows.append(in_process(case, left) if left > 5 else case | {"died": "no time left"})
-        outcome = rows[-1].get("died") or f"{1e3 * rows[-1]['median_s']:.3g} ms"
-        print(f"{size} {implementation}: {outcome}", file=sys.stderr, flush=True)
-        if output:
-            temporary = output.with_suffix(".new")
-            temporary.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
-            temporary.replace(output)
-    print(table(rows))
-    return all("died" not in row for row in rows if row["implementation"] in peers.ours())
+    with tempfile.TemporaryDirectory() as folder:
+        saved: dict[Case, dict[str, Path]] = {}
+        for case, implementation in order:
+            options = []
+            if implementation in peers.ours():
+                saved.setdefault(case, {})[implementation] = path = Path(folder, f"{len(rows)}.pt")
+                options = ["--save", str(path)]
+            if implementation == "native" and case in counted:
+                options += ["--floor", str(counted[case])]
+            left = min(LIMIT, end - time.perf_counter())
+            row = as_json(case) | {"implementation": implementation, "died": "no time left"}
+            rows.append(in_process(case, implementation, left, *options) if left > 5 else row)
+            outcome = rows[-1].get("died") or f"{1e3 * rows[-1]['median_s']:.3g} ms"
+            print(f"{case} {implementation}: {outcome}", file=sys.stderr, flush=True)
+            if output:
+                temporary = output.with_suffix(".new")
+                temporary.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+                temporary.replace(output)
+        print(table(rows))
+        agree = all([_agree(case, paths) for case, paths in saved.items()])
+    return agree and all("died" not in row for row in rows if row["implementation"] in peers.ours())
+
+
+def _agree(case: Case, paths: dict[str, Path]) -> bool:
+    """Whether our backends give the same, as far as the dtype goes."""
+    there = {name: torch.load(path) for name, path in paths.items() if path.exists()}
+    bound = {"mmd2": 4e-6, "parzen": 1e-5, "fourier_mean": 1e-5}[case.operation]
+    bound = 2e-5 if case.gradient == "bandwidths" or case.classes else bound
+    agree = True
+    for one, other in combinations(there, 2):
+        try:
+            differences(there[one], there[other], bound)
+        except AssertionError as error:
+            print(f"{case}: {one} and {other} differ: {error}")
+            agree = False
+    return agree
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Milliseconds: a line for each size, a column for each implementation."""
+    """Milliseconds, warm and cold: a line for each case, a column for each implementation."""
     names = list(dict.fromkeys(row["implementation"] for row in rows))
     cells_of: dict[str, dict[str, str]] = {}
     for row in rows:
-        size = ", ".join(f"{key}={row[key]}" for key in ("n", "count") if key in row)
-        cell = f"† {row['died']}" if "died" in row else f"{1e3 * row['median_s']:.3g}"
-        cells_of.setdefault(f"{row['operation']} {size}", {})[row["implementation"]] = cell
-    lines = [["ms", *names], ["---"] * (len(names) + 1)]
-    lines += [[size, *(cells.get(name, "") for name in names)] for size, cells in cells_of.items()]
+        case = str(Case.of_json({key: row[key] for key in as_json(SMALL[0])}))
+        cell = f"† {row['died']}" if "died" in row else f"{1e3 * row['median_s']:.3g}, {1e3 * row['cold_s']:.3g}"
+        cells_of.setdefault(case, {})[row["implementation"]] = cell
+    lines = [["ms warm, cold", *names], ["---"] * (len(names) + 1)]
+    lines += [[case, *(cells.get(name, "") for name in names)] for case, cells in cells_of.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="?", help="one case as JSON, in this process")
-    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("implementation", nargs="?", help="of that case")
+    parser.add_argument("--of", nargs="+", choices=("ours", "peers"), default=["ours", "peers"])
+    parser.add_argument("--seconds", type=float, default=480.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--floor", type=float, default=0.0, help="seconds that the case takes at least")
+    parser.add_argument("--save", type=Path, help="where the case's first result goes")
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(measure(**json.loads(options.case))))
+        case = Case.of_json(json.loads(options.case))
+        print(json.dumps(measure(case, options.implementation, options.floor, options.save)))
     else:
-        sys.exit(0 if run(options.seconds, options.json) else 1)
+        sys.exit(0 if run(options.of, options.seconds, options.json) else 1)
 
 
 if __name__ == "__main__":

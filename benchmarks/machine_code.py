@@ -88,7 +88,7 @@ class Code:
         A launch that goes over points alone counts those.
         """
         sizes = [self.arguments[name] for name in ("n", "m", "count") if name in self.arguments][:2]
-        batch = self.grid[2] if len(self.grid) > 2 else 1
+        batch = self.arguments.get("members", 1)
         if self.arguments.get("CANCELING"):  # a launch that looks for pairs which hardly any data have
             return 0
         number = math.prod(sizes)
