@@ -36,6 +36,7 @@ CUDA_REMEDY = """
   - nvcc of CUDA 12.4 or newer, and a C++ compiler that it supports: CUDAHOSTCXX=/path/to/compiler pip install ...
   - FASTMMD_CUDA=off pip install ...           the package without CUDA kernels (GPUs use Triton)"""
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")  # compute capabilities, where no GPU is visible
+DRIVERS = {12: 525, 13: 580}  # the oldest for the CUDA runtime of each nvcc, which the kernels are linked with
 CHOICES = {"FASTMMD_NATIVE": ("on", "off"), "FASTMMD_CUDA": ("auto", "on", "off")}
 
 
@@ -87,6 +88,21 @@ def architectures(compiler: str) -> str:
     if not chosen:
         chosen = [f"{specific[name]}-real" for name in specific if name in known] + [translated(max(specific, key=int))]
     return ";".join(dict.fromkeys(chosen))
+
+
+def older_driver(compiler: str) -> str | None:
+    """That the driver of this machine, if it has one, is too old for kernels of this nvcc, and what to do."""
+    release = re.search(r"release (\d+)\.", output(compiler, "--version"))
+    driver = re.match(r"(\d+)[\d.]*", output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"))
+    needed = DRIVERS.get(int(release[1])) if release else None
+    if needed is None or driver is None or int(driver[1]) >= needed:
+        return None
+    older = max((cuda for cuda, oldest in DRIVERS.items() if int(driver[1]) >= oldest), default=None)
+    other = f", or build with CUDACXX=/path/to/nvcc of CUDA {older}" if older else ""
+    return (
+        f"nvcc of CUDA {release[1]} makes kernels that need driver {needed} or newer; this machine's is {driver[0]}: "
+        f"they will not run here. Update the driver{other}"
+    )
 
 
 def output(*command: str) -> str:
@@ -143,6 +159,8 @@ class CMakeBuild(build_ext):
             f"-DFASTMMD_CUDA={'ON' if NVCC else 'OFF'}",
         ]  # fmt: skip
         if NVCC:
+            if note := older_driver(NVCC):
+                print(f"fastmmd native parts: {note}", flush=True)
             configure.append(f"-DCMAKE_CUDA_COMPILER={NVCC}")
             if "CMAKE_CUDA_ARCHITECTURES" not in given:
                 configure.append(f"-DCMAKE_CUDA_ARCHITECTURES={architectures(NVCC)}")

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command and under 9 minutes, on a machine without a network:
+# Everything that needs a GPU, on a machine without a network, by steps; each command ends within 9 minutes:
 #
-#   benchmarks/gpu.sh
+#   benchmarks/gpu.sh                build tests report times: the first thing to run
+#   benchmarks/gpu.sh tests          the operators of every GPU backend, graphs, streams, devices
+#   benchmarks/gpu.sh sanitizer      compute-sanitizer: memcheck, racecheck, initcheck, synccheck
+#   benchmarks/gpu.sh report times   the kernels' machine code; our backends at the sizes of the record
+#   benchmarks/gpu.sh peers          what else a user could pick, at the same sizes
 #
-# builds the native libraries, runs the operator tests of every GPU backend and compute-sanitizer, reads the machine code
-# of the Triton and the CUDA kernels, times the operations against their peers, and prints a summary last. A step that
-# fails is reported and the next one runs; the exit status is 1 if any failed. Needed: Python with torch and triton, a
-# C++ compiler, nvcc (without it the CUDA kernels are left out, which counts as a failure), cmake, ninja.
-# Wheels of what else is missing (pytest and what it needs, scipy and scikit-learn for some tests) may lie in
-# build/wheels. Results go to $OUT, by default benchmarks/results.
+# "build" makes the native libraries, which the other steps find later, and a summary comes last. A step that fails is
+# reported and the next one runs; the exit status is 1 if any failed. Needed: Python with torch and triton, a C++
+# compiler, nvcc (without it the CUDA kernels are left out, which counts as a failure), cmake, ninja. Wheels of what else
+# is missing (pytest and what it needs, scipy and scikit-learn for some tests) may lie in build/wheels. Results go to
+# $OUT, by default benchmarks/results. docs/gpu.md says what to do with them.
 #
 # PYTHON             the interpreter, python3 by default
 # FASTMMD_GPU_DEVICE cuda by default; cpu runs the same steps on the interpreter of Triton, to check this script (with
 #                    nvcc the CUDA kernels are built for 90a and reported; nothing runs them)
-# FASTMMD_GPU_STEPS  some of "wheels build tests sanitizer report times", all by default
 # FASTMMD_GPU_TESTS  what is tested, pytest's arguments
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -22,8 +24,14 @@ python=${PYTHON:-python3}
 device=${FASTMMD_GPU_DEVICE:-cuda}
 out=${OUT:-$root/benchmarks/results}
 work=$root/build/gpu
-steps=" ${FASTMMD_GPU_STEPS:-wheels build tests sanitizer report times} "
-tests=${FASTMMD_GPU_TESTS:-tests/test_mmd.py tests/test_fourier.py tests/test_discrepancy.py tests/test_parzen.py tests/test_extremes.py tests/test_operators.py tests/test_dispatch.py tests/test_properties.py tests/test_cuda.py}
+for name in "$@"; do
+  case $name in
+    build | tests | sanitizer | report | times | peers) ;;
+    *) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+  esac
+done
+steps=" wheels ${*:-build tests report times} "
+tests=${FASTMMD_GPU_TESTS:-tests/test_mmd.py tests/test_fourier.py tests/test_discrepancy.py tests/test_labels.py tests/test_parzen.py tests/test_extremes.py tests/test_operators.py tests/test_dispatch.py tests/test_properties.py tests/test_cuda.py tests/test_triton.py tests/test_gpu.py}
 LIMIT=520 # seconds in all
 mkdir -p "$out" "$work"
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -89,10 +97,20 @@ CMAKE
   fi
   local nvcc=${CUDACXX:-$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc)} with_cuda=OFF architecture=90a-real
   if [ -n "$nvcc" ]; then with_cuda=ON; fi
+  if [ "$device" = cuda ] && [ -n "$nvcc" ]; then # a driver runs kernels of no newer CUDA
+    local release driver
+    release=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+    echo "nvcc of CUDA $release, driver $driver"
+    if [ "$release" = 13 ] && [ "${driver%%.*}" -lt 580 ]; then
+      echo "kernels of CUDA 13 need driver 580 or newer: set CUDACXX=/path/to/nvcc of CUDA 12"
+      return 1
+    fi
+  fi
   if [ "$device" = cuda ] && [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sort -u)" != 9.0 ]; then
     architecture=native
   fi
-  rm -rf "$work/cmake" "$root"/fastmmd/_cuda*.so
+  rm -f "$root"/fastmmd/_cuda*.so
   cmake -S "$root/csrc" -B "$work/cmake" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$root/fastmmd" \
     -Dpybind11_DIR="$directory" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
     -DPYBIND11_FINDPYTHON=ON -DFASTMMD_CUDA="$with_cuda" ${nvcc:+"-DCMAKE_CUDA_COMPILER=$nvcc"} \
@@ -177,14 +195,17 @@ torch.cuda.synchronize()
 print("ran", *names)
 PYTHON
   "$python" "$work/small.py" || return # compiles; a kernel that fails by itself is no finding of the tool
-  local status=0 check
-  for check in memcheck racecheck; do
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$tool" --tool "$check" --error-exitcode 99 "$python" "$work/small.py" \
-      >"$work/$check.log" 2>&1
-    case $? in
-      0) echo "$check: $(grep -E 'SUMMARY' "$work/$check.log" | tail -n 1)" ;;
-      99) status=1; grep -E '=====' "$work/$check.log" | head -n 30 ;;
-      *) tail -n 3 "$work/$check.log"; echo "compute-sanitizer does not work here"; return 77 ;;
+  local status=0 check code left count=4
+  for check in memcheck racecheck initcheck synccheck; do # each an equal share of the time that is left
+    left=$(((step_seconds - SECONDS - 5) / count)) count=$((count - 1))
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --kill-after=5 "$left" "$tool" --tool "$check" --error-exitcode 99 \
+      "$python" "$work/small.py" >"$out/gpu-$check.log" 2>&1
+    code=$?
+    case $code in
+      0) echo "$check: $(grep -E 'SUMMARY' "$out/gpu-$check.log" | tail -n 1)" ;;
+      99) status=1; grep -E '=====' "$out/gpu-$check.log" | head -n 30 ;;
+      124 | 137) status=1; tail -n 15 "$out/gpu-$check.log"; echo "$check: not done after $left s" ;;
+      *) tail -n 3 "$out/gpu-$check.log"; echo "$check does not work here"; status=$((status == 1 ? 1 : 77)) ;;
     esac
   done
   return $status
@@ -199,21 +220,30 @@ report() {
 }
 
 times() {
-  "$python" -W ignore benchmarks/gpu_times.py --seconds "$((step_seconds - 10))" --json "$out/gpu-times.json"
+  "$python" -W ignore benchmarks/gpu_times.py --of ours --seconds "$((step_seconds - 10))" --json "$out/gpu-times.json"
+}
+
+peers() {
+  "$python" -W ignore benchmarks/gpu_times.py --of peers --seconds "$((step_seconds - 10))" --json "$out/gpu-peers.json"
 }
 
 export PYTHONPATH=$PYTHONPATH:$work/site
 cd "$root" && "$1"
 STEPS
 
+together() { case $steps in *" $1 "*" $2 "*) return 0 ;; *) return 1 ;; esac; }
+
 step wheels 40 wheels
 step build 150 build
-step tests 210 tests
-step sanitizer 60 sanitizer
+if together tests times; then step tests 180 tests; else step tests 500 tests; fi
+step sanitizer 500 sanitizer
 step report 45 report
-step times 240 times
+if together times peers; then step times 240 times; else step times 500 times; fi
+step peers 500 peers
 
 printf '\n== summary after %s s, results in %s\n' "$SECONDS" "$out"
 printf '%s\n' "${summary[@]}"
-if [ -f "$out/gpu-times.log" ]; then grep '^|' "$out/gpu-times.log"; fi
+for name in times peers; do
+  case $steps in *" $name "*) grep -h '^|' "$out/gpu-$name.log" ;; esac
+done
 exit $failed

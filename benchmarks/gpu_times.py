@@ -106,9 +106,10 @@ def run(of: list[str], seconds: float, output: Path | None) -> bool:
     """All cases as far as the time allows; whether all of ours were measured and agree."""
     end = time.perf_counter() + seconds
     cases = SMALL if QUICK else SIZES
-    order = [(case, name) for case in cases for name in peers.ours()] if "ours" in of else []
-    order += [(case, name) for case in cases for name in case.peers] if "peers" in of else []
-    about = {"device": DEVICE, "torch": torch.__version__, "backends": peers.ours()}
+    ours = [name for name in peers.ours() if name != "reference"]
+    order = [(case, name) for case in cases for name in ours] if "ours" in of else []
+    order += [(case, name) for case in cases for name in ("reference", *case.peers)] if "peers" in of else []
+    about = {"device": DEVICE, "torch": torch.__version__, "backends": ours}
     if DEVICE != "cpu":
         about |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     counted = floors(cases)
@@ -117,7 +118,7 @@ def run(of: list[str], seconds: float, output: Path | None) -> bool:
         saved: dict[Case, dict[str, Path]] = {}
         for case, implementation in order:
             options = []
-            if implementation in peers.ours():
+            if implementation in ours:
                 saved.setdefault(case, {})[implementation] = path = Path(folder, f"{len(rows)}.pt")
                 options = ["--save", str(path)]
             if implementation == "native" and case in counted:
@@ -133,7 +134,7 @@ def run(of: list[str], seconds: float, output: Path | None) -> bool:
                 temporary.replace(output)
         print(table(rows))
         agree = all([_agree(case, paths) for case, paths in saved.items()])
-    return agree and all("died" not in row for row in rows if row["implementation"] in peers.ours())
+    return agree and all("died" not in row for row in rows if row["implementation"] in ours)
 
 
 def _agree(case: Case, paths: dict[str, Path]) -> bool:

@@ -177,6 +177,29 @@ def test_architectures(source: Path, tools: Path, known: str, gpus: str, expecte
 
 
 @linux
+@pytest.mark.parametrize(
+    ("release", "driver", "needed"),
+    [("13.0", "570.86.15", "580"), ("12.8", "470.57", "525"), ("13.0", "580.65", ""), ("12.8", "570.86", ""),
+     ("13.0", "", ""), ("", "470.57", "")],
+)  # fmt: skip
+def test_driver_too_old_for_nvcc(source: Path, tools: Path, release: str, driver: str, needed: str) -> None:
+    """Said before minutes of compiling; without a driver, as in a container that builds for others, nothing is."""
+    script(
+        tools / "nvcc",
+        "echo compute_90",
+        f'[ "$1" = --version ] && echo "tools, release {release}, V1"' * bool(release),
+        "true",
+    )
+    script(tools / "nvidia-smi", f'case "$1" in *driver_version) echo "{driver}";; esac')
+    _, output = asked(source, tools, FASTMMD_CUDA="on")
+    said = [line for line in output.splitlines() if "need driver" in line]
+    assert bool(said) == bool(needed)
+    if needed:
+        assert f"driver {needed} or newer; this machine's is {driver}" in said[0] and "Update the driver" in said[0]
+        assert ("or build with CUDACXX=/path/to/nvcc of CUDA 12" in said[0]) == (driver == "570.86.15")
+
+
+@linux
 def test_given_architectures(source: Path, tools: Path) -> None:
     script(tools / "nvcc", "echo compute_90")
     given = "-DCMAKE_CUDA_ARCHITECTURES=90"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ from fastmmd.backends import cpu
 from fastmmd.checkpoint import load_checkpoint
 from fastmmd.data import load_data
 from fastmmd.nn import VAE
-from fastmmd.training import report
+from fastmmd.training import report, run
 from fastmmd.training.run import RunFolder
 
 TINY = ["--set", "model.hidden=[16]", "--set", "evaluation.samples=300", "--set", "training.health_every=2"]
@@ -315,8 +316,20 @@ def test_info(fastmmd: Command) -> None:
     assert result.code == 0
     for words in ("fastmmd ", "torch ", torch.__version__, "numpy ", "reference  cpu   available", "ds-aae"):
         assert words in result.out
+    assert ("torch CUDA" in result.out) == (torch.version.cuda is not None)
     missing = [line for line in result.out.splitlines() if line.startswith("  ") and "available" not in line]
     assert all(len(line.split(maxsplit=2)[2]) > 20 for line in missing)  # why, and what to do
+
+
+def test_info_names_driver_and_kernels(fastmmd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of which may be newer than what the other runs."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 570.86.15\necho 570.86.15\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(run, "cuda_build", lambda: "CUDA kernels (90a; nvcc 13.0.88)")
+    out = fastmmd("info").out
+    assert "driver       570.86.15\n" in out and "CUDA build   CUDA kernels (90a; nvcc 13.0.88)\n" in out
 
 
 def test_no_command_shows_the_help(fastmmd: Command) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
-from helpers import F32, F64, leaf, points, positive
+from helpers import F32, F64, INTERPRETED, leaf, points, positive
 from test_mmd import check
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 import fastmmd
+from fastmmd import device_cache
 from fastmmd.backends import current, select
 from fastmmd.backends.calls import Mmd2, Mmd2Inputs, Sample
 from fastmmd.backends.triton.launch import FUSED, TUNED_PAIRS, tuned
@@ -23,9 +23,11 @@ from fastmmd.kernels import Kernel
 from fastmmd.ops.fourier import fourier_ascent, fourier_discrepancy
 from fastmmd.ops.mmd.operators import mmd2_members
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter; set TRITON_INTERPRET=1"
-)
+
+@pytest.fixture(autouse=True)
+def runs(device: torch.device) -> None:
+    if not INTERPRETED and device.type == "cpu":
+        pytest.skip("needs the interpreter, TRITON_INTERPRET=1, or a GPU, --device cuda")
 
 
 def mmd2(dim: int, dtype: torch.dtype = F32) -> list[Tensor]:
@@ -34,14 +36,14 @@ def mmd2(dim: int, dtype: torch.dtype = F32) -> list[Tensor]:
     return [value.detach(), torch.autograd.grad(value, x)[0]]
 
 
-OFFSETS = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]])
+OFFSETS = torch.tensor([[0, 40, 40, 145], [0, 30, 30, 165]], device="cpu")
 
 
 def segments(dim: int) -> list[Tensor]:
     """mmd2 of classes, one of them empty, and of points of none: the operator, since on the CPU mmd2 reads labels."""
     x, w = leaf(points(1, 150, dim, seed=1)), leaf(positive(1, 150, seed=3))
     needs = [True, False, True, False, False, False]
-    tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, OFFSETS)
+    tensors = (x, points(1, 170, dim, seed=2), w, None, None, None, OFFSETS.to(x.device))
     value, *_ = mmd2_members(*tensors, [1.0, 1.0, 3.0, 1.0, 1.0], "gaussian", [False, False], needs, current())
     return [value.detach(), *torch.autograd.grad(value.sum(), (x, w))]
 
@@ -180,6 +182,19 @@ def test_no_size_and_no_bandwidth_copies_from_the_host(dim: int) -> None:
             fastmmd.parzen_log_likelihood(x, points(n, dim), s).sum().backward()
 
 
+def test_a_captured_graph_changes_no_result(monkeypatch: Any) -> None:
+    """As far as a machine without a GPU shows: constants are made anew, or taken from those that are kept."""
+    with fastmmd.backend("triton"):
+        expected = [call(3) for call in (mmd2, fourier, parzen)]
+        monkeypatch.setattr(device_cache, "capturing", lambda device: True)
+        monkeypatch.setattr(device_cache, "_of_graphs", set())
+        for _ in range(2):
+            got = [call(3) for call in (mmd2, fourier, parzen)]
+            device_cache._numbers.cache_clear()
+    assert all(torch.equal(*pair) for a, b in zip(got, expected, strict=True) for pair in zip(a, b, strict=True))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the grids are those of the interpreter")
 def test_more_members_than_the_further_axes_of_a_grid_hold(monkeypatch: Any) -> None:
     """Which is 65,535; of the grids alone, since so many programs would take an hour here."""
     grids = []

@@ -71,6 +71,14 @@ def native_build() -> dict[str, str | int]:
     return cpu.capability()
 
 
+def cuda_build() -> str | None:
+    """The architectures and the nvcc of the compiled CUDA kernels; None where there are none, or they do not load."""
+    try:
+        return str(importlib.import_module(f"{__name__}.cuda.library").load().build_summary)
+    except ImportError:
+        return None
+
+
 def current() -> str:
     """The backend this thread asked for, "auto" unless inside `fastmmd.backend(...)`."""
     return _override.name

@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 import fastmmd
-from fastmmd.backends import native_build
+from fastmmd.backends import cuda_build, native_build
 from fastmmd.checkpoint import load_checkpoint
 from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
 from fastmmd.errors import UserError, first_line
@@ -269,9 +271,20 @@ def hardware(device: torch.device | str = "cpu") -> str:
     return f"{name}, {os.cpu_count()} cores, {versions().get('capability', 'no compiled kernels')}"
 
 
+def gpu_versions() -> dict[str, str]:
+    """The driver, the CUDA of torch and the build of our CUDA kernels, of which there are: a driver runs no newer
+    CUDA."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = {"torch CUDA": torch.version.cuda, "CUDA build": cuda_build(), "driver": None}
+    with suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(query, check=True, capture_output=True, text=True, timeout=20).stdout.split()
+        found["driver"] = said[0] if said else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def print_info() -> None:
     """Versions, the native backend's build, which backends work here, the recipes. Needs no package of the extra."""
-    for name, version in versions().items():
+    for name, version in (versions() | gpu_versions()).items():
         print(f"{name:12} {version}")
     print("backends")
     for name, devices in fastmmd.available_backends().items():
