@@ -43,6 +43,7 @@ test: emulated-triton emulated-cuda
 test-full: emulated-triton emulated-cuda
 test-full: export FASTMMD_TEST_FULL = 1
 test-full: CUDA_DIMS := 16
+test-full: HOST_FLAGS = $(FUSED)  # products and sums in one rounding, as a GPU does them
 test-full: CHOSEN = $(AROUND)
 
 all-tests: $(VENV)/installed-test cuda-on-host
@@ -101,10 +102,13 @@ emulated-cuda: BY_DIMENSION := or every_dimension
 
 # Up to how many dimensions mmd2 has CUDA kernels of its own: fewer than users have compile in a third of the time.
 CUDA_DIMS := 5
+HOST_FLAGS := -O0
+FUSED := -O2 $(shell grep -qw fma /proc/cpuinfo 2>/dev/null && echo -mfma)
 
 cuda-on-host: $(VENV)/build-tools
 	$(CMAKE) -S csrc -B build/$@ -G Ninja -DCMAKE_CXX_COMPILER=$(CXX) \
 		-DFASTMMD_CUDA_ON_HOST=ON -DFASTMMD_SANITIZE=address,undefined -DFASTMMD_CUDA_DIMS=$(CUDA_DIMS) \
+		-DFASTMMD_HOST_FLAGS="$(HOST_FLAGS)" \
 		-Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPYBIND11_FINDPYTHON=ON \
 		-DPython_EXECUTABLE="$(abspath $(BIN))/python"
 	$(CMAKE) --build build/$@

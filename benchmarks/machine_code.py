@@ -137,6 +137,14 @@ class Code:
             for counts in (_multiply_adds(self.per_pair()) if pipe == "matrix" else self.per_pair(),)
         }
 
+    def spilled(self) -> float:
+        """Loads from and stores to local memory, of all executed instructions: nearly none where they stand outside of
+        the loops, which is how a compiler fits one more block on a multiprocessor."""
+        if self.spills == 0 or not self.instructions:
+            return float(self.spills > 0)
+        counts = self.per_pair()
+        return amount(counts, r"LDL|STL") / amount(counts, r".")
+
     def matrix_multiply_adds(self) -> float:
         """Of tensor cores per pair, before Blackwell; one in TF32 as two, which is the time that it takes."""
         return sum(_multiply_adds(self.per_pair()).values())

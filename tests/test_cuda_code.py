@@ -51,13 +51,13 @@ def read(report: ModuleType) -> Read:
 
 
 def no_spills(codes: dict[str, Any], log: str) -> None:
-    """Neither in the machine code, where local memory is anything that has no place in registers, nor by what the
-    compiler says."""
-    spilling = {name: code.registers for name, code in codes.items() if code.spills}
+    """None that shows in the machine code, where local memory is anything that has no place in registers: at most one
+    in a thousand executed instructions; and by what the compiler says two registers of a kernel."""
+    spilling = {name: code.registers for name, code in codes.items() if code.spilled() > 1e-3}
     assert not spilling, f"spills, and registers: {spilling}"
     said = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     assert len(said) >= len(codes)
-    assert set(said) == {("0", "0")}, f"spills: {set(said)}"
+    assert max(int(size) for sizes in said for size in sizes) <= 8, f"spills: {set(said)}"
 
 
 def counted(report: ModuleType, code: Any, **expected: float | tuple[float, float]) -> None:

@@ -92,7 +92,8 @@ def of(compiled: dict[str, Any], case: str, architecture: str) -> list[Any]:
 
 
 def no_spills(codes: list[Any]) -> None:
-    spilling = {code.kernel: (code.spills, code.registers) for code in codes if code.spills}
+    """None that shows: at most one in a thousand executed instructions."""
+    spilling = {code.kernel: (code.spills, code.registers) for code in codes if code.spilled() > 1e-3}
     assert not spilling, f"spills and registers: {spilling}"
 
 

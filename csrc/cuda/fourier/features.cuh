@@ -71,8 +71,8 @@ template <class T> struct Angle {
     T shifted, rest, square;  // square: of the rest, at most 1
 
     DEVICE explicit Angle(T t)
-        : shifted(t + Number<T>::rounder),
-          rest(t - (shifted - Number<T>::rounder)),
+        : shifted(plus(t, Number<T>::rounder)),
+          rest(plus(t, Number<T>::rounder - shifted)),
           square(saturated(rest * rest)) {}
 
     // -value where the half turns are odd in number.

@@ -298,6 +298,10 @@ inline float exp2_approximate(float x) {
 inline void keep(float&) {}
 inline float minimum(float a, float b) { return a < b || a != a ? a : b; }
 inline float maximum(float a, float b) { return a > b || a != a ? a : b; }
+template <class T> inline T plus(T a, T b) {
+    asm volatile("" : "+m"(a), "+m"(b));  // a product has been rounded
+    return a + b;
+}
 inline float square_root(float x) { return sqrtf(x); }
 inline double square_root(double x) { return sqrt(x); }
 inline float reciprocal_approximate(float x) { return 1 / x * (1 + 0x1p-23f); }

@@ -78,7 +78,7 @@ def plus_items(total, terms):
 @triton.jit
 def product(x, w, dim: tl.constexpr):
     """sum_d x_d w_d of two tuples."""
-    t = x[0] * w[0]
+    t = tl.fma(x[0], w[0], 0.0)  # which no sum takes apart: what sincospi adds would be fused into a single product
     for d in tl.static_range(1, dim):
         t += x[d] * w[d]
     return t

@@ -118,7 +118,7 @@ def _launches(
     options = dict(dim=dim, DIMS=padded(dim, tile["BLOCK_D"]), PRODUCTS=products, HALVES=halves, **tile)
     launches = [options | dict(CANCELING=False)]
     if products:
-        launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 32), num_warps=8))
+        launches.append(options | dict(CANCELING=True, HALVES=False, BLOCK_I=min(tile["BLOCK_I"], 16)))
     return parts, per_split, [(triton.cdiv(n, launch["BLOCK_I"]), launch) for launch in launches]
 
 
