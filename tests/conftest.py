@@ -52,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if INTERPRETED:
         interpreter.patch_once()
+        interpreter.patch_precision()
 
 
 def pytest_collection_finish() -> None:
