@@ -224,3 +224,21 @@ def test_triton_explains_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "find_spec", lambda name: None)
     assert triton.unavailable("cuda") == "Triton is not installed; pip install triton"
     fastmmd.mmd2(x, y)  # the automatic choice does not care
+
+
+def test_every_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators make the device of their tensors the current one; the second here is too old for the kernels."""
+    pytest.importorskip("triton")
+    at = 0
+    monkeypatch.setattr(
+        backends, "_unavailable", lambda name, device: "too old" if name == "native" and at == 1 else None
+    )
+    select.cache_clear()
+    chosen = []
+    for at in (0, 1, 0):
+        chosen.append(select("auto", "mmd", torch.device("cuda", at)).__name__.split(".")[2])
+    assert chosen == ["cuda", "triton", "cuda"]
+    with pytest.raises(RuntimeError, match="cannot run mmd on cuda: too old"):
+        at = 1
+        select("native", "mmd", torch.device("cuda", 1))
+    select.cache_clear()

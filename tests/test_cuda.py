@@ -4,6 +4,8 @@ read on the host, all specialized dimensions and the way by products meet the bo
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +39,25 @@ def all_gradients(dim: int) -> list[Tensor]:
 
 
 CALLS = [*CALLS, *(pytest.param(all_gradients, dim, id=f"all_gradients-{dim}") for dim in (3, 20, 70))]
+
+
+@pytest.mark.skipif(not ON_HOST, reason="a launch on a GPU is too short to tell")
+def test_other_threads_run_during_a_launch(backend: str) -> None:
+    """Which on the host lasts as long as the kernel does."""
+    x, y = points(600, 3, seed=1), points(600, 3, seed=2)
+
+    def call() -> None:
+        with fastmmd.backend(backend):
+            fastmmd.mmd2(x, y)
+
+    worker, start, turns = threading.Thread(target=call), time.perf_counter(), 0
+    worker.start()
+    while worker.is_alive():
+        time.sleep(0.002)
+        turns += 1
+    took = time.perf_counter() - start
+    assert took > 0.1, "too short to tell"
+    assert turns > 20 * took, "the launch kept the interpreter's lock"
 
 
 @pytest.mark.parametrize(("call", "dim"), CALLS)

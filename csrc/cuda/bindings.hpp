@@ -23,7 +23,13 @@ inline void expect(bool valid, const char* message) {
     if (!valid) throw std::invalid_argument(message);
 }
 
-inline void check(Status status) {
+// Launches without the interpreter's lock: while one waits for room in a full queue, other threads run.
+template <class Launch> void launched(Launch launch) {
+    Status status;
+    {
+        py::gil_scoped_release release;
+        status = launch();
+    }
     if (status.code == 0) return;
     throw std::runtime_error(std::string("CUDA kernel ") + status.kernel + ": " + error_text(status.code));
 }
@@ -50,10 +56,10 @@ inline void read_field(py::handle value, Numbers& numbers) {
 }
 
 template <auto LAUNCHER, class Task> void run(const Task& task, Address workspace, Address stream) {
-    check(LAUNCHER(task, (void*)workspace, (void*)stream));
+    launched([&] { return LAUNCHER(task, (void*)workspace, (void*)stream); });
 }
 template <auto LAUNCHER, class Task> void run_without_workspace(const Task& task, Address stream) {
-    check(LAUNCHER(task, (void*)stream));
+    launched([&] { return LAUNCHER(task, (void*)stream); });
 }
 
 }  // namespace fastmmd::cuda

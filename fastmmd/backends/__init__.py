@@ -97,19 +97,20 @@ def available_backends() -> dict[str, dict[str, BackendStatus]]:
 
 
 @overload
-def select(name: str, operation: Literal["mmd"], device_type: str) -> MmdBackend: ...
+def select(name: str, operation: Literal["mmd"], device: torch.device | str) -> MmdBackend: ...
 @overload
-def select(name: str, operation: Literal["fourier"], device_type: str) -> FourierBackend: ...
+def select(name: str, operation: Literal["fourier"], device: torch.device | str) -> FourierBackend: ...
 @overload
-def select(name: str, operation: Literal["parzen"], device_type: str) -> ParzenBackend: ...
+def select(name: str, operation: Literal["parzen"], device: torch.device | str) -> ParzenBackend: ...
 @cache
-def select(name: str, operation: str, device_type: str) -> Any:
-    """The module that runs an operation for tensors of this device type.
+def select(name: str, operation: str, device: torch.device | str) -> Any:
+    """The module that runs an operation for tensors of this device, which is the current one of its type: of several
+    GPUs some may be too old for the kernels.
 
     Raises:
         RuntimeError: the chosen backend, or every backend of the automatic order, cannot; the message says why.
     """
-    reasons = []
+    reasons, device_type = [], torch.device(device).type
     automatic = ORDER_OF_OPERATION.get((operation, device_type), AUTOMATIC_ORDER.get(device_type, ("reference",)))
     for candidate in automatic if name == "auto" else (name,):
         reason = _unavailable(candidate, device_type)

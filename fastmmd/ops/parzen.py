@@ -177,7 +177,7 @@ def _parzen_log_likelihood(
     """The result [S, M], and the state that it is made of, for the backward pass."""
     minimum, sums = _no_samples(points, sigmas)
     call, _ = _call(points, samples, sigmas, minimum, sums)
-    select(backend, "parzen", points.device.type).parzen_update(replace(call, empty=True))
+    select(backend, "parzen", points.device).parzen_update(replace(call, empty=True))
     return _log_likelihood(minimum, sums, sigmas, samples.shape[0], points), minimum, sums
 
 
@@ -186,7 +186,7 @@ def _parzen_update(
 ) -> tuple[Tensor, Tensor]:
     minimum, sums = (state.clone(memory_format=torch.contiguous_format) for state in (minimum, sums))
     call, _ = _call(points, samples, sigmas, minimum, sums)
-    select(backend, "parzen", points.device.type).parzen_update(call)
+    select(backend, "parzen", points.device).parzen_update(call)
     return minimum, sums
 
 
@@ -202,7 +202,7 @@ def _parzen_backward(
 ) -> tuple[Tensor, Tensor]:
     forward, unit = _call(points, samples, sigmas, minimum, sums)
     call = ParzenBackward(forward, grad.to(forward.points.dtype).contiguous(), *needs)
-    of_points, of_samples = select(backend, "parzen", points.device.type).parzen_backward(call)
+    of_points, of_samples = select(backend, "parzen", points.device).parzen_backward(call)
     if unit != 1:
         of_points, of_samples = of_points / unit, of_samples / unit
     return of_points.to(points.dtype), of_samples.to(points.dtype)

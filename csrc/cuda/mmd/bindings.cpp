@@ -42,7 +42,7 @@ void check_mmd(const Mmd& call) {
 }
 
 void run_tile(const Mmd& call, const Tile& tile, Address workspace, Address stream) {
-    check(mmd_tile(call, tile, (void*)workspace, (void*)stream));
+    launched([&] { return mmd_tile(call, tile, (void*)workspace, (void*)stream); });
 }
 
 }  // namespace

@@ -108,7 +108,7 @@ def _fourier_discrepancy(
 ) -> tuple[Tensor, Tensor]:
     clouds = codes.contiguous(), draws.contiguous(), alpha.contiguous()
     call = FourierDiscrepancy(*clouds, restored(key, count, bandwidths, kernel_weights), needs_slopes)
-    return select(backend, "fourier", codes.device.type).fourier_discrepancy(call)
+    return select(backend, "fourier", codes.device).fourier_discrepancy(call)
 
 
 def _fourier_discrepancy_backward(
@@ -126,7 +126,7 @@ def _fourier_discrepancy_backward(
     clouds = codes.contiguous(), draws.contiguous(), slopes.contiguous()
     features = restored(key, count, bandwidths, kernel_weights)
     call = FourierDiscrepancyBackward(*clouds, features, grad.contiguous(), *needs)
-    return select(backend, "fourier", codes.device.type).fourier_discrepancy_backward(call)
+    return select(backend, "fourier", codes.device).fourier_discrepancy_backward(call)
 
 
 def _fourier_ascent(
@@ -143,7 +143,7 @@ def _fourier_ascent(
     torch.autograd.graph.increment_version(alpha)
     features = restored(key, count, bandwidths, kernel_weights)
     call = FourierAscent(codes.contiguous(), draws.contiguous(), alpha, features, rate)
-    select(backend, "fourier", codes.device.type).fourier_ascent(call)
+    select(backend, "fourier", codes.device).fourier_ascent(call)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -179,7 +179,7 @@ def _fourier_frequencies(
     backend: str,
 ) -> Tensor:
     call = FourierFrequencies(restored(key, count, bandwidths, kernel_weights), dim, dtype)
-    return select(backend, "fourier", key.device.type).fourier_frequencies(call)
+    return select(backend, "fourier", key.device).fourier_frequencies(call)
 
 
 fourier_frequencies = define(

@@ -81,7 +81,7 @@ def _fourier_sum(
     backend: str,
 ) -> Tensor:
     call = FourierSum(x.contiguous(), weights.contiguous(), restored(key, count, bandwidths, kernel_weights))
-    return select(backend, "fourier", x.device.type).fourier_sum(call)
+    return select(backend, "fourier", x.device).fourier_sum(call)
 
 
 def _fourier_sum_backward(
@@ -98,7 +98,7 @@ def _fourier_sum_backward(
     """sum_k grad_k phi_k is a function of the points: its value is the gradient in a weight."""
     features = restored(key, count, bandwidths, kernel_weights)
     call = FourierFunction(x.contiguous(), grad.contiguous(), features, needs_value=needs[1], needs_gradient=needs[0])
-    value, gradient = select(backend, "fourier", x.device.type).fourier_function(call)
+    value, gradient = select(backend, "fourier", x.device).fourier_function(call)
     return (gradient.mul_(weights[..., None]) if needs[0] else gradient), value
 
 
@@ -113,7 +113,7 @@ def _fourier_function(
 ) -> Tensor:
     features = restored(key, count, bandwidths, kernel_weights)
     call = FourierFunction(x.contiguous(), coefficients.contiguous(), features, needs_value=True, needs_gradient=False)
-    return select(backend, "fourier", x.device.type).fourier_function(call)[0]
+    return select(backend, "fourier", x.device).fourier_function(call)[0]
 
 
 def _fourier_function_backward(
@@ -127,7 +127,7 @@ def _fourier_function_backward(
     needs: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    features, module = restored(key, count, bandwidths, kernel_weights), select(backend, "fourier", x.device.type)
+    features, module = restored(key, count, bandwidths, kernel_weights), select(backend, "fourier", x.device)
     points, of_x, of_coefficients = x.contiguous(), x.new_empty(0), x.new_empty(0)
     if needs[0]:
         call = FourierFunction(points, coefficients.contiguous(), features, needs_value=False, needs_gradient=True)

@@ -72,7 +72,7 @@ def _mmd2(
         Mmd2Inputs(*needs),
         fixed_y,
     )
-    value, gradients = select(backend, "mmd", x.device.type).mmd2(call)
+    value, gradients = select(backend, "mmd", x.device).mmd2(call)
     return value, *gradients
 
 
@@ -176,7 +176,7 @@ def _witness(
 ) -> Tensor:
     kernel = restored(bandwidths, kernel_weights, numbers, family)
     call = Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), kernel)
-    return select(backend, "mmd", points.device.type).witness(call)
+    return select(backend, "mmd", points.device).witness(call)
 
 
 def _witness_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -206,7 +206,7 @@ def _witness_backward(
     kernel = restored(bandwidths, kernel_weights, numbers, family)
     forward = Witness(points.contiguous(), samples.contiguous(), weights.contiguous(), kernel)
     call = WitnessBackward(forward, grad.contiguous(), WitnessInputs(*needs))
-    return select(backend, "mmd", points.device.type).witness_backward(call)
+    return select(backend, "mmd", points.device).witness_backward(call)
 
 
 def _witness_backward_fake(

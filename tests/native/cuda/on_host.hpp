@@ -14,6 +14,7 @@
 #include <ucontext.h>
 
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -129,6 +130,7 @@ struct Block {
     size_t scheduler_stack_size = 0;
 };
 
+inline std::mutex running_kernel;
 inline Block* block = nullptr;
 inline std::vector<std::unique_ptr<char[]>> stacks;  // of fibers, kept from one kernel to the next
 
@@ -267,6 +269,7 @@ Status launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int th
     if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return {9, name};  // cudaErrorInvalidConfiguration
     auto call = [&] { kernel((Parameters)arguments...); };
+    std::lock_guard<std::mutex> one_at_a_time(host::running_kernel);
     host::run_grid(grid, threads, call);
     return {};
 }
