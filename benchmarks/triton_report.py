@@ -166,8 +166,9 @@ def _recording(
         names = signature(self.fn)
         bound = names.bind(*args, **{key: value for key, value in options.items() if key in names.parameters})
         arguments = dict(bound.arguments)
-        if "FLUSH" in self.fn.__code__.co_names:
-            arguments["FLUSH"] = self.fn.__globals__["FLUSH"].value
+        for name in ("FLUSH", "ROW_TILES"):
+            if name in self.fn.__code__.co_names:
+                arguments["FLUSH"] = self.fn.__globals__[name].value
         if not tuning:
             record.append([])
         record[-1].append((self.fn, grid(arguments) if callable(grid) else grid, arguments, kernel))

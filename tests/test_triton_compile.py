@@ -201,6 +201,19 @@ def test_prediction_counts_every_launch(compiled: dict[str, Any], machine_code: 
     assert 6 < instructions < 1000  # a difference takes at least one for each dimension
 
 
+@pytest.mark.parametrize("case", ["mmd2-8192", "mmd2-value", "fourier", "fourier-backward"])
+def test_float64_takes_less_time_than_the_rest(compiled: dict[str, Any], machine_code: ModuleType, case: str) -> None:
+    """Also on GPUs that do one operation of float64 for 64 of float32, as most but those for data centers."""
+    pairs = [
+        code for code in of(compiled, case, "sm_90") if code.kernel in ("small_kernel", "sum_kernel", "function_kernel")
+    ]
+    assert pairs
+    for code in pairs:
+        counts = code.per_pair()
+        wide = machine_code.amount(counts, r"D(ADD|MUL|FMA|SETP)|F2F\.(F64|F32\.F64)")
+        assert 0 < 64 * wide <= machine_code.amount(counts, "."), f"{code.kernel}: {wide:.3g} of float64 per pair"
+
+
 OPERATIONS = ("mmd2", "mmd2 of classes", "fourier", "parzen", "parzen backward")
 COUNT_VARIANTS = """
 import json, sys

@@ -18,6 +18,7 @@ from ..points import coordinate, place_and_member
 from .frequencies import Drawn, frequencies, half_turns, handed_out, plus_items, product, scales
 from .normals import normals
 
+ROW_TILES = tl.constexpr(4)  # tiles of rows whose 16 terms a lane adds up in float32: many GPUs have little float64
 FLUSH = tl.constexpr(8)  # tiles of features that are made at once, their sums in the points' dtype; float64 beyond
 PI = tl.constexpr(math.pi)
 
@@ -28,27 +29,29 @@ PI = tl.constexpr(math.pi)
 @triton.jit
 def sums_of_few(
     x, weights, drawn, k, n, first, last, dim: tl.constexpr, SLOTS: tl.constexpr, BLOCK_I: tl.constexpr,
-    LANES: tl.constexpr,
+    LANES: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the tiles first ... last - 1 of rows, of cosines and of sines, of the features k: twice [BLOCK_K]."""
+    """Sums over the tiles first ... last - 1 of rows, of cosines and of sines, of the features k: twice [BLOCK_K].
+    TILES: after how many of them they go on in float64."""
     dtype: tl.constexpr = x.dtype.element_ty
     shape: tl.constexpr = [k.shape[0], LANES]
     w = handed_out(frequencies(drawn, k, SLOTS), 0, dim, k.shape[0], LANES)
     cosines = tl.zeros(shape, tl.float64)
     sines = tl.zeros(shape, tl.float64)
-    for tile in range(first, last):
+    for group in range(first, last, TILES):
         lane_cosines = tl.zeros(shape, dtype)
         lane_sines = tl.zeros(shape, dtype)
-        for step in tl.static_range(BLOCK_I // LANES):
-            i = tile * BLOCK_I + step * LANES + tl.arange(0, LANES)
-            point = ()
-            for d in tl.static_range(dim):
-                point = point + (tl.load(x + tl.cast(n, tl.int64) * d + i, mask=i < n, other=0.0),)
-            sine, cosine, shifted = sincospi(product(point, w, dim))
-            mass = tl.load(weights + i, mask=i < n, other=0.0)
-            mass = signed(tl.broadcast_to(mass[None, :], shape), shifted)
-            lane_cosines += mass * cosine
-            lane_sines += mass * sine
+        for tile in range(group, tl.minimum(group + TILES, last)):
+            for step in tl.static_range(BLOCK_I // LANES):
+                i = tile * BLOCK_I + step * LANES + tl.arange(0, LANES)
+                point = ()
+                for d in tl.static_range(dim):
+                    point = point + (tl.load(x + tl.cast(n, tl.int64) * d + i, mask=i < n, other=0.0),)
+                sine, cosine, shifted = sincospi(product(point, w, dim))
+                mass = tl.load(weights + i, mask=i < n, other=0.0)
+                mass = signed(tl.broadcast_to(mass[None, :], shape), shifted)
+                lane_cosines += mass * cosine
+                lane_sines += mass * sine
         cosines += lane_cosines.to(tl.float64)
         sines += lane_sines.to(tl.float64)
     return tl.sum(cosines, axis=1), tl.sum(sines, axis=1)
@@ -175,7 +178,7 @@ def sum_kernel(
     x += b * n * dim
     weights += b * n
     if SLOTS:
-        cosines, sines = sums_of_few(x, weights, drawn, k, n, first, last, dim, SLOTS, BLOCK_I, LANES)
+        cosines, sines = sums_of_few(x, weights, drawn, k, n, first, last, dim, SLOTS, BLOCK_I, LANES, ROW_TILES)
     else:
         cosines, sines = sums_of_many(x, weights, drawn, k, n, first, last, dim, BLOCK_I)
     at = out + (split * members + b) * 2 * count + k
