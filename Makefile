@@ -37,26 +37,26 @@ help:
 train: $(VENV)/installed
 	$(BIN)/fastmmd train ds-aae
 
-test: emulated-triton emulated-cuda
+test: all-tests emulated-triton emulated-cuda
 .PHONY: all-tests emulated-triton emulated-cuda
 
-test-full: emulated-triton emulated-cuda
+test-full: all-tests emulated-triton emulated-cuda
 test-full: export FASTMMD_TEST_FULL = 1
 test-full: CUDA_DIMS := 16
 test-full: HOST_FLAGS = $(FUSED)  # products and sums in one rounding, as a GPU does them
 test-full: CHOSEN = $(AROUND)
 
-all-tests: $(VENV)/installed-test cuda-on-host
+all-tests: $(VENV)/installed-test
 	$(PYTEST) $(BY_FILE) tests
 
-# One process each, side by side, so that what they say is kept until they end.
-emulated-triton: | all-tests
+# In one process each, beside the others: what they say is kept until they end.
+emulated-triton: $(VENV)/installed-test
 	$(INTERPRETED) $(ALONE) $(TRITON_TESTS) $(CHOSEN) $(REPORT)
 
-emulated-cuda: | all-tests
+emulated-cuda: $(VENV)/installed-test cuda-on-host
 	$(ON_HOST) $(ALONE) $(CUDA_TESTS) $(CHOSEN) $(REPORT)
 
-ALONE := $(BIN)/python -m pytest -q
+ALONE = $(BIN)/python -m pytest -q $(if $(FASTMMD_TEST_FULL),-n $(JOBS))
 REPORT = >build/$@.log 2>&1 && tail -n 1 build/$@.log || { cat build/$@.log; exit 1; }
 
 # Every operation and kernel once. The CUDA kernels where `make cuda-on-host` has built them.
