@@ -179,6 +179,12 @@ def test_witness_of_several_tiles(
         assert_close(gradient, want, rows=True, atol=atol, rtol=4e-6, sensitivity=0.05)
 
 
+def test_an_infinite_point_is_nan_alone(backend: str) -> None:
+    where, x, y = points(5, 60), *sample(6, 4, 60)
+    where[3, 1] = -torch.inf
+    assert fastmmd.witness(where, x, y, scales(60)).isnan().tolist() == [False, False, False, True, False]
+
+
 @pytest.mark.parametrize(("dim", "kernel", "estimator"), [(3, "gaussian", "unbiased"), (20, "imq", "biased")])
 def test_labels_of_unequal_classes(backend: str, dim: int, kernel: str, estimator: str) -> None:
     x, y = sample(91, 130, dim)

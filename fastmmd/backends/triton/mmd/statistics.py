@@ -47,7 +47,9 @@ def statistics_kernel(
     middle = tl.zeros([BLOCK_D], tl.float64)
     for first in range(0, leaders, BLOCK_I):
         i = first + tl.arange(0, BLOCK_I)
-        middle += tl.sum(coordinates(points, i, leaders, dim, d).to(tl.float64), axis=0)
+        leader = coordinates(points, i, leaders, dim, d).to(tl.float64)
+        # What is not finite counts as 0: all points are measured from here, and only that one shall be NaN.
+        middle += tl.sum(tl.where(tl.abs(leader) < float("inf"), leader, 0.0), axis=0)
     middle *= share
     total = tl.zeros([BLOCK_D], tl.float64)
     moment = tl.zeros([BLOCK_D], tl.float64)
