@@ -97,11 +97,16 @@ class Sums:
     def plus(self, other: Sums, times: float = 1.0) -> Sums:
         """The sums with those over other columns; times: how often their values and sums per kernel count."""
         return Sums(
-            self.value + times * other.value,
-            self.gradient + other.gradient,
-            self.bandwidths + times * other.bandwidths,
-            self.kernel_weights + times * other.kernel_weights,
+            _plus(self.value, other.value, times),
+            _plus(self.gradient, other.gradient),
+            _plus(self.bandwidths, other.bandwidths, times),
+            _plus(self.kernel_weights, other.kernel_weights, times),
         )
+
+
+def _plus(one: Tensor, other: Tensor, times: float = 1.0) -> Tensor:
+    """one + times other, without an operation where they are not needed."""
+    return torch.add(one, other, alpha=times) if one.numel() else one
 
 
 SumRows = Callable[[RowSums[M]], Sums]
@@ -169,7 +174,7 @@ def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2I
             of_y = yy.plus(sums(sy, sx, -1.0, needs.y))
         of_points, of_weights = _gradients(sy, of_y, yy, unbiased, needs.y, needs.y_weights)
         value = sy.total(sy.weights * of_y.value)
-        per_kernel = [of_x.bandwidths + of_y.bandwidths, of_x.kernel_weights + of_y.kernel_weights]
+        per_kernel = [_plus(of_x.bandwidths, of_y.bandwidths), _plus(of_x.kernel_weights, of_y.kernel_weights)]
     own = _gradients(sx, of_x, xx, unbiased, needs.x, needs.x_weights)
     per_kernel = [gradient if need else x.new_empty(0) for gradient, need in zip(per_kernel, needs[4:], strict=True)]
     gradients = (own[0], of_points, own[1], of_weights, *per_kernel)

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from .math import checked
-
-
-def squared_norms(points: Tensor) -> Tensor:
-    """[..., N]; NaN where a coordinate is not finite, so that no difference of infinities hides it."""
-    norms = points.square().sum(-1, dtype=torch.float64)
-    return (norms + (norms - norms)).to(points.dtype)
 
 
 @triton.jit

@@ -20,7 +20,7 @@ from ....kernels import FAMILIES
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
 from ..launch import splits, stages, tuned
-from ..points import squared_norms
+from .centered import centered
 from .finish import finish
 from .plan import SERIES_TERMS, Plan, plan
 from .segments import offsets_of, row_blocks, sums_by_member
@@ -101,9 +101,10 @@ def _sum_large(
     norms = p, q = rows.points, columns.points
     if not options["DIRECT"]:
         # |p|^2 + |q|^2 - 2 p . q loses digits by as much as the norms exceed the distance: from the middle they do not.
-        middle = (rows.statistics.center + columns.statistics.center) / 2
-        p, q = ((points - middle[:, None]).to(p.dtype) for points in (p, q))
-        norms = squared_norms(p), squared_norms(q)
+        centers = rows.statistics.center, columns.statistics.center
+        p, p_norms = centered(p, *centers)
+        q, q_norms = (p, p_norms) if rows is columns else centered(q, *centers)
+        norms = p_norms, q_norms
     kernel, choice = tuned(large_kernel, _pairs(call), *stages(tile.warps, not options["DIRECT"]))
     kernel[(row_blocks(rows, tile.rows)[0] * batch, parts)](
         p, q, *norms, *_arguments(call, planned, partial, per_split), SELF=rows is columns, BLOCK_I=tile.rows,
