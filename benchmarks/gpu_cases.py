@@ -58,6 +58,8 @@ SIZES = (
     Case("mmd2", 1000),
     Case("mmd2", 8192, counted=("mmd2-8192",)),
     Case("mmd2", 65536, counted=("mmd2-65536",)),
+    Case("parzen", 10_000, dim=784, counted=("parzen",)),
+    Case("fourier_mean", 65536, count=4096, counted=("fourier", "fourier-backward")),
     Case("mmd2", 8192, bandwidths="ladder"),
     Case("mmd2", 8192, dim=16),
     Case("mmd2", 4096, dim=64, bandwidths="wide"),
@@ -65,8 +67,6 @@ SIZES = (
     Case("mmd2", 4096, dtype="float64"),
     Case("mmd2", 8192, gradient="bandwidths"),
     Case("mmd2", 8192, classes=10),
-    Case("parzen", 10_000, dim=784, counted=("parzen",)),
-    Case("fourier_mean", 65536, count=4096, counted=("fourier", "fourier-backward")),
 )
 SMALL = (
     Case("mmd2", 300),

@@ -40,8 +40,20 @@ class DeviceCache(Generic[T]):
             return self._kept[device] if device in self._kept else self._make(device)
         if device not in self._kept:
             with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward pass
-                self._kept[device] = self._make(device)
+                made = self._made(device)
+            return self._kept.setdefault(device, made)  # the first of two threads wins: its tensor may be in a graph
         return self._kept[device]
+
+    def _made(self, device: torch.device) -> T:
+        """The value, which any stream may read from now on: made on one of its own, for which the host waits, and not
+        for what the caller's still has to do."""
+        if device.type != "cuda":
+            return self._make(device)
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):
+            made = self._make(device)
+        stream.synchronize()
+        return made
 
 
 _of_graphs: set[DeviceCache[Any]] = set()  # graphs know the addresses of what they read: it must outlive them
@@ -54,7 +66,7 @@ def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype
     return _numbers(values, dtype).get(device)
 
 
-@lru_cache(1024)
+@lru_cache(1024)  # one that is evicted has been read: its readers are older than the launches for 1,024 others
 def _numbers(values: tuple[float, ...], dtype: torch.dtype) -> DeviceCache[Tensor]:
     return DeviceCache(lambda device: _filled(values, device, dtype))
 

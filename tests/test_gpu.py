@@ -121,3 +121,19 @@ def test_tf32_is_left_alone(backend: str, tf32: None) -> None:
     assert float((gradient - slope).norm(dim=1).max()) <= 2e-6 * float(slope.norm(dim=1).max())
     assert float((density - exact).abs().max()) <= 0.005
     assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_constant_made_on_a_busy_stream(device: torch.device) -> None:
+    """Any other stream may read it at once, and whoever made it has not waited for its own stream."""
+    device = torch.empty(0).device
+    busy_stream, other = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(busy_stream):
+        busy = torch.ones(4096, 4096)
+        for _ in range(50):
+            busy = (busy @ busy).clamp(-1, 1)
+        made = constant((0.7123, 0.7124), device, F64)
+        waited = busy_stream.query()
+    with torch.cuda.stream(other):
+        read = made.clone()
+    other.synchronize()
+    assert read.tolist() == [0.7123, 0.7124] and not waited

@@ -104,7 +104,7 @@ def check_segments_that_have_no_value(backend: str, dim: int, unbiased: bool) ->
     sizes = [(0, 4), (5, 0), (0, 0), (1, 3), (6, 1), (20, 30)]
     offsets = [torch.tensor([0, *counts]).cumsum(0) for counts in zip(*sizes, strict=True)]
     kernel = Kernel("gaussian", (1.0, 3.0), (1.0, 1.0))
-    mmd2 = select(backend, "mmd", "cpu").mmd2
+    mmd2 = select(backend, "mmd", x.device).mmd2
     every = Mmd2Inputs(*[True] * 6)
     samples = Sample(x, positive(1, 40), offsets[0]), Sample(y, None, offsets[1])
     value, gradients = mmd2(Mmd2(*samples, kernel, unbiased, every))
