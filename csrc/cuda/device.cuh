@@ -69,7 +69,8 @@ DEVICE float minimum(float a, float b) { return a < b || a != a ? a : b; }
 DEVICE float maximum(float a, float b) { return a > b || a != a ? a : b; }
 #endif
 
-// a + b into which no product is fused that one of them is: in one kernel, and not in another, it would round twice.
+// a + b into which no product is fused that one of them is: in one kernel, and not in another, it would round
+// twice.
 DEVICE float plus(float a, float b) { return __fadd_rn(a, b); }
 DEVICE double plus(double a, double b) { return __dadd_rn(a, b); }
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }

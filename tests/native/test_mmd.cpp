@@ -253,7 +253,8 @@ Case make_members(Random& random, const KernelCase& kernel,
 }  // namespace
 
 TEST(mmd2) {
-    // One point, and around the lanes of every instruction set, half of them in turn; around a tile every other time.
+    // One point, and around the lanes of every instruction set, half of them in turn; around a tile every
+    // other time.
     const int64_t small[][2] = {{1, 1},   {1, 5},   {3, 4},   {5, 7},  {8, 9},
                                 {15, 16}, {17, 15}, {31, 33}, {33, 1}, {16, 0}};
     const int64_t large[][2] = {{257, 0}, {64, 257}, {257, 65}, {255, 3}};
