@@ -90,22 +90,24 @@ template <class T> FASTMMD_INLINE Wide<T> widen(Vector<T> value) {
     return __builtin_convertvector(value, Wide<T>);
 }
 
+template <class T> FASTMMD_INLINE Wide<T> load_wide(const double* source) {  // [lanes]
+    Wide<T> value;
+    memcpy(&value, source, sizeof value);
+    return value;
+}
+
 // target[lane] += value[lane], a vector of T into sums in double. The barrier keeps the sums in memory: held
 // in registers, they would push what the loops before work on out of them.
 template <class T>
 FASTMMD_INLINE void add_wide(double* target,  // [lanes]
                              Vector<T> value) {
-    Wide<T> sum;
-    memcpy(&sum, target, sizeof sum);
-    sum += widen<T>(value);
+    const Wide<T> sum = load_wide<T>(target) + widen<T>(value);
     memcpy(target, &sum, sizeof sum);
     asm volatile("" : : : "memory");
 }
 
 template <class T> FASTMMD_INLINE double sum_wide(const double* sums) {  // [lanes]
-    Wide<T> value;
-    memcpy(&value, sums, sizeof value);
-    return sum_halves<lanes<T>>(value);
+    return sum_halves<lanes<T>>(load_wide<T>(sums));
 }
 
 template <class T> FASTMMD_INLINE double sum_lanes(Vector<T> value) {

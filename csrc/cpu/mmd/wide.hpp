@@ -67,12 +67,6 @@ template <class T> FASTMMD_INLINE Halves<T> load_as_double(const T* source) {
     return halves;
 }
 
-template <class T> FASTMMD_INLINE Wide<T> load_wide(const double* source) {
-    Wide<T> value;
-    memcpy(&value, source, sizeof value);
-    return value;
-}
-
 // target[lane] += factor * value[lane].
 template <class T> FASTMMD_INLINE void add_scaled(double* target, double factor, Vector<T> value) {
     const Wide<T> sum = load_wide<T>(target) + factor * widen<T>(value);
