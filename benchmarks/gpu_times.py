@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, fields
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from settings import DEVICE, QUICK  # isort: skip  before torch
 import cuda_report
 import peers
 import torch
-from gpu_cases import SIZES, SMALL, TABLES, Case, as_json, differences, problem
+from gpu_cases import SIZES, SMALL, TABLES, Case, differences, problem
 from gpu_clock import Clock, DeviceClock, HostClock, first_results, timed
 from probe import OUT_OF_MEMORY
 
@@ -50,9 +51,7 @@ def measure(case: Case, implementation: str, floor: float = 0.0, save: Path | No
         errors = [task.check(result, number) for number, result in enumerate(firsts)]
         before = _memory(reset=True)
         tolerance = 1e-5 if implementation in table else 0.0  # ours are deterministic
-        times = timed(
-            task.call, task.inputs, firsts, clock, seconds=TIMED, floor=floor, tolerance=tolerance
-        )  # fmt: skip
+        times = timed(task.call, task.inputs, firsts, clock, seconds=TIMED, floor=floor, tolerance=tolerance)
     if save:
         torch.save([part.cpu() for part in firsts[0]], save)
     (low, median, high), (cold_low, cold, cold_high) = times.warm, times.cold
@@ -89,8 +88,8 @@ def floors(cases: tuple[Case, ...]) -> dict[Case, float]:
 
 def in_process(case: Case, implementation: str, seconds: float, *options: str) -> dict[str, Any]:
     """The case with what was measured, or with "died" and why."""
-    about = as_json(case) | {"implementation": implementation}
-    command = [sys.executable, "-W", "ignore", __file__, json.dumps(as_json(case)), implementation, *options]
+    about = asdict(case) | {"implementation": implementation}
+    command = [sys.executable, "-W", "ignore", __file__, json.dumps(asdict(case)), implementation, *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -125,7 +124,7 @@ def run(of: list[str], seconds: float, output: Path | None) -> bool:
             if implementation == "native" and case in counted:
                 options += ["--floor", str(counted[case])]
             left = min(LIMIT, end - time.perf_counter())
-            row = as_json(case) | {"implementation": implementation, "died": NO_TIME}
+            row = asdict(case) | {"implementation": implementation, "died": NO_TIME}
             rows.append(in_process(case, implementation, left, *options) if left > 5 else row)
             outcome = rows[-1].get("died") or f"{1e3 * rows[-1]['median_s']:.3g} ms"
             print(f"{case} {implementation}: {outcome}", file=sys.stderr, flush=True)
@@ -159,7 +158,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(row["implementation"] for row in rows))
     cells_of: dict[str, dict[str, str]] = {}
     for row in rows:
-        case = str(Case.of_json({key: row[key] for key in as_json(SMALL[0])}))
+        case = str(Case.of_json({field.name: row[field.name] for field in fields(Case)}))
         cell = f"† {row['died']}" if "died" in row else f"{1e3 * row['median_s']:.3g}, {1e3 * row['cold_s']:.3g}"
         cells_of.setdefault(case, {})[row["implementation"]] = cell
     lines = [["ms warm, cold", *names], ["---"] * (len(names) + 1)]

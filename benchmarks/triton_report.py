@@ -183,17 +183,27 @@ def _recording(
             self.fn.run(*args, **options | config.all_kwargs())
         tuning = False
 
+    with (
+        _target(architecture),
+        patch.object(JITFunction, "run", compiled),
+        patch.object(Autotuner, "run", every_configuration),
+    ):
+        yield record
+
+
+@contextmanager
+def _target(architecture: str) -> Iterator[None]:
+    """Kernels are those of an architecture, and remember none of another before and after."""
     before = vars(driver).get("_active", vars(driver).get("active"))  # newer and older versions; None: not asked yet
     driver.set_active(_NoDevice(architecture))
-    with patch.object(JITFunction, "run", compiled), patch.object(Autotuner, "run", every_configuration):
-        for kernel in _kernels():  # they remember what they compiled for another target
+    for kernel in _kernels():
+        kernel.device_caches.clear()
+    try:
+        yield
+    finally:
+        driver.set_active(before)
+        for kernel in _kernels():
             kernel.device_caches.clear()
-        try:
-            yield record
-        finally:
-            driver.set_active(before)
-            for kernel in _kernels():
-                kernel.device_caches.clear()
 
 
 def variants(run: Callable[[], Any]) -> list[str]:
@@ -205,14 +215,8 @@ def variants(run: Callable[[], Any]) -> list[str]:
         seen.setdefault(compile["key"], compile["fn"].name.rpartition(".")[2])
         return True  # that is compiled already
 
-    knobs.runtime.jit_cache_hook, before = stop, knobs.runtime.jit_cache_hook
-    driver_before = vars(driver).get("_active", vars(driver).get("active"))
-    driver.set_active(_NoDevice("sm_90"))
-    try:
+    with _target("sm_90"), patch.object(knobs.runtime, "jit_cache_hook", stop):
         run()
-    finally:
-        knobs.runtime.jit_cache_hook = before
-        driver.set_active(driver_before)
     return sorted(seen.values())
 
 

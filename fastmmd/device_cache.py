@@ -33,8 +33,10 @@ class DeviceCache(Generic[T]):
 
     def get(self, device: torch.device) -> T:
         """The value for this device."""
-        if tracing():
-            return self._make(device)
+        return self._make(device) if tracing() else self.kept(device)
+
+    def kept(self, device: torch.device) -> T:
+        """The same within the kernel of an operator, where nothing traces."""
         if capturing(device):
             _of_graphs.add(self)
             return self._kept[device] if device in self._kept else self._make(device)
@@ -60,10 +62,8 @@ _of_graphs: set[DeviceCache[Any]] = set()  # graphs know the addresses of what t
 
 
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Numbers on a device, the latest ones kept: [len(values)]."""
-    if tracing():
-        return torch.tensor(values, dtype=dtype, device=device)
-    return _numbers(values, dtype).get(device)
+    """Numbers on a device where nothing traces, the latest ones kept: [len(values)]."""
+    return _numbers(values, dtype).kept(device)
 
 
 @lru_cache(1024)  # one that is evicted has been read: its readers are older than the launches for 1,024 others

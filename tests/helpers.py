@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 F32, F64 = torch.float32, torch.float64
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 FULL = os.environ.get("FASTMMD_TEST_FULL") == "1"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 #: Kernels of a GPU on the CPU, interpreted or under sanitizers: a test may do less with them unless all is asked for.
@@ -110,3 +116,15 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
             assert_same(left, right, f"{where}[{number}]")
     else:
         assert a == b, where
+
+
+@contextmanager
+def benchmark_modules(*names: str) -> Iterator[SimpleNamespace]:
+    """Of the folder benchmarks; they set environment variables, which shall not reach other tests."""
+    environment = dict(os.environ)
+    sys.path.insert(0, str(BENCHMARKS))
+    modules = {name: importlib.import_module(name) for name in names}
+    os.environ.clear()
+    os.environ.update(environment)
+    yield SimpleNamespace(**modules)
+    sys.path.remove(str(BENCHMARKS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import os
 import subprocess
@@ -16,21 +15,15 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from helpers import BENCHMARKS, benchmark_modules
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SIX = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 
 
 @pytest.fixture(scope="module")
 def suite() -> Iterator[SimpleNamespace]:
-    """Its modules; they set environment variables, which shall not reach other tests."""
-    environment, names = dict(os.environ), ("settings", "peers", "targets", "efficiency", "report", "record", "plots")
-    sys.path.insert(0, str(BENCHMARKS))
-    modules = {name: importlib.import_module(name) for name in names}
-    os.environ.clear()
-    os.environ.update(environment)
-    yield SimpleNamespace(**modules)
-    sys.path.remove(str(BENCHMARKS))
+    with benchmark_modules("settings", "peers", "targets", "efficiency", "report", "record", "plots") as modules:
+        yield modules
 
 
 def _row(name: str, milliseconds: float, case: dict[str, Any], **extra: Any) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_tf32_is_left_alone(backend: str, tf32: None) -> None:
     assert torch.get_float32_matmul_precision() == "high"
 
 
-def test_constant_made_on_a_busy_stream(device: torch.device) -> None:
+def test_constant_made_on_a_busy_stream() -> None:
     """Any other stream may read it at once, and whoever made it has not waited for its own stream."""
     device = torch.empty(0).device
     busy_stream, other = torch.cuda.Stream(), torch.cuda.Stream()

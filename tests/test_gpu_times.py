@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from helpers import benchmark_modules
 from torch import Tensor
 
 import fastmmd
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 Function = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
 def suite() -> Iterator[SimpleNamespace]:
-    """Its modules; they set environment variables, which shall not reach other tests."""
-    environment, names = dict(os.environ), ("gpu_clock", "gpu_cases", "gpu_times")
-    sys.path.insert(0, str(BENCHMARKS))
-    modules = {name: importlib.import_module(name) for name in names}
-    os.environ.clear()
-    os.environ.update(environment)
-    yield SimpleNamespace(**modules)
-    sys.path.remove(str(BENCHMARKS))
+    with benchmark_modules("gpu_clock", "gpu_cases", "gpu_times") as modules:
+        yield modules
 
 
 def timed(suite: SimpleNamespace, function: Function, clock: Any = None, floor: float = 0.0, **case: Any) -> Any:
@@ -156,7 +148,7 @@ def test_a_case_that_fails_has_no_time(suite: SimpleNamespace, tmp_path: Path, m
     good, bad = json.loads((tmp_path / "times.json").read_text())["rows"]
     assert good["median_s"] > 0 and good["cold_s"] > 0 and good["value_error"] < 1e-5 and "dim" in bad["died"]
     assert suite.gpu_times.table([good, bad]).count("mmd2 n=60") == 2
-    assert suite.gpu_cases.Case.of_json(json.loads(json.dumps(suite.gpu_cases.as_json(cases[0])))) == cases[0]
+    assert suite.gpu_cases.Case.of_json(json.loads(json.dumps(asdict(cases[0])))) == cases[0]
 
 
 def test_every_counted_case_is_one_of_the_report(suite: SimpleNamespace) -> None:

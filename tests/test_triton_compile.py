@@ -13,15 +13,15 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from helpers import FULL
+from helpers import BENCHMARKS, FULL, benchmark_modules
 
 ROOT = Path(__file__).parent.parent
-BENCHMARKS = ROOT / "benchmarks"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942") if FULL else ("sm_90",)
 FULL_PRECISION = {"mmd2-wide": 784}  # products by tl.dot in float32: dimensions
 HALVES = {"parzen": 784, "parzen-backward": 784}  # those of float16 halves
@@ -45,13 +45,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def machine_code() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("machine_code", BENCHMARKS / "machine_code.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["machine_code"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def machine_code() -> Iterator[ModuleType]:
+    with benchmark_modules("machine_code") as modules:
+        yield modules.machine_code
 
 
 def start(output: Path, package: Path = ROOT, **options: Any) -> subprocess.Popen[str]:
@@ -92,8 +88,9 @@ def of(compiled: dict[str, Any], case: str, architecture: str) -> list[Any]:
 
 
 def no_spills(codes: list[Any]) -> None:
-    """None that shows: at most one in a thousand executed instructions."""
-    spilling = {code.kernel: (code.spills, code.registers) for code in codes if code.spilled() > 1e-3}
+    """Nor, where all cases and architectures are compiled, one that shows: in a thousand executed instructions."""
+    most = 1e-3 if FULL else 0.0
+    spilling = {code.kernel: (code.spills, code.registers) for code in codes if code.spills and code.spilled() >= most}
     assert not spilling, f"spills and registers: {spilling}"
 
 

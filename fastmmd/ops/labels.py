@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..device_cache import constant
+from ..device_cache import constant, tracing
 from .arguments import check_number, positive_floats, reject_unsupported, values_are_read
 
 Absent = Literal["raise", "skip"]
@@ -149,7 +149,7 @@ def into_classes(
 
 def class_tensor(weights: tuple[float, ...], x_labels: Tensor, y_labels: Tensor) -> Tensor:
     """[C] float64; NaN where an invalid label could not raise."""
-    pi = constant(weights, x_labels.device, torch.float64)
+    pi = (torch.tensor if tracing() else constant)(weights, dtype=torch.float64, device=x_labels.device)
     if values_are_read(x_labels.device):
         return pi
     unknown = unknown_labels(torch.cat([x_labels, y_labels]), len(weights)).any()
