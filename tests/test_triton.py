@@ -149,6 +149,40 @@ def test_wide_bandwidths_fold(outlier: float, dtype: torch.dtype, expected: int,
     assert set(folded) == {expected}
 
 
+class Operations(TorchDispatchMode):
+    """Counts what torch does beside allocations, and beside what the interpreter does for a launch."""
+
+    ALLOCATIONS = ("empty", "new_empty", "new_zeros", "set_", "copy_")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ not in self.ALLOCATIONS
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("case", "most"), [("plain", 14), ("every gradient", 60), ("segments", 25)])
+def test_few_torch_operations_around_launches(case: str, most: int) -> None:
+    """They set the speed for few points."""
+    x, y = points(1, 40, 3, seed=1), points(1, 43, 3, seed=2)
+    weights: list[torch.Tensor | None] = [positive(1, 40), positive(1, 43)]
+    offsets: list[torch.Tensor | None] = [torch.tensor([0, 10, 30, 40]), torch.tensor([0, 13, 20, 43])]
+    if case != "segments":
+        offsets = [None, None]
+    if case != "every gradient":
+        weights = [None, None]
+    samples = [Sample(*given) for given in zip((x, y), weights, offsets, strict=True)]
+    needs = Mmd2Inputs(True, *[case == "every gradient"] * 5)
+    call = Mmd2(samples[0], samples[1], Kernel("gaussian", (1.0, 2.0), (1.0, 1.0)), False, needs)
+    mmd2 = select("triton", "mmd", x.device).mmd2
+    mmd2(call)  # constants
+    with Operations() as operations:
+        mmd2(call)
+    assert 0 < operations.count <= most
+
+
 class NothingRead(TorchDispatchMode):
     """Fails where a tensor's value decides what the host does, or numbers of the host become a tensor: there it waits
     for the device."""

@@ -157,7 +157,8 @@ def fused(codes: list[Any]) -> None:
 
 
 def test_every_kernel_is_compiled(compiled: dict[str, Any]) -> None:
-    assert {code.kernel for codes in compiled["cases"].values() for code in codes} == set(compiled["kernels"])
+    seen = {code.kernel for codes in compiled["cases"].values() for code in codes}
+    assert seen == set(compiled["kernels"]) - (set() if FULL else {"rungs_kernel"})  # of mmd2-weights
 
 
 @pytest.mark.parametrize(("case", "architecture"), PER_LAUNCH)

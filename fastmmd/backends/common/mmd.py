@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,35 @@ class Measure:
     def batch(self) -> int:
         """B."""
         return self.points.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @classmethod
+    def measured(cls, sample: Sample, opposite: Sample | None, unbiased: bool) -> Self:
+        """The sample with what its weights, normalized in float64, give.
+
+        Where both sides have members of their own sizes, the weights of those that only one side has, or that have too
+        few points for the unbiased estimator, are NaN.
+        """
+        if sample.weights is None and sample.offsets is None:
+            n = sample.points.shape[1]
+            return cls(sample.points, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
+        return cls._weighted(sample, opposite, unbiased)
+
+    @classmethod
+    def _weighted(cls, sample: Sample, opposite: Sample | None, unbiased: bool) -> Self:
+        x, weights, offsets = sample.points, sample.weights, sample.offsets
+        out = cls(x, weights, offsets=offsets)
+        w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
+        out.scale = 1 / out.total(w)
+        if offsets is not None:
+            out.scale = out.scale.masked_fill(offsets.diff() == 0, 0.0)
+        out.weights = w = w * out.spread(out.scale)
+        if unbiased:
+            out.factor = 1 / (1 - out.total(w.square()))
+            if offsets is not None:  # an infinite one times 0 would be NaN in other members too
+                out.factor = out.factor.masked_fill(offsets.diff() == 1, 0.0)
+        if offsets is not None and opposite is not None and opposite.offsets is not None:
+            out.weights = w + out.spread(_impossible(offsets.diff(), opposite.offsets.diff(), unbiased))
+        return out
 
     @cached_property
     def member(self) -> Tensor:
@@ -112,25 +141,6 @@ def _plus(one: Tensor, other: Tensor, times: float = 1.0) -> Tensor:
 SumRows = Callable[[RowSums[M]], Sums]
 
 
-def measure(kind: type[M], sample: Sample, unbiased: bool) -> M:
-    """The sample with what its weights, normalized in float64, give."""
-    x, weights, offsets = sample.points, sample.weights, sample.offsets
-    if weights is None and offsets is None:
-        n = x.shape[1]
-        return kind(x, None, 1 / n, 1 / n, 1 / (1 - 1 / n) if unbiased else 1.0)
-    measured = kind(x, weights, offsets=offsets)
-    w = x.new_ones(x.shape[:2], dtype=F64) if weights is None else weights.to(F64)
-    measured.scale = 1 / measured.total(w)
-    if offsets is not None:
-        measured.scale = measured.scale.masked_fill(offsets.diff() == 0, 0.0)
-    measured.weights = w = w * measured.spread(measured.scale)
-    if unbiased:
-        measured.factor = 1 / (1 - measured.total(w.square()))
-        if offsets is not None:  # an infinite one times 0 would be NaN in other members too
-            measured.factor = measured.factor.masked_fill(offsets.diff() == 1, 0.0)
-    return measured
-
-
 def segment_sums(values: Tensor, offsets: Tensor) -> Tensor:
     """Sums of the rows offsets[b]:offsets[b + 1], in order: [N, ...], [B + 1] -> [B, ...]."""
     if values.shape[0] == 0:
@@ -142,8 +152,8 @@ def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2I
     """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`. kind: of the samples in `RowSums`."""
     x, unbiased, needs = call.x.points, call.unbiased, call.needs
 
-    sx = measure(kind, call.x, unbiased)
-    sy = None if call.y is None else measure(kind, call.y, unbiased)
+    sx = kind.measured(call.x, call.y, unbiased)
+    sy = None if call.y is None else kind.measured(call.y, call.x, unbiased)
 
     def sums(rows: M, columns: M, factor: Tensor | float, gradient: bool, half: bool = False) -> Sums:
         row_weights = None
@@ -155,10 +165,6 @@ def mmd2(sum_rows: SumRows[M], kind: type[M], call: Mmd2) -> tuple[Tensor, Mmd2I
             RowSums(rows, columns, factor, call.kernel, gradient, row_weights, half, typical, call.may_fold)
         )
 
-    if sy is not None and sx.offsets is not None and sy.offsets is not None:
-        impossible = _impossible(sx.offsets.diff(), sy.offsets.diff(), unbiased)
-        for sample in (sx, sy):
-            sample.weights = sample.weights + sample.spread(impossible)
     xx = sums(sx, sx, sx.factor, needs.x, half=not (needs.x or needs.x_weights))
     of_x, of_points, of_weights = xx, x.new_empty(0), x.new_empty(0)
     value: Tensor | float = 0.0

@@ -17,7 +17,7 @@ from .library import launch, load, workspace
 
 F64 = torch.float64
 DIRECT_DIMS = 48  # up to here distances by differences cost less than products, and so do those of few points:
-DIRECT_WORK = 2**28  # pairs times dimensions; products take some 80 torch operations for each member of a batch
+DIRECT_WORK = 2**30  # pairs times dimensions; products take some 80 torch operations for each member of a batch
 MOST_LISTED = 128  # bandwidths, which travel with a launch; csrc/cuda/launcher.hpp
 LEADERS = 64  # points whose mean is near enough to all points' to center them
 TILE = 2048  # rows and columns of products, which stay in a GPU's second-level cache

@@ -42,18 +42,20 @@ class Plan(NamedTuple):
     terms: Tensor
     moment: Tensor
     per_rung: Tensor
-    follows: int
-    order: list[int]  # rung -> bandwidth
+    follows: int  # bit s: rung s halves the bandwidth of rung s - 1
 
 
-def plan(kernel: Kernel, columns: Cloud, typical: tuple[Cloud, Cloud], products: bool, fold: bool) -> Plan:
+def plan(
+    kernel: Kernel, columns: Cloud, typical: tuple[Cloud, Cloud], products: bool, fold: bool, per_kernel: bool
+) -> Plan:
     """The plan of sums over the columns; typical: see `common.mmd.RowSums`.
 
-    products: so distances are made; fold: wide bandwidths may fold into a series.
+    products: so distances are made; fold: wide bandwidths may fold into a series; per_kernel: sums per kernel are
+    needed, so that rungs are in the order of the bandwidths.
     """
     (x, y), q = typical, columns.statistics
     batch, dim, count = columns.batch, columns.points.shape[2], len(kernel.bandwidths)
-    order, follows = _ladder(kernel)
+    order, follows = (range(count), 0) if per_kernel else _ladder(kernel)
     s, w = (_on_device(values, order, q.center.device) for values in (kernel.bandwidths, kernel.weights))
     size = SERIES_TERMS if fold else 0
     constants = [constant(values, s.device, F64) for values in ((kernel.alpha,), *_interpolation(size))]
@@ -70,7 +72,7 @@ def plan(kernel: Kernel, columns: Cloud, typical: tuple[Cloud, Cloud], products:
         RAGGED=columns.offsets is not None, CHUNKS=q.reach.shape[2],
         BLOCK_D=min(64, triton.next_power_of_2(dim)), num_warps=8, **FUSED,
     )  # fmt: skip
-    return Plan(table, series, terms, moment, per_rung, follows, order)
+    return Plan(table, series, terms, moment, per_rung, follows)
 
 
 @lru_cache
@@ -86,11 +88,11 @@ def _interpolation(size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(np.cos(angles).tolist()), tuple((padded.T @ series).ravel().tolist())
 
 
-def _ladder(kernel: Kernel) -> tuple[list[int], int]:
-    """The rungs' bandwidths, and bit s where rung s halves the bandwidth of rung s - 1."""
+def _ladder(kernel: Kernel) -> tuple[Sequence[int], int]:
+    """The rungs' bandwidths, and which of them halve the one before."""
     bandwidths, count = kernel.bandwidths, len(kernel.bandwidths)
     if isinstance(bandwidths, Tensor) or isinstance(kernel.weights, Tensor) or not FAMILIES[kernel.family].squarings:
-        return list(range(count)), 0
+        return range(count), 0
     rest = sorted(range(count), key=lambda index: -bandwidths[index])
     order: list[int] = []
     follows = 0

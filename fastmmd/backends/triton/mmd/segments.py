@@ -5,12 +5,11 @@ Launches know nothing of the sizes: a program looks its member up, and one that 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...common.mmd import Measure, segment_sums
+from ...common.mmd import Measure
 from ..points import place_and_member
 
 
@@ -53,11 +52,3 @@ def row_blocks(rows: Measure, size: int) -> tuple[int, int]:
 def offsets_of(sample: Measure) -> Tensor:
     """The offsets of a sample; without, something to pass that nothing reads."""
     return sample.points if sample.offsets is None else sample.offsets
-
-
-def sums_by_member(rungs: Tensor, rows: Measure, parts: int, block_i: int) -> Tensor:
-    """Sums over the programs of each member: [B, programs, 2, S] -> [B, 2, S]."""
-    if rows.offsets is None:
-        return rungs.sum(1)
-    first = rows.offsets // block_i + torch.arange(rows.batch + 1, device=rungs.device)  # as `block_of_rows`
-    return segment_sums(rungs.unflatten(1, (parts, -1)).sum((0, 1)), first)

@@ -9,10 +9,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...calls import Sample
 from ...common.mmd import F64, Measure
 from ..launch import FUSED, splits
 from ..points import coordinates, place_and_member
 from .segments import offsets_of, segment
+from .weights import normalized
 
 MOST_DIMS = 1024  # of a tile of statistics; the reach of more is bounded by the sum of its parts
 LEADERS = 64  # points whose mean is the center: near enough to all points' for a tight bound
@@ -91,6 +93,10 @@ class Statistics(NamedTuple):
 
 class Cloud(Measure):
     """A sample, with what sums over it need and is the same for all of them."""
+
+    @classmethod
+    def _weighted(cls, sample: Sample, opposite: Sample | None, unbiased: bool) -> Cloud:
+        return cls(sample.points, sample.weights, *normalized(sample, opposite, unbiased), sample.offsets)
 
     @cached_property
     def transposed(self) -> Tensor:

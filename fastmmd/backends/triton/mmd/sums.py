@@ -8,14 +8,12 @@ A plan, from statistics of the samples; the sums over the tiles; what they left 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from ....device_cache import constant
 from ....kernels import FAMILIES
 from ...common.mmd import F64, RowSums, Sums
 from .. import interpreted
@@ -23,7 +21,8 @@ from ..launch import splits, stages, tuned
 from .centered import centered
 from .finish import finish
 from .plan import SERIES_TERMS, Plan, plan
-from .segments import offsets_of, row_blocks, sums_by_member
+from .rungs import per_kernel
+from .segments import offsets_of, row_blocks
 from .statistics import Cloud
 from .sum_kernels import large_kernel, small_kernel
 
@@ -58,8 +57,9 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     # Wide bandwidths fold into a series where that is exact enough: not in float64, nor for a sample alone, whose value
     # meets one of another origin.
     foldable = family.squarings > 0 and not family.takes_root and len(kernel.bandwidths) > 1
-    fold = foldable and dtype == torch.float32 and call.may_fold and call.row_weights is None
-    planned = plan(kernel, call.columns, call.typical, products=products, fold=fold)
+    per_rung = call.row_weights is not None
+    fold = foldable and dtype == torch.float32 and call.may_fold and not per_rung
+    planned = plan(kernel, call.columns, call.typical, products, fold, per_rung)
     tile = _tile(call)
     blocks, batch = row_blocks(rows, tile.rows)
     parts, per_split = splits(blocks * batch, triton.cdiv(call.columns.points.shape[1], tile.columns))
@@ -67,7 +67,7 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     options = dict(
         dim=dim, S=len(kernel.bandwidths), S_SLOTS=triton.next_power_of_2(len(kernel.bandwidths)),
         FOLLOWS=planned.follows, FAMILY=kernel.family, SQUARINGS=family.squarings,
-        HAS_MASS=call.columns.mass is not None, GRADIENT=call.needs_gradient, PER_RUNG=call.row_weights is not None,
+        HAS_MASS=call.columns.mass is not None, GRADIENT=call.needs_gradient, PER_RUNG=per_rung,
         SERIES=SERIES_TERMS if fold else 0, HALF=call.half, RAGGED=rows.offsets is not None, BLOCK_J=tile.columns,
     )  # fmt: skip
     if dim <= SMALL_DIMS:
@@ -75,7 +75,11 @@ def sum_rows(call: RowSums[Cloud]) -> Sums:
     else:
         _sum_large(call, planned, partial, tile, per_split, options | dict(DIRECT=not products))
     sums = finish(planned, call, partial.value, partial.slopes)
-    return sums if call.row_weights is None else _with_rungs(sums, call, call.row_weights, planned, partial, tile)
+    if call.row_weights is not None:
+        sums.bandwidths, sums.kernel_weights = per_kernel(
+            planned, call, call.row_weights, partial.rungs, parts, tile.rows
+        )
+    return sums
 
 
 def _sum_small(
@@ -140,23 +144,6 @@ def _partial(call: RowSums[Cloud], blocks: int, parts: int, batch: int) -> Parti
     if call.row_weights is not None:
         rungs = p.new_empty((batch, parts * blocks, 2, count), dtype=F64)
     return Partial(value, slopes, rungs)
-
-
-def _with_rungs(
-    sums: Sums, call: RowSums[Cloud], row_weights: Tensor, planned: Plan, partial: Partial, tile: Tile
-) -> Sums:
-    """The sums with those per kernel, in the order of the bandwidths as given."""
-    rows, factor = call.rows, call.factor
-    units = factor[:, None] if isinstance(factor, Tensor) else factor
-    by_slope, by_value = sums_by_member(partial.rungs, rows, len(partial.value), tile.rows).unbind(1)
-    derivative, left_out = planned.per_rung.unbind(1)
-    places = tuple(sorted(range(len(planned.order)), key=planned.order.__getitem__))
-    given = constant(places, rows.points.device, torch.int64)
-    return replace(
-        sums,
-        bandwidths=(units * derivative * by_slope)[:, given],
-        kernel_weights=(units * (by_value - left_out * rows.total(row_weights)[:, None]))[:, given],
-    )
 
 
 def _tile(call: RowSums[Cloud]) -> Tile:
