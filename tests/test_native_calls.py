@@ -25,12 +25,6 @@ def test_arguments_that_would_leave_memory_are_errors() -> None:
             native.fourier_sum(x, w, Features(torch.tensor([0, 0]), count, bandwidths, (1.0,) * len(bandwidths)))
     with pytest.raises(ValueError, match="dim"):
         native.fourier_sum(points(1, 5, 0), w, features())
-    tile = {
-        "is_double": False, "threads": 1, "rows": 4, "columns": 4, "stride": 8, "products": 0, "row_norms": 0,
-        "column_norms": 0, "sigmas": (1.0,), "points": 4, "minimum": 0, "sums": 0, "grad": 0,
-    }  # fmt: skip
-    with pytest.raises(ValueError, match="stride"):
-        _native.parzen_tile(**tile)
     with pytest.raises(TypeError, match="Kernel.family: got 'cosine': unknown family"):
         native.witness(x[0], x[0], w[0], Kernel("cosine", (1.0,), (1.0,)))
 

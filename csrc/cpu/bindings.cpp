@@ -186,34 +186,15 @@ void fourier_frequencies(const py::kwargs& fields) {
     run<FourierFrequencies>(operations().fourier_frequencies, call);
 }
 
-void parzen_tile(const py::kwargs& fields) {
-    typedef SigmasCall<ParzenTile> Call;
-    static const auto table = call_fields<Call>("parzen_tile")
-                                  .FIELD(Call, rows)
-                                  .FIELD(Call, columns)
-                                  .FIELD(Call, stride)
-                                  .FIELD(Call, products)
-                                  .FIELD(Call, row_norms)
-                                  .FIELD(Call, column_norms)
-                                  .field<&Call::sigma_numbers>("sigmas")
-                                  .FIELD(Call, points)
-                                  .FIELD(Call, minimum)
-                                  .FIELD(Call, sums)
-                                  .FIELD(Call, grad);
-    Call call = filled(table, fields);
-    check_stride(call.stride, call.columns);
-    call.count = (int)call.sigma_numbers.size(), call.sigmas = call.sigma_numbers.data();
-    run<ParzenTile>(operations().parzen_tile, call);
-}
-
-void parzen_direct(const py::kwargs& fields) {
-    typedef SigmasCall<ParzenDirect> Call;
-    static const auto table = call_fields<Call>("parzen_direct")
+bool parzen(const py::kwargs& fields) {
+    typedef SigmasCall<Parzen> Call;
+    static const auto table = call_fields<Call>("parzen")
                                   .FIELD(Call, m)
                                   .FIELD(Call, n)
                                   .FIELD(Call, dim)
                                   .FIELD(Call, points)
                                   .FIELD(Call, samples)
+                                  .FIELD(Call, products)
                                   .field<&Call::sigma_numbers>("sigmas")
                                   .FIELD(Call, minimum)
                                   .FIELD(Call, sums)
@@ -223,7 +204,10 @@ void parzen_direct(const py::kwargs& fields) {
     Call call = filled(table, fields);
     check_dim(call.dim);
     call.count = (int)call.sigma_numbers.size(), call.sigmas = call.sigma_numbers.data();
-    run<ParzenDirect>(operations().parzen_direct, call);
+    bool too_far = false;
+    call.too_far = &too_far;
+    run<Parzen>(operations().parzen, call);
+    return !too_far;
 }
 
 // --- for tests ---
@@ -284,8 +268,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("fourier_sum", &fourier_sum);
     module.def("fourier_function", &fourier_function);
     module.def("fourier_frequencies", &fourier_frequencies);
-    module.def("parzen_tile", &parzen_tile);
-    module.def("parzen_direct", &parzen_direct);
+    module.def("parzen", &parzen);
     module.def("elementwise", &elementwise);
     module.def("family_names", &family_names);
     module.def("family_facts", &family_facts, py::arg("family"), py::arg("s"), py::arg("alpha"),

@@ -145,38 +145,23 @@ struct FourierFrequencies {
     void* out;  // [count, dim]
 };
 
-// One tile of squared distances |p|^2 + |q|^2 - 2 p.q, its products from BLAS.
-struct ParzenTile {
-    bool is_double;
-    int threads;
-    int64_t rows, columns;     // what is used of the tile
-    int64_t stride;            // elements from one row of the tile to the next, a multiple of 16
-    void* products;            // [rows, stride]: p.q; the backward pass leaves its coefficients here
-    const void* row_norms;     // [rows]: |p|^2; NaN for a point with an infinity
-    const void* column_norms;  // [stride]: |q|^2, alike; what lies beyond `columns` is read and ignored
-    int count;                 // S
-    const double* sigmas;      // [S]: their squares and the reciprocals of these are normal numbers
-    int64_t points;            // M, the stride of sums and grad; pointers below stand at the tile's first row
-    void* minimum;             // [rows]
-    double* sums;              // [S, M]
-    const void* grad;          // [S, M]; null: forward
-};
-
-// The same from the points themselves, distances by differences; for few dimensions.
-struct ParzenDirect {
+// Parzen windows: the state of points, to which samples are added, or with `grad` its gradients.
+struct Parzen {
     bool is_double;
     int threads;
     int64_t m, n;
     int dim;
-    const void* points;   // [m, dim]
-    const void* samples;  // [n, dim]
-    int count;            // S
-    const double* sigmas;
-    void* minimum;       // [m]
-    double* sums;        // [S, m]
-    const void* grad;    // [S, m]; null: forward
-    void* grad_points;   // [m, dim]
-    void* grad_samples;  // [n, dim]
+    const void* points;    // [m, dim]
+    const void* samples;   // [n, dim]
+    bool products;         // distances by products, for many dimensions; else by differences
+    int count;             // S
+    const double* sigmas;  // [S]: their squares and the reciprocals of these are normal numbers
+    void* minimum;         // [m]
+    double* sums;          // [S, m]
+    const void* grad;      // [S, m]; null: forward
+    void* grad_points;     // [m, dim]
+    void* grad_samples;    // [n, dim]
+    bool* too_far;  // [1]: set where points are too far apart for products in this type; the rest is void
 };
 
 // An elementary function of math.hpp on an array, for tests.
@@ -196,8 +181,7 @@ struct Elementwise {
     bool fourier_sum(const FourierSum&);                 \
     bool fourier_function(const FourierFunction&);       \
     bool fourier_frequencies(const FourierFrequencies&); \
-    bool parzen_tile(const ParzenTile&);                 \
-    bool parzen_direct(const ParzenDirect&);             \
+    bool parzen(const Parzen&);                          \
     bool elementwise(const Elementwise&);                \
     }
 

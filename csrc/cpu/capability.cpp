@@ -15,8 +15,7 @@ namespace {
      isa::fourier_sum,          \
      isa::fourier_function,     \
      isa::fourier_frequencies,  \
-     isa::parzen_tile,          \
-     isa::parzen_direct,        \
+     isa::parzen,               \
      isa::elementwise}
 
 // Ascending.

@@ -15,8 +15,7 @@ struct Operations {
     bool (*fourier_sum)(const FourierSum&);
     bool (*fourier_function)(const FourierFunction&);
     bool (*fourier_frequencies)(const FourierFrequencies&);
-    bool (*parzen_tile)(const ParzenTile&);
-    bool (*parzen_direct)(const ParzenDirect&);
+    bool (*parzen)(const Parzen&);
     bool (*elementwise)(const Elementwise&);
 };
 

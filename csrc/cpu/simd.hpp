@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
+
 #ifdef __FAST_MATH__
 #error "fastmmd relies on NaN, infinities and the order of operations: compile without -ffast-math, -Ofast"
 #endif
@@ -118,6 +120,33 @@ template <class T> FASTMMD_INLINE bool any(Bits<T> mask) {
     Integer<T> joined = 0;
     for (int lane = 0; lane < lanes<T>; ++lane) joined |= mask[lane];
     return joined != 0;
+}
+
+// Where lane `lane` comes from when two vectors give, of every 2 `half` lanes, their first or last `half`.
+constexpr int half_source(int lane, int half, bool last, int count) {
+    const int first = lane / (2 * half) * 2 * half, within = lane % (2 * half);
+    return (within < half ? first + within : count + first + within - half) + (last ? half : 0);
+}
+
+template <class T, int Half, bool Last, int... I>
+FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, half_source(I, Half, Last, lanes<T>)...);
+#else
+    return __builtin_shuffle(a, b, Bits<T>{half_source(I, Half, Last, lanes<T>)...});
+#endif
+}
+
+// As many vectors as lanes: lane i of vector j becomes lane j of vector i.
+template <class T, int Half = lanes<T> / 2> FASTMMD_INLINE void transpose_lanes(Vector<T>* rows) {
+    constexpr std::make_integer_sequence<int, lanes<T>> all = {};
+    FASTMMD_UNROLL for (int block = 0; block < lanes<T>; block += 2 * Half)
+        FASTMMD_UNROLL for (int i = block; i < block + Half; ++i) {
+        const Vector<T> first = rows[i], second = rows[i + Half];
+        rows[i] = halves_of<T, Half, false>(first, second, all);
+        rows[i + Half] = halves_of<T, Half, true>(first, second, all);
+    }
+    if constexpr (Half > 1) transpose_lanes<T, Half / 2>(rows);
 }
 
 }  // namespace

@@ -128,7 +128,7 @@ def _sigmas(name: str, value: Sigmas) -> tuple[tuple[float, ...], bool]:
 
 def _center(points: Tensor) -> Tensor:
     """Where distances are computed from, [D]: the mean, which keeps them small, of points that are no outliers."""
-    some = points.detach()[:1024]
+    some = points.detach()[:64]
     middle = some.nanmedian(0).values if some.device.type == "cpu" else medians(some)
     r = (some - middle).square().sum(1)
     near = r <= 9 * r.nanmedian()  # False for NaN

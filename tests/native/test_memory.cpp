@@ -31,9 +31,10 @@ TEST(memory_that_runs_out) {
                   set.name());
             CHECK(!o.fourier_function({is_double, 2, 1, n, 3, data, data, features, data, data}),
                   "%s: fourier_function", set.name());
-            CHECK(!o.parzen_direct({is_double, 2, 5, n, 3, data, data, 1, one, data, (double*)data, nullptr,
-                                    nullptr, nullptr}),
-                  "%s: parzen_direct", set.name());
+            bool far = false;
+            CHECK(!o.parzen({is_double, 2, 5, n, 3, data, data, false, 1, one, data, (double*)data, nullptr,
+                             nullptr, nullptr, &far}),
+                  "%s: parzen", set.name());
         }
 }
 #endif

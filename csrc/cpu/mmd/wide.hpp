@@ -6,8 +6,6 @@
 // every load serves several pairs, as in a matrix product; differences cost subtractions, which run beside
 // the multiply-adds, and keep the digits that products lose.
 #pragma once
-#include <utility>
-
 #include "blocks.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
@@ -130,21 +128,6 @@ void find_row_moments(const Rows<T>& rows,
 // x[d] of one point -> sum_j w_j (x[d] - x_j[d]).
 FASTMMD_INLINE Vector<double> linear_of(const Moments& moments, Vector<double> x, int64_t d) {
     return moments.mass * (x - load(moments.mean + d)) - load(moments.moment + d);
-}
-
-// Where lane `lane` comes from when two vectors give, of every 2 `half` lanes, their first or last `half`.
-constexpr int half_source(int lane, int half, bool last, int count) {
-    const int first = lane / (2 * half) * 2 * half, within = lane % (2 * half);
-    return (within < half ? first + within : count + first + within - half) + (last ? half : 0);
-}
-
-template <class T, int Half, bool Last, int... I>
-FASTMMD_INLINE Vector<T> halves_of(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
-#ifdef __clang__
-    return __builtin_shufflevector(a, b, half_source(I, Half, Last, lanes<T>)...);
-#else
-    return __builtin_shuffle(a, b, Bits<T>{half_source(I, Half, Last, lanes<T>)...});
-#endif
 }
 
 // As many vectors as lanes: lane i of the first becomes the sum of the lanes of vector i.
