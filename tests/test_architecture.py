@@ -28,8 +28,6 @@ LEVELS = (
     ("evaluation",), ("training",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-#: Private names of torch stand nowhere else; this file checks them at its import and works without them.
-MAY_USE_PRIVATE_TORCH = ("fastmmd/backends/cpu/onednn.py",)
 FAMILIES = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")
 
 
@@ -275,9 +273,7 @@ def test_arrows_between_packages_run_down() -> None:
 
 
 def test_no_private_names_of_torch() -> None:
-    reported(
-        f"{where}: {name}" for where, name in private_torch(ROOT) if where.split(":")[0] not in MAY_USE_PRIVATE_TORCH
-    )
+    reported(f"{where}: {name}" for where, name in private_torch(ROOT))
 
 
 def test_functions_and_classes_are_small() -> None:

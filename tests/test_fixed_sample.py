@@ -82,9 +82,8 @@ def test_near_convergence(backend: str, bandwidths: list[float], n: int) -> None
 
 @pytest.fixture
 def products_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The native backend takes matrix products from a hundred points on."""
-    monkeypatch.setattr(cpu_mmd, "DIRECT_COORDINATES", 0)
-    monkeypatch.setattr(cpu_mmd, "FIXED_COORDINATES", 100 * 70)
+    """The native backend takes matrix products for the samples below, but for x of 3 points."""
+    monkeypatch.setattr(cpu_mmd, "PRODUCT_POINTS", 0)
 
 
 def test_near_convergence_in_many_dimensions(backend: str, products_of_few_points: None) -> None:

@@ -29,7 +29,6 @@ from test_parzen import test_against_the_dense_formula as check_parzen
 from test_parzen import test_halving_sigmas as check_halving_sigmas
 
 import fastmmd
-from fastmmd.backends.cpu.mmd import samples
 
 MEANS = [(37, 3, 24, F32), (601, 6, 99, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
 FUNCTIONS = [(37, 3, 24, F32), (130, 6, 257, F32), (45, 17, 33, F32), (9, 3, 6, F64)]
@@ -104,8 +103,11 @@ MMD: dict[str, Callable[[], None]] = {
     "40 dimensions in two panels": lambda: check(*sample(270, 20, 40), scales(40)),
     "60 dimensions": lambda: check(*sample(*TILES, 60), [2.0, *scales(60)]),
     "60 dimensions near": lambda: check(*_near(*sample(40, 55, 60)), [5.0, 9.0, 20.0]),
+    "60 dimensions in several tiles": lambda: check(*_near(*sample(270, 300, 60)), [5.0, 9.0]),
+    "60 dimensions near and narrow": lambda: check(*_near(*sample(40, 55, 60)), [0.3, 5.0]),
     "60 dimensions imq": lambda: weighted(33, 70, 60, "imq"),
     "60 dimensions energy": lambda: check(*sample(33, 70, 60), [1.0], "energy"),
+    "300 dimensions": lambda: check(*sample(18, 21, 300), [12.0, 20.0]),
     "300 dimensions energy": lambda: check(*sample(18, 21, 300), [1.0], "energy"),
     "value": lambda: value_alone(*TILES, 3, LADDER),
     "value far from the diagonal": lambda: value_alone(300, 20, 12, scales(12)),
@@ -131,7 +133,7 @@ MMD: dict[str, Callable[[], None]] = {
 def _near(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs whose distances products would cancel, far from the origin."""
     y[:20] = x[:20] + 0.05 * y[:20]
-    x[30:] = x[:10] + 0.05 * x[30:]
+    x[30:40] = x[:10] + 0.05 * x[30:40]
     return x + 1, y + 1
 
 
@@ -142,10 +144,11 @@ def _far(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _products_of_few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU and CUDA backends take matrix products, in several tiles, for as few points as these."""
+    """The CPU and CUDA backends take matrix products for as few points as these."""
     cpu, cuda = (import_module(f"fastmmd.backends.{name}.mmd") for name in ("cpu", "cuda"))
-    monkeypatch.setattr(cpu, "DIRECT_COORDINATES", 0)
-    monkeypatch.setattr(samples, "TILE", 96)
+    monkeypatch.setattr(cpu, "PRODUCT_DIMS", 50)
+    for name in ("PRODUCT_POINTS", "PRODUCT_POINTS_OF_VALUE"):
+        monkeypatch.setattr(cpu, name, 0)
     monkeypatch.setattr(cuda, "DIRECT_WORK", 0)
     monkeypatch.setattr(cuda, "TILE", 96)
 

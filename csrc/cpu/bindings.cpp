@@ -34,11 +34,6 @@ int usable_threads(int threads) { return forked || threads < 1 ? 1 : threads; }
 
 void check_dim(int dim) { check(dim > 0, "dim: expected at least 1"); }
 
-void check_stride(int64_t stride, int64_t columns) {
-    check(stride % 16 == 0 && columns <= stride,
-          "stride: expected a multiple of 16, the most lanes of a vector");
-}
-
 template <class Call> void run(bool (*operation)(const Call&), const Call& call) {
     bool done;
     {
@@ -79,6 +74,7 @@ void mmd2(const py::kwargs& fields) {
                                   .field<&Call::kernel_fields>("kernel")
                                   .FIELD(Call, unbiased)
                                   .FIELD(Call, fixed_y)
+                                  .FIELD(Call, product_points)
                                   .FIELD(Call, value)
                                   .FIELD(Call, gradients);
     Call call = filled(table, fields);
@@ -90,35 +86,6 @@ void mmd2(const py::kwargs& fields) {
     if (x.offsets) check_offsets(x, call.batch), check_offsets(y, call.batch);
     call.kernel = call.kernel_fields.view();
     run<Mmd2>(operations().mmd2, call);
-}
-
-double mmd_tile(const py::kwargs& fields) {
-    typedef KernelCall<MmdTile> Call;
-    static const auto table = call_fields<Call>("mmd_tile")
-                                  .FIELD(Call, dim)
-                                  .FIELD(Call, stride)
-                                  .FIELD(Call, products)
-                                  .FIELD(Call, rows)
-                                  .FIELD(Call, columns)
-                                  .FIELD(Call, diagonal)
-                                  .field<&Call::kernel_fields>("kernel")
-                                  .FIELD(Call, farthest_r)
-                                  .FIELD(Call, typical_r)
-                                  .FIELD(Call, may_fold)
-                                  .FIELD(Call, offset)
-                                  .FIELD(Call, times)
-                                  .FIELD(Call, value)
-                                  .FIELD(Call, rung_factor)
-                                  .FIELD(Call, bandwidths)
-                                  .FIELD(Call, kernel_weights);
-    Call call = filled(table, fields);
-    check_dim(call.dim);
-    check_stride(call.stride, call.columns.count);
-    call.kernel = call.kernel_fields.view();
-    double shift = 0;
-    call.shift = &shift;
-    run<MmdTile>(operations().mmd_tile, call);
-    return shift;
 }
 
 void witness(const py::kwargs& fields) {
@@ -263,7 +230,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("capabilities", &usable_capabilities);
     module.def("openmp_threads", [] { return usable_threads(omp_get_max_threads()); });
     module.def("mmd2", &mmd2);
-    module.def("mmd_tile", &mmd_tile);
     module.def("witness", &witness);
     module.def("fourier_sum", &fourier_sum);
     module.def("fourier_function", &fourier_function);

@@ -44,42 +44,11 @@ struct Mmd2 {
     Sample x, y;  // without y: the self-term of x alone; offsets for both or none
     Kernel kernel;
     bool unbiased;
-    bool fixed_y;   // y's term with itself is left out; then no gradients but those of x and its weights
+    bool fixed_y;  // y's term with itself is left out; then no gradients but those of x and its weights
+    // Members with more points in a sample take matrix products where their data allow it; negative: none.
+    int64_t product_points;
     double* value;  // [batch]
     Mmd2Inputs gradients;
-};
-
-// The points on one side of a tile of mmd2.
-struct TileSide {
-    int64_t count;
-    const void* points;  // [count, dim]: as given, not about a center
-    const void* norms;   // [count]: |p|^2; NaN for a point with an infinity. Columns: [stride]
-    const void* mass;    // [count]. Columns: [stride], 0 beyond `count`
-    double* slopes;      // [count], added to: sum over the other side of mass * slope; null: not needed
-    void* grad;          // [count, dim], added to: scale * what near pairs have of the gradient; null alike
-    double scale;
-};
-
-// One tile of mmd2: its products from BLAS, the pairs that cancel in them by differences.
-struct MmdTile {
-    bool is_double;
-    int threads;
-    int dim;
-    int64_t stride;  // elements from one row of the tile to the next, a multiple of 16
-    void* products;  // [rows, stride]: p.q; where slopes are needed, they stay here: 0 for near pairs
-    TileSide rows, columns;
-    bool diagonal;  // the same points on both sides
-    Kernel kernel;
-    double farthest_r;       // no squared distance is larger
-    double typical_r;        // most are about as large
-    bool may_fold;           // not where the value meets that of another kernel evaluation, see mmd/mmd.cpp
-    double offset;           // subtracted from the slopes
-    double times;            // how often the values count
-    double* value;           // [rows], added to: times * sum_j mass_j u
-    double rung_factor;      // of what is added to the next two, with `times` and the rows' mass
-    double* bandwidths;      // [S], added to: gradients; null: not needed
-    double* kernel_weights;  // [S], alike
-    double* shift;           // [1]: what the slopes leave out, see mmd/kernels.hpp
 };
 
 struct WitnessInputs {
@@ -176,7 +145,6 @@ struct Elementwise {
 #define FASTMMD_DECLARE(isa)                             \
     namespace isa {                                      \
     bool mmd2(const Mmd2&);                              \
-    bool mmd_tile(const MmdTile&);                       \
     bool witness(const Witness&);                        \
     bool fourier_sum(const FourierSum&);                 \
     bool fourier_function(const FourierFunction&);       \

@@ -10,7 +10,6 @@ namespace {
 #define FASTMMD_OPERATIONS(isa) \
     {#isa,                      \
      isa::mmd2,                 \
-     isa::mmd_tile,             \
      isa::witness,              \
      isa::fourier_sum,          \
      isa::fourier_function,     \

@@ -10,7 +10,6 @@ namespace fastmmd {
 struct Operations {
     const char* capability;  // "baseline", "avx2" or "avx512"
     bool (*mmd2)(const Mmd2&);
-    bool (*mmd_tile)(const MmdTile&);
     bool (*witness)(const Witness&);
     bool (*fourier_sum)(const FourierSum&);
     bool (*fourier_function)(const FourierFunction&);

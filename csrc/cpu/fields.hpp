@@ -113,16 +113,4 @@ inline void read_field(pybind11::handle value, WitnessInputs& gradients) {
     gradients = table.filled(value);
 }
 
-inline void read_field(pybind11::handle value, TileSide& side) {
-    static const auto table = Fields<TileSide>("TileSide")
-                                  .FIELD(TileSide, count)
-                                  .FIELD(TileSide, points)
-                                  .FIELD(TileSide, norms)
-                                  .FIELD(TileSide, mass)
-                                  .FIELD(TileSide, slopes)
-                                  .FIELD(TileSide, grad)
-                                  .FIELD(TileSide, scale);
-    side = table.filled(value);
-}
-
 }  // namespace fastmmd

@@ -28,6 +28,7 @@ template <class T> struct Points {
     int64_t count;
     int dim;
     const T* center;  // [dim, rounded up to the lanes]
+    T typical = 0;    // squared norm about it, taken off norms: what remains keeps more digits
 
     // The last row is repeated behind it.
     const T* row(int64_t i) const { return points + smaller(i, count - 1) * dim; }
@@ -44,7 +45,30 @@ template <class T> struct Points {
         }
         return x - load(center + d);
     }
+
+    // |p_i - center|^2.
+    double squared_norm(int64_t i) const {
+        Wide<T> sum = {};
+        for (int64_t d = 0; d < dim; d += lanes<T>) {
+            const Wide<T> x = widen<T>(centered(row(i), d));
+            sum += x * x;
+        }
+        return sum_halves<lanes<T>>(sum);
+    }
 };
+
+// |p - q|^2 in double.
+template <class T> double distance_of(const T* p, const T* q, int dim) {
+    Wide<T> sum = {};
+    int d = 0;
+    for (; d + lanes<T> <= dim; d += lanes<T>) {
+        const Wide<T> difference = widen<T>(load(p + d)) - widen<T>(load(q + d));
+        sum += difference * difference;
+    }
+    double rest = 0;
+    for (; d < dim; ++d) rest += ((double)p[d] - (double)q[d]) * ((double)p[d] - (double)q[d]);
+    return sum_halves<lanes<T>>(sum) + rest;
+}
 
 // sums[i][v] += sum_k a[i][k] b[k][v], where a is broadcast and b has vectors of columns.
 template <class T, int ByRow, int ByTerm, int Rows, int Vectors>
@@ -85,7 +109,8 @@ template <class T> class ProductBlock {
     static int64_t most_rows(int64_t rows) { return round_up(rows, register_rows); }
     // Elements that blocks of so many rows take; doubles: with gradients.
     static int64_t elements(int64_t rows, int dim) {
-        return most_rows(rows) * (dim + product_stride<T> + 1) + product_columns * (packed_dims + 1);
+        return most_rows(rows) * (dim + product_stride<T> + 1) + product_columns * (packed_dims + 1) +
+               4 * lanes<T>;
     }
     static int64_t doubles(int64_t rows, int dim) { return most_rows(rows) * padded(dim); }
 
@@ -94,38 +119,59 @@ template <class T> class ProductBlock {
           chunk_(round_up(blocks_of(dim, blocks_of(dim, product_dims)), lanes<T>)),
           r_(elements),
           row_norms_(r_ + most_rows(most) * product_stride<T>),
-          column_norms_(row_norms_ + most_rows(most)),
+          column_norms_(row_norms_ + most_rows(most) + 2 * lanes<T>),
           packed_(column_norms_ + product_columns),
           rows_(packed_ + product_columns * packed_dims),
           gradient_(doubles) {}
 
-    // |p - center|^2, NaN for a point with an infinity; of the columns of the last multiply_columns.
+    // |p - center|^2 - typical, NaN for a point with an infinity; of the columns of the last
+    // multiply_columns.
     T row_norm(int i) const { return row_norms_[i]; }
     const T* column_norms() const { return column_norms_; }  // [used]
     T* row(int i) const { return r_ + (int64_t)i * product_stride<T>; }
     double* gradient(int i) const { return gradient_ + i * padded(dim_); }
 
     // Packs the rows.
-    void begin(const Points<T>& p, int64_t first, int count) {
+    FASTMMD_ALONE void begin(const Points<T>& p, int64_t first, int count) {
+        constexpr int groups = (register_rows + lanes<T> - 1) / lanes<T>;
         count_ = count;
-        for (int i = 0; i < most_rows(count); ++i) {
-            T* const at = rows_ + (int64_t)(i / register_rows) * dim_ * register_rows + i % register_rows;
-            double norm = 0, strange = 0;
-            for (int d = 0; d < dim_; ++d) {
-                const T x = i < count ? p.row(first + i)[d] - p.center[d] : T(0);
-                norm += (double)x * (double)x;
-                strange += (double)(x - x);
-                at[(int64_t)d * register_rows] = x;
+        for (int row = 0; row < count; row += register_rows) {
+            T* const panel = rows_ + (int64_t)row * dim_;
+            Wide<T> norms[groups] = {};
+            Vector<T> strange[groups] = {};
+            for (int64_t d = 0; d < dim_; d += lanes<T>) {
+                Vector<T> x[groups][lanes<T>];
+                for (int g = 0; g < groups; ++g) {
+                    for (int lane = 0; lane < lanes<T>; ++lane) {
+                        const int i = row + g * lanes<T> + lane;
+                        const bool there = g * lanes<T> + lane < register_rows && i < count;
+                        x[g][lane] = there ? p.centered(p.row(first + i), d) : Vector<T>{};
+                    }
+                    transpose_lanes<T>(x[g]);
+                    Vector<T> squares = {};
+                    for (int at = 0; at < lanes<T>; ++at) {
+                        squares += x[g][at] * x[g][at];
+                        strange[g] += x[g][at] - x[g][at];
+                    }
+                    norms[g] += widen<T>(squares);
+                }
+                // Vectors reach beyond the rows, into what is stored after them.
+                for (int64_t at = 0; at < smaller<int64_t>(lanes<T>, dim_ - d); ++at)
+                    for (int g = 0; g < groups; ++g)
+                        store(panel + (d + at) * register_rows + g * lanes<T>, x[g][at]);
             }
-            row_norms_[i] = (T)(norm + strange);
+            for (int g = 0; g < groups; ++g) {
+                norms[g] += widen<T>(strange[g]) - (double)p.typical;
+                store(row_norms_ + row + g * lanes<T>, __builtin_convertvector(norms[g], Vector<T>));
+            }
         }
     }
 
     // Clears what add_products adds to.
-    void clear_gradient() const { memset(gradient_, 0, count_ * padded(dim_) * sizeof(double)); }
+    void clear_gradient() const { memset(gradient_, 0, most_rows(count_) * padded(dim_) * sizeof(double)); }
 
     // row(i)[j] = p_i . q_j for `used` columns from `first` on, a multiple of the lanes.
-    void multiply_columns(const Points<T>& q, int64_t first, int used) const {
+    void multiply_columns(const Points<T>& q, int64_t first, int used) {
         for (int64_t from = 0; from < dim_; from += chunk_) {
             const int64_t dims = smaller<int64_t>(chunk_, dim_ - from);
             pack_columns(q, first, used, from, dims);
@@ -145,10 +191,7 @@ template <class T> class ProductBlock {
     void add_products(const Points<T>& q, int64_t first, int used, double factor) const {
         for (int64_t d = 0; d < padded(dim_); d += panel_columns<T>) {
             const int vectors = (int)smaller<int64_t>(register_vectors, (padded(dim_) - d) / lanes<T>);
-            for (int j = 0; j < used; ++j)
-                for (int v = 0; v < vectors; ++v)
-                    store(packed_ + j * panel_columns<T> + v * lanes<T>,
-                          q.centered(q.row(first + j), d + v * lanes<T>));
+            pack_coordinates(q, first, used, d, vectors);
             for (int i = 0; i < count_; i += register_rows)
                 with_panel(count_ - i, vectors, [&](auto rows, auto vectors) {
                     add_panel<decltype(rows)::value, decltype(vectors)::value>(row(i), used, factor,
@@ -159,7 +202,7 @@ template <class T> class ProductBlock {
 
   private:
     // Some dimensions of columns, to whose norms they are added.
-    void pack_columns(const Points<T>& q, int64_t first, int used, int64_t from, int64_t dims) const {
+    FASTMMD_ALONE void pack_columns(const Points<T>& q, int64_t first, int used, int64_t from, int64_t dims) {
         for (int j = 0; j < used; j += lanes<T>) {
             const T* of[lanes<T>];
             for (int lane = 0; lane < lanes<T>; ++lane) of[lane] = q.row(first + j + lane);
@@ -182,14 +225,25 @@ template <class T> class ProductBlock {
                 norms += widen<T>(squares);
             }
             norms += widen<T>(strange);
-            T* const sums = column_norms_ + j;
-            if (from) norms += widen<T>(load(sums));
-            store(sums, __builtin_convertvector(norms, Vector<T>));
+            double* const sums = column_sums_ + j;
+            if (from) norms += load_wide<T>(sums);
+            memcpy(sums, &norms, sizeof norms);
+            norms -= (double)q.typical;
+            store(column_norms_ + j, __builtin_convertvector(norms, Vector<T>));
         }
     }
 
+    // One or two vectors of dimensions.
+    FASTMMD_ALONE void pack_coordinates(const Points<T>& q, int64_t first, int used, int64_t from,
+                                        int vectors) const {
+        for (int j = 0; j < used; ++j)
+            for (int v = 0; v < vectors; ++v)
+                store(packed_ + j * panel_columns<T> + v * lanes<T>,
+                      q.centered(q.row(first + j), from + v * lanes<T>));
+    }
+
     template <int Rows, int Vectors>
-    static void multiply_panel(const T* a, const T* b, int64_t dims, bool add, T* r) {
+    FASTMMD_ALONE static void multiply_panel(const T* a, const T* b, int64_t dims, bool add, T* r) {
         Vector<T> sums[Rows][Vectors] = {};
         multiply<T, 1, register_rows>(a, b, dims, sums);
         FASTMMD_UNROLL for (int i = 0; i < Rows; ++i) FASTMMD_UNROLL for (int v = 0; v < Vectors; ++v) {
@@ -199,7 +253,7 @@ template <class T> class ProductBlock {
     }
 
     template <int Rows, int Vectors>
-    void add_panel(const T* c, int used, double factor, double* gradient) const {
+    FASTMMD_ALONE void add_panel(const T* c, int used, double factor, double* gradient) const {
         Vector<T> sums[Rows][Vectors] = {};
         multiply<T, product_stride<T>, 1>(c, packed_, used, sums);
         for (int i = 0; i < Rows; ++i)
@@ -213,12 +267,13 @@ template <class T> class ProductBlock {
     static constexpr int64_t packed_dims = larger(product_dims, panel_columns<T>);
 
     const int dim_;
-    const int64_t chunk_;    // dimensions at a time
-    T* const r_;             // [rows][product_stride]
-    T* const row_norms_;     // [rows]
-    T* const column_norms_;  // [product_columns]
-    T* const packed_;        // columns
-    T* const rows_;          // [panels][dim][register_rows]
+    const int64_t chunk_;                  // dimensions at a time
+    T* const r_;                           // [rows][product_stride]
+    T* const row_norms_;                   // [rows]
+    T* const column_norms_;                // [product_columns]
+    double column_sums_[product_columns];  // of squares
+    T* const packed_;                      // columns
+    T* const rows_;                        // [panels][dim][register_rows]
     double* const gradient_;
     int count_ = 0;
 };

@@ -15,6 +15,8 @@ namespace fastmmd::FASTMMD_ISA {
 namespace {
 
 #define FASTMMD_INLINE inline __attribute__((always_inline))
+// A loop whose registers no caller shares.
+#define FASTMMD_ALONE __attribute__((noinline))
 #define FASTMMD_UNROLL _Pragma("GCC unroll 16")
 
 #if defined(__AVX512F__)

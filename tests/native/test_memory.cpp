@@ -19,12 +19,8 @@ TEST(memory_that_runs_out) {
             const Operations& o = *set.operations;
             const Sample x = {n, data, nullptr, nullptr}, y = {5, data, nullptr, nullptr};
             const Mmd2Inputs gradients = {data, data, nullptr, nullptr, data, data};
-            CHECK(!o.mmd2({is_double, 2, 1, 3, x, y, kernel, false, false, (double*)data, gradients}),
+            CHECK(!o.mmd2({is_double, 2, 1, 3, x, y, kernel, false, false, -1, (double*)data, gradients}),
                   "%s: mmd2", set.name());
-            const TileSide side = {5, data, data, data, (double*)data, nullptr, 1};
-            CHECK(!o.mmd_tile({is_double, 2, 3, n, data, side, side, false, kernel, 1, 1, false, 0, 1,
-                               (double*)data, 1, nullptr, nullptr, (double*)data}),
-                  "%s: mmd_tile", set.name());
             CHECK(!o.witness({is_double, 2, 5, n, 3, data, data, data, kernel, data, nullptr, {}}),
                   "%s: witness", set.name());
             CHECK(!o.fourier_sum({is_double, 2, n, 5, 3, data, data, features, data}), "%s: fourier_sum",

@@ -15,6 +15,7 @@ struct Case {
     int dim = 1;
     bool x_weighted = false, y_weighted = false, unbiased = false;
     int needs = 0;
+    int64_t product_points = -1;  // negative: by differences
     std::vector<double> x, y, x_weights, y_weights;
     std::vector<int64_t> x_offsets, y_offsets;  // empty: members of n and m points
 
@@ -33,7 +34,8 @@ struct Case {
                " batch=" + std::to_string(batch) + " n=" + std::to_string(n) + " m=" + std::to_string(m) +
                (x_offsets.empty() ? "" : " by offsets") + " D=" + std::to_string(dim) +
                (x_weighted ? " x weighted" : "") + (y_weighted ? " y weighted" : "") +
-               (unbiased ? " unbiased" : "") + " needs=" + std::to_string(needs);
+               (unbiased ? " unbiased" : "") + " needs=" + std::to_string(needs) +
+               (product_points < 0 ? "" : " products");
     }
 };
 
@@ -159,6 +161,7 @@ template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, c
     task.y = {c.m, or_null(y), or_null(y_weights), or_null(y_offsets)};
     task.kernel = c.kernel.kernel(bandwidths, weights);
     task.unbiased = c.unbiased;
+    task.product_points = c.product_points;
     task.value = out->value.data();
     task.gradients = {or_null(out->grad_x),          or_null(out->grad_y),
                       or_null(out->grad_x_weights),  or_null(out->grad_y_weights),
@@ -278,6 +281,25 @@ TEST(mmd2_in_many_dimensions) {
             for (const int dim : {128, 130, 528}) {
                 check_case(make_case(random, kernel, 18, 21, dim));
                 check_case(make_members(random, kernel, {{17, 5}, {2, 33}}, dim));
+            }
+}
+
+TEST(mmd2_by_products) {
+    const int sizes[][3] = {{1, 1, 17}, {13, 40, 48}, {12, 16, 49}, {30, 270, 33}, {20, 13, 79}, {9, 5, 300}};
+    Random random(14);
+    const auto closer = [](Case& c) {  // kernels of many dimensions are normal numbers
+        for (std::vector<double>* points : {&c.x, &c.y})
+            for (double& x : *points) x *= c.dim > 100 ? 0.25 : 1;
+    };
+    for (const KernelCase& kernel : kernel_cases())
+        if (kernel.family != Family::energy)
+            for (const auto& size : sizes) {
+                Case c = make_case(random, kernel, size[0], size[1], size[2]);
+                c.product_points = 0;
+                closer(c), check_case(c);
+                c = make_members(random, kernel, {{17, 5}, {0, 0}, {2, 33}}, size[2]);
+                c.product_points = 3;
+                closer(c), check_case(c);
             }
 }
 

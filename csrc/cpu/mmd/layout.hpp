@@ -54,7 +54,7 @@ template <class T> struct Member {
     int64_t first_strip, first_tile;  // tasks of the members before
 
     // The rows' values against the other sample, where there is a term with these rows.
-    const double* cross_value(int rows) const {
+    double* cross_value(int rows) const {
         for (int i = 0; i < term_count; ++i)
             if (terms[i].rows == rows && terms[i].columns != rows) return terms[i].value;
         return nullptr;
@@ -75,14 +75,26 @@ template <class T> class Layout {
     explicit Layout(const Mmd2& task) : task_(task), members_(task.batch) {
         if (!members_) return;
         for (int64_t b = 0; b < task.batch; ++b) {
-            for (int side = 0; side < sides(); ++side) measure(b, side);
+            for (int side = 0; side < sides(); ++side) {
+                measure(b, side);
+                largest_of_[side] = larger(largest_of_[side], this->side(b, side).count);
+            }
             largest_ = larger(largest_, points(member(b)));
         }
-        wide_ = task.dim > always_wide_dims || (task.dim > narrow_dims && largest_ <= wide_points);
+        wide_ =
+            products() || task.dim > always_wide_dims || (task.dim > narrow_dims && largest_ <= wide_points);
         for (int64_t b = 0; b < task.batch; ++b) list_terms(b);
     }
     explicit operator bool() const { return (bool)members_; }
 
+    // By matrix products, some members at least, or one of them.
+    bool products() const {
+        return task_.product_points >= 0 && larger(largest_of_[0], largest_of_[1]) > task_.product_points;
+    }
+    bool products(int64_t b) const {
+        const Member<T>& own = member(b);
+        return products() && larger(own.sides[0].count, own.sides[sides() - 1].count) > task_.product_points;
+    }
     // In many dimensions.
     bool wide() const { return wide_; }
     int64_t stride() const { return wide_ ? row_stride<T>(task_.dim) : task_.dim; }
@@ -107,6 +119,7 @@ template <class T> class Layout {
         return larger<int64_t>(1, blocks_of(larger(x, y), panel(own)));
     }
 
+    int64_t largest(int side) const { return largest_of_[side]; }  // points of a member
     int sides() const { return task_.y.points ? 2 : 1; }
     Member<T>& member(int64_t b) const { return members_.get()[b]; }
     Side<T>& side(int64_t b, int side) const { return member(b).sides[side]; }
@@ -238,7 +251,7 @@ template <class T> class Layout {
     bool wide_ = false;
     const Buffer<Member<T>> members_;
     int64_t staged_[2] = {}, doubles_ = 0, strips_ = 0, tiles_ = 0, kept_ = 0, kept_of_member_ = 0,
-            largest_ = 0;
+            largest_ = 0, largest_of_[2] = {};
     double steps_ = 0;
 };
 

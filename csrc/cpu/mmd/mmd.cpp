@@ -1,12 +1,10 @@
 // mmd2: every pair of points once, value and gradients in one pass.
+#include "finish.hpp"
+#include "product_run.hpp"
 #include "wide_run.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
-
-template <class T> void fill(T* array, int64_t first, int64_t count, double value) {
-    for (int64_t i = 0; array && i < count; ++i) array[first + i] = (T)value;
-}
 
 template <class T> class Mmd2Run {
   public:
@@ -25,18 +23,20 @@ template <class T> class Mmd2Run {
           moments_(task.batch * 4 * layout_.stride()),
           rung_sums_(per_rung_ ? layout_.strips() * 2 * count_ : 0),
           kept_(outer_ * layout_.kept()),
-          plans_(task.batch, count_) {}
+          plans_(task.batch, count_),
+          products_(task, layout_, threads_, outer_),
+          finish_(task, layout_, plans_, per_rung_ ? rung_sums_.get() : nullptr) {}
 
     bool run() {
         if (!layout_ || !blocks_ || !coordinates_ || !mass_ || !sums_ || !moments_ || !rung_sums_ || !kept_ ||
-            !plans_)
+            !plans_ || !products_)
             return false;
         const int sides = layout_.sides();
         layout_.place(sums_.get());
         if (layout_.wide()) {
             // Members side by side, or one after another by all threads.
             parallel_for(task_.batch, outer_, [&](int64_t b, int thread) { run_wide(b, thread); });
-            for (int side = 0; side < sides; ++side) clear_behind(side);
+            finish_.clear_behind();
             return true;
         }
         parallel_for(task_.batch * sides, threads_,
@@ -49,23 +49,19 @@ template <class T> class Mmd2Run {
             const int side = t >= of_x;
             if (grad_points(side)) point_gradients(b, side, side ? t - of_x : t);
         });
-        parallel_for(task_.batch, threads_, [&](int64_t b, int) { finish(b); });
-        for (int side = 0; side < sides; ++side) clear_behind(side);
+        parallel_for(task_.batch, threads_, [&](int64_t b, int) { finish_(b); });
+        finish_.clear_behind();
         return true;
     }
 
   private:
     const Sample& sample(int side) const { return side ? task_.y : task_.x; }
     T* grad_points(int side) const { return (T*)(side ? task_.gradients.y : task_.gradients.x); }
-    T* grad_weights(int side) const {
-        return (T*)(side ? task_.gradients.y_weights : task_.gradients.x_weights);
-    }
 
-    // Stages one sample of member b and finds its moments.
-    void prepare(int64_t b, int side) {
-        if (layout_.is_empty(b)) return;
+    // Finds what one sample of member b counts.
+    void weigh(int64_t b, int side) {
         Side<T>& own = layout_.side(b, side);
-        const int64_t size = own.count, at = own.staged + (side ? layout_.staged(0) : 0);
+        const int64_t size = own.count;
         const T* weights = (const T*)sample(side).weights;
         own.points = (const T*)sample(side).points + own.base * dim_;
         own.weights = weights ? weights + own.base : nullptr;
@@ -78,6 +74,16 @@ template <class T> class Mmd2Run {
         double squares = 0;
         for (int64_t i = 0; i < size; ++i) squares += own.weight(i) * own.weight(i);
         own.a = !task_.unbiased ? 1 : size > 1 ? 1 / (1 - squares) : NAN;
+    }
+
+    int64_t place(const Side<T>& own, int side) const { return own.staged + (side ? layout_.staged(0) : 0); }
+
+    // Stages one sample of member b and finds its moments.
+    void prepare(int64_t b, int side) {
+        if (layout_.is_empty(b)) return;
+        weigh(b, side);
+        Side<T>& own = layout_.side(b, side);
+        const int64_t size = own.count, at = place(own, side);
         T* const mass = mass_.get() + at;
         T* const staged = coordinates_.get() + at * layout_.stride();
         if (layout_.wide()) return prepare_rows(own, dim_, staged, mass);
@@ -88,16 +94,35 @@ template <class T> class Mmd2Run {
     // One member in many dimensions, by the thread that it is for or, with `outer_` 1, by all.
     void run_wide(int64_t b, int outer) {
         const int threads = outer_ > 1 ? 1 : threads_, sides = layout_.sides();
+        if (layout_.products(b) && !layout_.is_empty(b) && run_products(b, outer, threads)) return finish_(b);
         parallel_for(sides, threads, [&](int64_t side, int) { prepare(b, (int)side); });
         plan(b);
+        if (layout_.is_empty(b)) return finish_(b);
+        clear_rungs(b);
+        const WideRun<T> run(task_, layout_, blocks_, b, plans_[b], per_rung_ ? rung_sums_.get() : nullptr);
+        run(kept_.get() + outer * layout_.kept(), outer, threads);
+        finish_(b);
+    }
+
+    void clear_rungs(int64_t b) {
         const Member<T>& own = layout_.member(b);
-        if (layout_.is_empty(b)) return finish(b);
         if (per_rung_)
             memset(rung_sums_.get() + own.first_strip * 2 * count_, 0,
                    own.strips * 2 * count_ * sizeof(double));
-        const WideRun<T> run(task_, layout_, blocks_, b, plans_[b], per_rung_ ? rung_sums_.get() : nullptr);
-        run(kept_.get() + outer * layout_.kept(), outer, threads);
-        finish(b);
+    }
+
+    // One member by products; false: the data do not allow it, and nothing was done.
+    bool run_products(int64_t b, int outer, int threads) {
+        ProductSide<T> of[2];
+        parallel_for(layout_.sides(), threads, [&](int64_t side, int) {
+            weigh(b, (int)side);
+            const int64_t at = place(layout_.side(b, (int)side), (int)side);
+            products_.prepare(b, (int)side, outer, at, mass_.get() + at, of[side]);
+        });
+        clear_rungs(b);
+        double* const rungs =
+            per_rung_ ? rung_sums_.get() + layout_.member(b).first_strip * 2 * count_ : nullptr;
+        return products_.run(b, of, outer, outer, threads, blocks_, plans_[b], [&] { plan(b); }, rungs);
     }
 
     void plan(int64_t b) {
@@ -191,62 +216,6 @@ template <class T> class Mmd2Run {
             }
     }
 
-    // Everything that sums over the rows of member b, in their order.
-    void finish(int64_t b) {
-        const Member<T>& member = layout_.member(b);
-        if (layout_.is_empty(b)) return finish_empty(b);
-        double value = 0;
-        for (int side = 0; side < (task_.fixed_y ? 1 : layout_.sides()); ++side) {
-            const Side<T>& own = member.sides[side];
-            double* of_self = member.terms[side].value;
-            const double* of_other = member.cross_value(side);
-            const double self = own.total(of_self);
-            value += own.a * self;
-            if (of_other && side == 0) value -= 2 * own.total(of_other);
-            if (!grad_weights(side)) continue;
-            // In the normalized weights first, then through their normalization.
-            for (int64_t i = 0; i < own.count; ++i) {
-                double& g = of_self[i] *= 2 * own.a;
-                if (of_other) g -= 2 * of_other[i];
-                if (task_.unbiased) g += 2 * own.a * own.a * own.weight(i) * self;
-            }
-            const double mean = own.total(of_self);
-            T* grad = grad_weights(side) + own.base;
-            for (int64_t i = 0; i < own.count; ++i) grad[i] = (T)((of_self[i] - mean) * own.scale);
-        }
-        task_.value[b] = value;
-        if (!per_rung_) return;
-        double* sums = rung_sums_.get() + member.first_strip * 2 * count_;
-        for (int64_t strip = 1; strip < member.strips; ++strip)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
-        T *bandwidths = (T*)task_.gradients.bandwidths, *weights = (T*)task_.gradients.kernel_weights;
-        rung_gradients(plans_[b], sums, bandwidths ? bandwidths + b * count_ : nullptr,
-                       weights ? weights + b * count_ : nullptr);
-    }
-
-    // A member without points on one side is NaN, without any 0, and so are its gradients.
-    void finish_empty(int64_t b) const {
-        const int sides = layout_.sides();
-        const double value = layout_.side(b, 0).count == layout_.side(b, sides - 1).count ? 0 : NAN;
-        task_.value[b] = value;
-        for (int side = 0; side < sides; ++side) {
-            const Side<T>& own = layout_.side(b, side);
-            fill(grad_points(side), own.base * dim_, own.count * dim_, value);
-            fill(grad_weights(side), own.base, own.count, value);
-        }
-        fill((T*)task_.gradients.bandwidths, b * count_, count_, value);
-        fill((T*)task_.gradients.kernel_weights, b * count_, count_, value);
-    }
-
-    // Rows of no member have no gradient.
-    void clear_behind(int side) const {
-        const int64_t* offsets = sample(side).offsets;
-        if (!offsets) return;
-        const int64_t first = offsets[task_.batch], count = sample(side).count - first;
-        fill(grad_points(side), first * dim_, count * dim_, 0);
-        fill(grad_weights(side), first, count, 0);
-    }
-
     const Mmd2& task_;
     const int dim_, count_;
     const bool per_rung_;
@@ -257,6 +226,8 @@ template <class T> class Mmd2Run {
     const Buffer<double> sums_, moments_, rung_sums_;
     const Buffer<T> kept_;  // slopes
     const PlanMemory<T> plans_;
+    const Products<T> products_;
+    const Finish<T> finish_;
 };
 
 }  // namespace

@@ -29,19 +29,6 @@ struct Close {
     double* r;     // [product_columns]
 };
 
-// |p - q|^2 in double.
-template <class T> double exact_distance(const T* p, const T* q, int dim) {
-    Wide<T> sum = {};
-    int d = 0;
-    for (; d + lanes<T> <= dim; d += lanes<T>) {
-        const Wide<T> difference = widen<T>(load(p + d)) - widen<T>(load(q + d));
-        sum += difference * difference;
-    }
-    double rest = 0;
-    for (; d < dim; ++d) rest += ((double)p[d] - (double)q[d]) * ((double)p[d] - (double)q[d]);
-    return sum_halves<lanes<T>>(sum) + rest;
-}
-
 template <class T> class ProductRun {
   public:
     explicit ProductRun(const Parzen& task)
@@ -185,8 +172,7 @@ template <class T> class ProductRun {
             const double least = side ? (double)*shares_.minima(column + j) : (double)nearest;
             if (!(r[j] <= least + reach)) continue;
             close.columns[close.count] = j;
-            close.r[close.count++] =
-                exact_distance(sides_[side].row(i), sides_[1 - side].row(column + j), dim_);
+            close.r[close.count++] = distance_of(sides_[side].row(i), sides_[1 - side].row(column + j), dim_);
             r[j] = (T)INFINITY;
         }
         return close;

@@ -1,4 +1,4 @@
-"""mmd2 and witness through the compiled kernels, mmd2 of many points in many dimensions through matrix products."""
+"""mmd2 and witness through the compiled kernels, in many dimensions mostly by matrix products."""
 
 from __future__ import annotations
 
@@ -9,38 +9,16 @@ from ....kernels import FAMILIES
 from ...calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
 from ...common.native import address, is_double
 from ..library import kernel_fields, load, threads
-from . import products
 
-DIRECT_DIMS = 48  # up to here differences cost less than products, and so they do for few points and coordinates:
-DIRECT_POINTS = 4096  # of x and y together
-DIRECT_COORDINATES = 2**21  # alike
-FIXED_COORDINATES = 2**16  # of x alone beside a fixed y: few pairs for the products that y takes
+# Products may be faster than differences from so many dimensions on, with more points than
+PRODUCT_DIMS = 24
+PRODUCT_POINTS = 256  # in the larger sample, or where only the value is wanted
+PRODUCT_POINTS_OF_VALUE = 1024  # in it, or beside a fixed one
+PRODUCT_POINTS_BESIDE_FIXED = 16  # in x
 
 
 def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     """Value [B] in float64 and six gradients; see `calls.MmdBackend.mmd2`."""
-    # The rounding of a product shows most where the kernel is unbounded and not smooth. Members by offsets are usually
-    # too small for products, and take differences in many dimensions as well.
-    y = None if call.y is None else call.y.points
-    if call.fixed_y and call.x.points[0].numel() < FIXED_COORDINATES:
-        return _by_differences(call)
-    if FAMILIES[call.kernel.family].bounded and call.x.offsets is None and _products_pay(call.x.points, y):
-        return products.mmd2(call)
-    return _by_differences(call)
-
-
-def _products_pay(x: Tensor, y: Tensor | None) -> bool:
-    """Whether products are faster, and no squared norm overflows, nor is anything infinite or NaN."""
-    samples = [x] if y is None else [x, y]
-    count, dim = sum(sample.shape[1] for sample in samples), x.shape[2]
-    few = count <= DIRECT_POINTS and count * dim <= DIRECT_COORDINATES
-    if dim <= DIRECT_DIMS or few or x.numel() == 0:
-        return False
-    limit = (1e-2 * torch.finfo(x.dtype).max / dim) ** 0.5
-    return all(-limit < float(bound) < limit for sample in samples for bound in sample.aminmax())
-
-
-def _by_differences(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
     x, y, needs, count = call.x, call.y, call.needs, len(call.kernel.bandwidths)
     batch, n, dim = x.points.shape
     members = batch if x.offsets is None else len(x.offsets) - 1
@@ -65,6 +43,7 @@ def _by_differences(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
         kernel=kernel_fields(call.kernel),
         unbiased=call.unbiased,
         fixed_y=call.fixed_y,
+        product_points=_product_points(call),
         value=value.data_ptr(),
         gradients={
             "x": address(gradients.x),
@@ -76,6 +55,19 @@ def _by_differences(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
         },
     )
     return value, gradients
+
+
+def _product_points(call: Mmd2) -> int:
+    """Members with more points than this take products, where these are faster; -1: none does.
+
+    The kernel has to hide what a product rounds, as one that is unbounded does not.
+    """
+    x, needs = call.x.points, call.needs
+    if x.shape[2] < PRODUCT_DIMS or not FAMILIES[call.kernel.family].bounded:
+        return -1
+    if call.fixed_y:
+        return 0 if x.shape[1] > PRODUCT_POINTS_BESIDE_FIXED else -1
+    return PRODUCT_POINTS if needs.x or needs.y else PRODUCT_POINTS_OF_VALUE
 
 
 def _sample(sample: Sample) -> dict[str, int]:
