@@ -97,6 +97,7 @@ void witness(const py::kwargs& fields) {
                                   .FIELD(Call, points)
                                   .FIELD(Call, samples)
                                   .FIELD(Call, weights)
+                                  .FIELD(Call, products)
                                   .field<&Call::kernel_fields>("kernel")
                                   .FIELD(Call, value)
                                   .FIELD(Call, grad)

@@ -68,6 +68,7 @@ struct Witness {
     const void* points;   // [p, dim]
     const void* samples;  // [n, dim]
     const void* weights;  // [n], signed
+    bool products;        // by matrix products where the data allow it, for many dimensions
     Kernel kernel;
     void* value;       // [p]
     const void* grad;  // [p] or null: value only

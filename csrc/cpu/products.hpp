@@ -168,7 +168,9 @@ template <class T> class ProductBlock {
     }
 
     // Clears what add_products adds to.
-    void clear_gradient() const { memset(gradient_, 0, most_rows(count_) * padded(dim_) * sizeof(double)); }
+    void clear_gradient(int rows) const {
+        memset(gradient_, 0, most_rows(rows) * padded(dim_) * sizeof(double));
+    }
 
     // row(i)[j] = p_i . q_j for `used` columns from `first` on, a multiple of the lanes.
     void multiply_columns(const Points<T>& q, int64_t first, int used) {

@@ -21,7 +21,7 @@ TEST(memory_that_runs_out) {
             const Mmd2Inputs gradients = {data, data, nullptr, nullptr, data, data};
             CHECK(!o.mmd2({is_double, 2, 1, 3, x, y, kernel, false, false, -1, (double*)data, gradients}),
                   "%s: mmd2", set.name());
-            CHECK(!o.witness({is_double, 2, 5, n, 3, data, data, data, kernel, data, nullptr, {}}),
+            CHECK(!o.witness({is_double, 2, 5, n, 3, data, data, data, false, kernel, data, nullptr, {}}),
                   "%s: witness", set.name());
             CHECK(!o.fourier_sum({is_double, 2, n, 5, 3, data, data, features, data}), "%s: fourier_sum",
                   set.name());

@@ -12,11 +12,12 @@ struct Case {
     int dim;
     int needs;  // of points, samples, weights, bandwidths, kernel weights: one bit each
     std::vector<double> points, samples, weights, grad;
+    bool products = false;
 
     std::string describe() const {
         return std::string(host::name_of(kernel.family)) + " S=" + std::to_string(kernel.bandwidths.size()) +
                " p=" + std::to_string(p) + " n=" + std::to_string(n) + " D=" + std::to_string(dim) +
-               " needs=" + std::to_string(needs);
+               " needs=" + std::to_string(needs) + (products ? " products" : "");
     }
 };
 
@@ -67,6 +68,7 @@ template <class T> std::unique_ptr<Outputs<T>> call(const InstructionSet& set, c
     task.p = c.p, task.n = c.n, task.dim = c.dim;
     task.points = points.data(), task.samples = samples.data(), task.weights = weights.data();
     task.kernel = c.kernel.kernel(bandwidths, kernel_weights);
+    task.products = c.products;
     task.value = out->value.data();
     CHECK(set.operations->witness(task), "%s %s: no memory", set.name(), c.describe().c_str());
     task.value = nullptr, task.grad = grad.data();
@@ -112,22 +114,44 @@ void check_case(const Case& c) {
 
 }  // namespace
 
+namespace {
+
+Case make_case(Random& random, const KernelCase& kernel, int64_t p, int64_t n, int dim, double scale) {
+    const int needs[] = {1, 2, 4, 8, 16, 31, 31, 31};
+    Case c = {kernel, p, n, dim, needs[random.below(8)], {}, {}, {}, {}};
+    c.points = random_points(random, c.p, dim, 0);
+    c.samples = random_points(random, c.n, dim, 0.5);
+    for (std::vector<double>* points : {&c.points, &c.samples})
+        for (double& x : *points) x *= scale;
+    for (int d = 0; d < dim; ++d) c.samples[d] = c.points[d];
+    for (int64_t j = 0; j < c.n; ++j) c.weights.push_back(random.normal());
+    for (int64_t i = 0; i < c.p; ++i) c.grad.push_back(random.normal());
+    return c;
+}
+
+}  // namespace
+
 TEST(witness) {
     const int64_t small[][2] = {{1, 1}, {1, 17}, {4, 3}, {9, 8}, {16, 15}, {33, 31}};
     const int64_t large[][2] = {{257, 33}, {65, 257}, {1, 257}, {255, 1}};
-    const int needs[] = {1, 2, 4, 8, 16, 31, 31, 31};
     Random random(5);
     int turn = 0;
     for (const KernelCase& kernel : kernel_cases())
         for (const int dim : dims())
             for (size_t at = 0; at <= 6; ++at) {
                 const auto& size = at < 6 ? small[at] : large[turn++ % 4];
-                Case c = {kernel, size[0], size[1], dim, needs[random.below(8)], {}, {}, {}, {}};
-                c.points = random_points(random, c.p, dim, 0);
-                c.samples = random_points(random, c.n, dim, 0.5);
-                for (int d = 0; d < dim; ++d) c.samples[d] = c.points[d];
-                for (int64_t j = 0; j < c.n; ++j) c.weights.push_back(random.normal());
-                for (int64_t i = 0; i < c.p; ++i) c.grad.push_back(random.normal());
+                check_case(make_case(random, kernel, size[0], size[1], dim, 1));
+            }
+}
+
+TEST(witness_by_products) {
+    const int sizes[][3] = {{1, 17, 17}, {13, 40, 48}, {30, 270, 33}, {20, 13, 79}, {9, 5, 300}};
+    Random random(6);
+    for (const KernelCase& kernel : kernel_cases())
+        if (kernel.family != Family::energy)
+            for (const auto& size : sizes) {
+                Case c = make_case(random, kernel, size[0], size[1], size[2], size[2] > 100 ? 0.25 : 1);
+                c.products = true;
                 check_case(c);
             }
 }

@@ -113,5 +113,40 @@ template <class T> T typical_norm(const Points<T>& points) {
     return norms[used / 2] < (double)Format<T>::largest ? (T)ldexp(floor(digits * 256), exponent - 8) : T(0);
 }
 
+// Finds what `side` has beside its points, whose moments it leaves in `moments`.
+template <class T>
+void prepare_side(const T* weights,  // [count] or null: ones
+                  double scale,      // of the weights
+                  Moments& moments,
+                  T* centers,    // [2][dim, rounded up to the lanes]; the second is scratch
+                  double* sums,  // scratch, alike
+                  T* mass,       // [count]
+                  bool* far,     // [count]
+                  ProductSide<T>& side) {
+    const int64_t length = round_up(side.alone.dim, lanes<T>);
+    T* const origin = centers + length;
+    for (int64_t d = 0; d < length; ++d) origin[d] = 0;
+    for (int64_t j = 0; j < side.alone.count; ++j) mass[j] = weights ? weights[j] : T(1);
+    side.alone.center = origin;
+    side.mass = mass;
+    find_point_moments(side.alone, weights, scale, moments);
+    find_center(moments, sums, centers, far, side);
+}
+
+// The center in the middle of one or two sides, which are prepared, and their typical norms.
+template <class T>
+void find_middle(ProductSide<T>* sides, int count,
+                 T* middle) {  // [dim, rounded up to the lanes]
+    const T *const x = sides[0].alone.center, *const y = sides[count - 1].alone.center;
+    for (int64_t d = 0; d < round_up(sides[0].alone.dim, lanes<T>); ++d) middle[d] = (x[d] + y[d]) / 2;
+    for (int side = 0; side < count; ++side) {
+        Points<T>&alone = sides[side].alone, &together = sides[side].together;
+        together = alone;
+        together.center = middle;
+        alone.typical = typical_norm(alone);
+        together.typical = typical_norm(together);
+    }
+}
+
 }  // namespace
 }  // namespace fastmmd::FASTMMD_ISA

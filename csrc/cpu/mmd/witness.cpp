@@ -1,5 +1,5 @@
 // The witness sum_j w_j u(p_i, s_j) and its gradients: rows of points against samples, and the mirror image.
-#include "blocks.hpp"
+#include "witness_products.hpp"
 
 namespace fastmmd::FASTMMD_ISA {
 namespace {
@@ -107,10 +107,22 @@ template <class T> class WitnessRun {
     Moments parts_[2];
 };
 
+template <class T> bool run(const Witness& task) {
+    if (task.products) {
+        const int threads = task.threads;
+        const BlockMemory<T> blocks(threads, 0, task.kernel.count);
+        WitnessProducts<T> products(task, threads, blocks);
+        if (!blocks || !products) return false;
+        if (products.prepare()) {
+            products.run();
+            return true;
+        }
+    }
+    return WitnessRun<T>(task).run();
+}
+
 }  // namespace
 
-bool witness(const Witness& task) {
-    return task.is_double ? WitnessRun<double>(task).run() : WitnessRun<float>(task).run();
-}
+bool witness(const Witness& task) { return task.is_double ? run<double>(task) : run<float>(task); }
 
 }  // namespace fastmmd::FASTMMD_ISA

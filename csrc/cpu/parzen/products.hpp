@@ -106,7 +106,7 @@ template <class T> class ProductRun {
                               most_rows_, dim_);
         block.begin(own, first, rows);
         double sums[most_block_rows] = {};  // of coefficients
-        if (task_.grad) block.clear_gradient();
+        if (task_.grad) block.clear_gradient(rows);
         const int64_t tiles = blocks_of(other.count, product_columns);
         for (int64_t tile = tiles * strip / strips; tile < tiles * (strip + 1) / strips; ++tile) {
             const int64_t column = tile * product_columns;

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....kernels import FAMILIES
+from ....kernels import FAMILIES, Kernel
 from ...calls import Mmd2, Mmd2Inputs, Sample, Witness, WitnessBackward, WitnessInputs
 from ...common.native import address, is_double
 from ..library import kernel_fields, load, threads
 
-# Products may be faster than differences from so many dimensions on, with more points than
+# Products are faster than differences from so many dimensions on, with more points than
+PRODUCT_DIMS_OF_WITNESS = 32  # any number
 PRODUCT_DIMS = 24
 PRODUCT_POINTS = 256  # in the larger sample, or where only the value is wanted
 PRODUCT_POINTS_OF_VALUE = 1024  # in it, or beside a fixed one
@@ -58,16 +59,18 @@ def mmd2(call: Mmd2) -> tuple[Tensor, Mmd2Inputs[Tensor]]:
 
 
 def _product_points(call: Mmd2) -> int:
-    """Members with more points than this take products, where these are faster; -1: none does.
-
-    The kernel has to hide what a product rounds, as one that is unbounded does not.
-    """
+    """Members with more points than this take products, where these are faster; -1: none does."""
     x, needs = call.x.points, call.needs
-    if x.shape[2] < PRODUCT_DIMS or not FAMILIES[call.kernel.family].bounded:
+    if not _pay(call.kernel, x, PRODUCT_DIMS):
         return -1
     if call.fixed_y:
         return 0 if x.shape[1] > PRODUCT_POINTS_BESIDE_FIXED else -1
     return PRODUCT_POINTS if needs.x or needs.y else PRODUCT_POINTS_OF_VALUE
+
+
+def _pay(kernel: Kernel, points: Tensor, dims: int) -> bool:
+    """Whether products may: in many dimensions, and where the kernel hides what they round, not if it is unbounded."""
+    return points.shape[-1] >= dims and FAMILIES[kernel.family].bounded
 
 
 def _sample(sample: Sample) -> dict[str, int]:
@@ -113,6 +116,7 @@ def _witness(call: Witness, value: Tensor | None, grad: Tensor | None, gradients
         points=points.data_ptr(),
         samples=samples.data_ptr(),
         weights=call.weights.data_ptr(),
+        products=_pay(call.kernel, points, PRODUCT_DIMS_OF_WITNESS),
         kernel=kernel_fields(call.kernel),
         value=address(value),
         grad=address(grad),
