@@ -100,6 +100,8 @@ def row(run: dict[str, Any]) -> dict[str, Any]:
         name = str(case["amount"])
     elif case["operation"] == "grid":
         name = f"{case['batch']} x {case['n']} x {case['dim']}"
+    elif case["operation"] == "contention":
+        name = case["work"]
     else:
         name = run["params"]["implementation"]
     milliseconds = {f"{key}_ms": 1e3 * stats[key] for key in ("median", "min", "iqr")}

@@ -20,11 +20,14 @@ def markdown(record: Record, figures: dict[str, str]) -> str:
     kinds = defaultdict(list)
     for group in record["groups"]:
         kinds[group["rows"][0]["case"]["operation"]].append(group)
-    scaling, dispatch, grid = (kinds.pop(kind, []) for kind in ("scaling", "dispatch", "grid"))
+    scaling, dispatch, grid, contention = (
+        kinds.pop(kind, []) for kind in ("scaling", "dispatch", "grid", "contention")
+    )
     if any(kinds.values()):
         parts += ["## Times", *(_group(group, record) for groups in kinds.values() for group in groups)]
         parts += [_efficiency(record)] if record["yardstick"] else []
     parts += [_grid(record, figures)] if grid else []
+    parts += [_contention(group) for group in contention]
     parts += [_scaling(scaling)] if scaling else []
     parts += [_dispatch(group) for group in dispatch]
     return "\n\n".join(parts) + "\n"
@@ -233,6 +236,27 @@ def _grid(record: Record, figures: dict[str, str]) -> str:
     if len(batches) > 1:
         parts += ["Batches, [members, N, D]:", table(["batch", "times faster"], members)]
     return "\n\n".join(parts)
+
+
+def _contention(group: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["name"],
+            *(f"{row[key]:.3g}" for key in ("median_ms", "busy_ms", "busy_ms_of_eager")),
+            *(f"{row[key]:.2f}" for key in ("slowdown", "slowdown_of_eager")),
+        ]
+        for row in group["rows"]
+    ]
+    return "\n".join(
+        [
+            "## Beside other processes",
+            "",
+            "As many busy processes as threads; ours and eager PyTorch, busy and idle rounds in turn. Half of the "
+            "cores is twice the time.",
+            "",
+            table(["work", "alone, ms", "beside, ms", "eager beside, ms", "slowdown", "eager's slowdown"], rows),
+        ]
+    )
 
 
 def _scaling(groups: list[dict[str, Any]]) -> str:

@@ -48,6 +48,7 @@ class Sizes:
     wide: int  # N = M at D = 784
     fourier: tuple[int, int]  # N, count
     parzen: tuple[int, int]  # points, samples at D = 784
+    parzen_beside: tuple[int, int]  # beside busy processes
     parzen_rounds: int  # interleaved with the bare matrix product
     density: tuple[int, int]  # points, samples of the comparison with one sigma
     training: dict[int, int]  # batch: rounds, interleaved with the step without regularizer
@@ -76,6 +77,7 @@ FULL = Sizes(
     wide=4096,
     fourier=(16384, 4096),
     parzen=(2000, 10_000),
+    parzen_beside=(1000, 10_000),
     parzen_rounds=15,
     density=(200, 10_000),
     training={1000: 200, 4096: 40, 16384: 10},
@@ -103,6 +105,7 @@ SMALL = Sizes(
     wide=1000,
     fourier=(4096, 1024),
     parzen=(500, 2000),
+    parzen_beside=(200, 1000),
     parzen_rounds=5,
     density=(20, 2000),
     training={250: 40},

@@ -94,6 +94,19 @@ def slowest_cell(least: int, below: float) -> Callable[[Record], float | None]:
     return ratio
 
 
+def slowdown(work: str) -> Callable[[Record], float | None]:
+    """Of ours beside busy processes."""
+
+    def measure(record: Record) -> float | None:
+        for group in record["groups"]:
+            for row in group["rows"]:
+                if row["case"] == {"operation": "contention", "work": work}:
+                    return row["slowdown"]
+        return None
+
+    return measure
+
+
 @dataclass(frozen=True)
 class Target:
     work: str

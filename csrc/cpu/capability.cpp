@@ -1,10 +1,14 @@
 #include "capability.hpp"
 
+#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
 namespace fastmmd {
+
+int64_t one_thread_until = 0;
+
 namespace {
 
 #define FASTMMD_OPERATIONS(isa) \

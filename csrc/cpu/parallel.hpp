@@ -1,6 +1,7 @@
 // Threads and scratch memory for the kernels.
 #pragma once
 #include <stdlib.h>
+#include <time.h>
 
 #include "simd.hpp"
 
@@ -16,8 +17,29 @@ void run_on_threads(int64_t tasks, int threads, void (*body)(const void* context
 #include <omp.h>
 #endif
 
+namespace fastmmd {
+// On a machine that is busy with other work a thread may wait for its turn longer than what it has to do
+// takes, and all wait for it. Until then (nanoseconds of the monotonic clock) short work takes one thread,
+// which changes no result. Written and read by any thread.
+extern int64_t one_thread_until;  // capability.cpp
+}  // namespace fastmmd
+
 namespace fastmmd::FASTMMD_ISA {
 namespace {
+
+inline int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
+}
+
+// What one thread has waited for others, after working itself. A task that is larger than the rest explains
+// no wait where there are several for each thread.
+inline void note_wait(int64_t worked, int64_t waited, int64_t tasks, int threads) {
+    constexpr int64_t long_wait = 1000000, remembered = 200000000;
+    if (waited > long_wait && waited > worked && tasks >= 2 * threads)
+        __atomic_store_n(&one_thread_until, nanoseconds() + remembered, __ATOMIC_RELAXED);
+}
 
 // body(task, thread) for every task in [0, tasks). Which thread runs a task must not matter to its result.
 template <class Body> void parallel_for(int64_t tasks, int threads, const Body& body) {
@@ -31,20 +53,36 @@ template <class Body> void parallel_for(int64_t tasks, int threads, const Body& 
         tasks, threads,
         [](const void* context, int64_t task, int thread) { (*(const Body*)context)(task, thread); }, &body);
 #else
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; ++task) body(task, omp_get_thread_num());
+    const int64_t start = nanoseconds();
+    int64_t done = start;  // of this thread
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t task = 0; task < tasks; ++task) body(task, omp_get_thread_num());
+        if (omp_get_thread_num() == 0) done = nanoseconds();
+    }
+    note_wait(done - start, nanoseconds() - done, tasks, threads);
 #endif
 }
 
-// Threads worth their start for this many elementary steps; below about ten microseconds one is faster.
+// Threads worth their start for this many elementary steps: below about ten microseconds one is faster, and
+// on a busy machine below about ten milliseconds.
 inline int useful_threads(int threads, double steps) {
 #ifdef FASTMMD_STD_THREADS
     (void)steps;  // all that could be shared is, however small
     return threads;
 #else
-    return steps < 2e4 ? 1 : threads;
+    constexpr double tiny = 2e4, small = 8e6;
+    if (steps < tiny) return 1;
+    const bool busy =
+        steps < small && threads > 1 && nanoseconds() < __atomic_load_n(&one_thread_until, __ATOMIC_RELAXED);
+    return busy ? 1 : threads;
 #endif
 }
+
+// Threads for a step of a call before or after its main one: every step waits for all threads, which it has
+// to be worth.
+inline int threads_beside(int threads, double steps) { return steps < 1e6 ? 1 : threads; }
 
 // Partial results of an ordered reduction: at most so many strips, whose number depends on the sizes alone.
 constexpr int most_strips = 32;

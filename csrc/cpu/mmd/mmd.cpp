@@ -39,22 +39,29 @@ template <class T> class Mmd2Run {
             finish_.clear_behind();
             return true;
         }
-        parallel_for(task_.batch * sides, threads_,
+        parallel_for(task_.batch * sides, beside(6),
                      [&](int64_t i, int) { prepare(i / sides, (int)(i % sides)); });
-        parallel_for(task_.batch, threads_, [&](int64_t b, int) { plan(b); });
+        parallel_for(task_.batch, beside(1), [&](int64_t b, int) { plan(b); });
         parallel_for(layout_.strips(), threads_, [&](int64_t at, int thread) { run_strip(at, thread); });
-        parallel_for(layout_.tiles(), threads_, [&](int64_t at, int) {
+        parallel_for(layout_.tiles(), beside(most_strips), [&](int64_t at, int) {
             const int64_t b = layout_.member_of(at, &Member<T>::first_tile);
             const int64_t t = at - layout_.member(b).first_tile, of_x = layout_.side(b, 0).tiles();
             const int side = t >= of_x;
             if (grad_points(side)) point_gradients(b, side, side ? t - of_x : t);
         });
-        parallel_for(task_.batch, threads_, [&](int64_t b, int) { finish_(b); });
+        parallel_for(task_.batch, beside(1), [&](int64_t b, int) { finish_(b); });
         finish_.clear_behind();
         return true;
     }
 
   private:
+    // Threads for so many steps with every coordinate, and some with every member.
+    int beside(double steps, int threads) const {
+        const int64_t coordinates = (layout_.staged(0) + layout_.staged(1)) * dim_;
+        return threads_beside(threads, steps * coordinates / lanes<T> + 1e3 * (double)task_.batch);
+    }
+    int beside(double steps) const { return beside(steps, threads_); }
+
     const Sample& sample(int side) const { return side ? task_.y : task_.x; }
     T* grad_points(int side) const { return (T*)(side ? task_.gradients.y : task_.gradients.x); }
 
@@ -95,7 +102,7 @@ template <class T> class Mmd2Run {
     void run_wide(int64_t b, int outer) {
         const int threads = outer_ > 1 ? 1 : threads_, sides = layout_.sides();
         if (layout_.products(b) && !layout_.is_empty(b) && run_products(b, outer, threads)) return finish_(b);
-        parallel_for(sides, threads, [&](int64_t side, int) { prepare(b, (int)side); });
+        parallel_for(sides, beside(6, threads), [&](int64_t side, int) { prepare(b, (int)side); });
         plan(b);
         if (layout_.is_empty(b)) return finish_(b);
         clear_rungs(b);
@@ -114,7 +121,7 @@ template <class T> class Mmd2Run {
     // One member by products; false: the data do not allow it, and nothing was done.
     bool run_products(int64_t b, int outer, int threads) {
         ProductSide<T> of[2];
-        parallel_for(layout_.sides(), threads, [&](int64_t side, int) {
+        parallel_for(layout_.sides(), beside(6, threads), [&](int64_t side, int) {
             weigh(b, (int)side);
             const int64_t at = place(layout_.side(b, (int)side), (int)side);
             products_.prepare(b, (int)side, outer, at, mass_.get() + at, of[side]);
