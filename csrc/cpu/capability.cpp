@@ -7,7 +7,7 @@
 
 namespace fastmmd {
 
-int64_t one_thread_until = 0;
+int64_t one_thread_until = 0, last_long_wait = -((int64_t)1 << 40);
 
 namespace {
 

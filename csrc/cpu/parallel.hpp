@@ -21,7 +21,7 @@ namespace fastmmd {
 // On a machine that is busy with other work a thread may wait for its turn longer than what it has to do
 // takes, and all wait for it. Until then (nanoseconds of the monotonic clock) short work takes one thread,
 // which changes no result. Written and read by any thread.
-extern int64_t one_thread_until;  // capability.cpp
+extern int64_t one_thread_until, last_long_wait;  // capability.cpp
 }  // namespace fastmmd
 
 namespace fastmmd::FASTMMD_ISA {
@@ -34,11 +34,14 @@ inline int64_t nanoseconds() {
 }
 
 // What one thread has waited for others, after working itself. A task that is larger than the rest explains
-// no wait where there are several for each thread.
+// no wait where there are several for each thread; and one wait says nothing, as it may be the clock's
+// interrupt.
 inline void note_wait(int64_t worked, int64_t waited, int64_t tasks, int threads) {
-    constexpr int64_t long_wait = 1000000, remembered = 200000000;
-    if (waited > long_wait && waited > worked && tasks >= 2 * threads)
-        __atomic_store_n(&one_thread_until, nanoseconds() + remembered, __ATOMIC_RELAXED);
+    constexpr int64_t millisecond = 1000000;
+    if (waited < millisecond || waited < worked || tasks < 2 * threads) return;
+    const int64_t now = nanoseconds();
+    if (now - __atomic_exchange_n(&last_long_wait, now, __ATOMIC_RELAXED) < 1000 * millisecond)
+        __atomic_store_n(&one_thread_until, now + 300 * millisecond, __ATOMIC_RELAXED);
 }
 
 // body(task, thread) for every task in [0, tasks). Which thread runs a task must not matter to its result.
