@@ -72,6 +72,13 @@ def record(suite: SimpleNamespace) -> dict[str, Any]:
             {"title": "grid", "rows": grid},
             {"title": "mmd2 against N, D=6", "rows": [_row("1000", 10.0, scaling)]},
             {
+                "title": "beside",
+                "rows": [
+                    _row("w", 1.0, {"operation": "contention", "work": "w"}, slowdown=2.5, slowdown_of_eager=4.0)
+                    | {"busy_ms": 2.5, "busy_ms_of_eager": 8.0}
+                ],
+            },
+            {
                 "title": "dispatch",
                 "rows": [
                     _row("mmd2, forward", 0.025, call | {"layer": "forward"}),
