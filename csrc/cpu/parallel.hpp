@@ -69,13 +69,13 @@ template <class Body> void parallel_for(int64_t tasks, int threads, const Body& 
 }
 
 // Threads worth their start for this many elementary steps: below about ten microseconds one is faster, and
-// on a busy machine below about ten milliseconds.
+// on a busy machine below about four milliseconds.
 inline int useful_threads(int threads, double steps) {
 #ifdef FASTMMD_STD_THREADS
     (void)steps;  // all that could be shared is, however small
     return threads;
 #else
-    constexpr double tiny = 2e4, small = 8e6;
+    constexpr double tiny = 2e4, small = 3e6;
     if (steps < tiny) return 1;
     const bool busy =
         steps < small && threads > 1 && nanoseconds() < __atomic_load_n(&one_thread_until, __ATOMIC_RELAXED);
