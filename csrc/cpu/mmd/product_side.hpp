@@ -59,7 +59,7 @@ void find_point_moments(const Points<T>& points,  // about the origin
 template <class T> void round_center(const double* mean, int64_t length, double variance, T* center) {
     int exponent;
     frexp(sqrt(variance), &exponent);
-    const double grain = ldexp(1, exponent);
+    const double grain = ldexp(1.0, exponent);
     for (int64_t d = 0; d < length; ++d)
         center[d] = variance > 0 ? (T)(rint(mean[d] / grain) * grain) : (T)mean[d];
 }
