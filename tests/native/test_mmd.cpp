@@ -285,11 +285,12 @@ TEST(mmd2_in_many_dimensions) {
 }
 
 TEST(mmd2_by_products) {
-    const int sizes[][3] = {{1, 1, 17}, {13, 40, 48}, {12, 16, 49}, {30, 270, 33}, {20, 13, 79}, {9, 5, 300}};
+    const int sizes[][3] = {{1, 1, 17},   {13, 40, 48}, {12, 16, 49}, {30, 270, 33},
+                            {20, 13, 79}, {9, 5, 300},  {7, 5, 784},  {3, 5, 2048}};
     Random random(14);
     const auto closer = [](Case& c) {  // kernels of many dimensions are normal numbers
         for (std::vector<double>* points : {&c.x, &c.y})
-            for (double& x : *points) x *= c.dim > 100 ? 0.25 : 1;
+            for (double& x : *points) x *= c.dim > 1000 ? 0.0625 : c.dim > 100 ? 0.125 : 1;
     };
     for (const KernelCase& kernel : kernel_cases())
         if (kernel.family != Family::energy)

@@ -170,12 +170,12 @@ TEST(parzen_differences) {
 
 TEST(parzen_products) {
     const int64_t sizes[][2] = {{1, 1}, {13, 17}, {12, 255}, {200, 33}, {3, 2100}, {25, 257}};
-    const int many[] = {17, 48, 49, 79, 300};
+    const int many[] = {17, 48, 49, 79, 300, 784, 2048};
     Random random(8);
     int turn = 0;
     for (const std::vector<double>& sigmas : sigma_lists)
         for (const auto& size : sizes) {
-            Case c = {size[0], size[1], many[turn % 5], {}, {}, {}, {}, true, ++turn % 4 > 0, turn % 3 > 0};
+            Case c = {size[0], size[1], many[turn % 7], {}, {}, {}, {}, true, ++turn % 4 > 0, turn % 3 > 0};
             for (const double sigma : sigmas) c.sigmas.push_back(sigma * std::sqrt(c.dim));
             c.points = random_points(random, c.m, c.dim, 0);
             c.samples = random_points(random, c.n, c.dim, 0.25);
