@@ -21,7 +21,7 @@ from typing import Any
 import peers
 import pytest
 import torch
-from bench_training import Textbook, _step
+from bench_training import Textbook, step
 from settings import SIGMAS, SIX, SIZES, THREADS, wide_bandwidth
 
 import fastmmd
@@ -51,19 +51,15 @@ def busy_processes() -> Iterator[Callable[[bool], None]]:
             process.wait()
 
 
-def _samples(n: int, m: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = peers.two_samples(n, m, dim)
-    return x.clone().requires_grad_(), y
-
-
 def _mmd2(n: int, dim: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    x, y = _samples(n, n, dim)
+    x, y = peers.two_samples(n, n, dim)
+    x = x.clone().requires_grad_()
     bandwidths = SIX if dim == 6 else wide_bandwidth(dim)
-    both = [
-        partial(lambda mmd2: torch.autograd.grad(mmd2(x, y, bandwidths), x)[0], mmd2)
-        for mmd2 in (fastmmd.mmd2, peers.mmd2)
-    ]
-    return both[0], both[1]
+
+    def gradient(mmd2: Callable[..., torch.Tensor]) -> Callable[[], torch.Tensor]:
+        return lambda: torch.autograd.grad(mmd2(x, y, bandwidths), x)[0]
+
+    return gradient(fastmmd.mmd2), gradient(peers.mmd2)
 
 
 def _fourier(n: int, count: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -89,17 +85,19 @@ def _training(batch: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     models = [nn.MMDAE.paper(784) for _ in range(2)]
     models[1].regularizer = Textbook(peers.mmd2, models[1].regularizer)
     x = torch.rand(batch, 784)
-    return _step(models[0], x), _step(models[1], x)
+    return step(models[0], x), step(models[1], x)
 
 
+POINTS, SAMPLES = SIZES.parzen_beside
 WORK: dict[str, Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]] = {
-    "mmd2 forward+backward, D=6, N=M=1000": partial(_mmd2, 1000, 6),
-    "mmd2 forward+backward, D=6, N=M=4096": partial(_mmd2, 4096 if SIZES.wide == 4096 else 1000, 6),
-    "mmd2 forward+backward, D=784, N=M=1000": partial(_mmd2, 1000 if SIZES.wide == 4096 else 300, 784),
+    f"mmd2 forward+backward, D={dim}, N=M={n}": partial(_mmd2, n, dim) for n, dim in SIZES.mmd2_beside
+} | {
     "fourier_mean forward+backward, D=6, N=4096, count=1024": partial(_fourier, 4096, 1024),
     "parzen, 200 x 10,000 x 784, one sigma": partial(_parzen, 200, 10_000, 784, SIGMAS[2:3]),
-    "parzen, 1000 x 10,000 x 784, ten sigmas": partial(_parzen, *SIZES.parzen_beside, 784, SIGMAS),
-    "parzen, 1000 x 10,000 x 8, ten sigmas": partial(_parzen, *SIZES.parzen_beside, 8, SIGMAS),
+    **{
+        f"parzen, {POINTS} x {SAMPLES:,} x {dim}, ten sigmas": partial(_parzen, POINTS, SAMPLES, dim, SIGMAS)
+        for dim in (784, 8)
+    },
     "training step of the MMD-AE, batch 1000": partial(_training, 1000),
 }
 

@@ -35,14 +35,14 @@ class Textbook(nn.Regularizer):
         return self.mmd2(codes, draws, self.bandwidths) / len(self.bandwidths)
 
 
-def _step(model, x):
+def step(model, x):
     optimizers = model.configure_optimizers()
-    return lambda: model.training_step(x, optimizers)
+    return lambda: model.trainingstep(x, optimizers)
 
 
 @pytest.mark.parametrize("batch", SIZES.training)
 @pytest.mark.parametrize("implementation", [*peers.ours(), "closed form", *EAGER])
-def test_step(benchmark, interleave, implementation, batch):
+def teststep(benchmark, interleave, implementation, batch):
     """The paper's settings (prior draws, six bandwidths, code size 4); "closed form": against the prior itself.
 
     The first backend gets all rounds, since its ratio is to be known to a fraction of a percent.
@@ -62,7 +62,7 @@ def test_step(benchmark, interleave, implementation, batch):
             model.regularizer = Textbook(mmd2, model.regularizer)
         _check(model, x[:1000], exact_draws=implementation != "closed form")
         benchmark.extra_info["baseline"] = "no regularizer"
-        interleave(_step(model, x), _step(plain, x), rounds, {"operation": "training", "dim": 784, "n": batch})
+        interleave(step(model, x), step(plain, x), rounds, {"operation": "training", "dim": 784, "n": batch})
 
 
 @torch.no_grad()

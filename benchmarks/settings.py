@@ -48,7 +48,8 @@ class Sizes:
     wide: int  # N = M at D = 784
     fourier: tuple[int, int]  # N, count
     parzen: tuple[int, int]  # points, samples at D = 784
-    parzen_beside: tuple[int, int]  # beside busy processes
+    mmd2_beside: tuple[tuple[int, int], ...]  # N = M, D beside busy processes
+    parzen_beside: tuple[int, int]  # alike
     parzen_rounds: int  # interleaved with the bare matrix product
     density: tuple[int, int]  # points, samples of the comparison with one sigma
     training: dict[int, int]  # batch: rounds, interleaved with the step without regularizer
@@ -77,6 +78,7 @@ FULL = Sizes(
     wide=4096,
     fourier=(16384, 4096),
     parzen=(2000, 10_000),
+    mmd2_beside=((1000, 6), (4096, 6), (1000, 784)),
     parzen_beside=(1000, 10_000),
     parzen_rounds=15,
     density=(200, 10_000),
@@ -105,6 +107,7 @@ SMALL = Sizes(
     wide=1000,
     fourier=(4096, 1024),
     parzen=(500, 2000),
+    mmd2_beside=((1000, 6), (300, 784)),
     parzen_beside=(200, 1000),
     parzen_rounds=5,
     density=(20, 2000),

@@ -34,14 +34,14 @@ def times_faster(peer: str, **case: Any) -> Callable[[Record], float | None]:
     return ratio
 
 
-def interleaved(**case: Any) -> Callable[[Record], float | None]:
-    """Our median over that of the baseline that took turns with it."""
+def of_ours(key: str, **case: Any) -> Callable[[Record], float | None]:
+    """A number of our row: "ratio" to the baseline that took turns with it, "median_ms"."""
 
-    def ratio(record: Record) -> float | None:
+    def number(record: Record) -> float | None:
         row = find(record, ours(record), **case)
-        return row["ratio"] if row else None
+        return row[key] if row else None
 
-    return ratio
+    return number
 
 
 def probe(record: Record, implementation: str, **case: Any) -> dict[str, Any] | None:
@@ -106,16 +106,6 @@ def share_of_peak(operations: float, row_of: Callable[[Record], float | None]) -
     return share
 
 
-def median(**case: Any) -> Callable[[Record], float | None]:
-    """Our median in milliseconds."""
-
-    def milliseconds(record: Record) -> float | None:
-        row = find(record, ours(record), **case)
-        return row["median_ms"] if row else None
-
-    return milliseconds
-
-
 def products_of(n: int, m: int, dim: int) -> float:
     """Operations of mmd2's products: each distance once, gradients in x."""
     return 2.0 * dim * (n * (n - 1) / 2 + m * (m - 1) / 2 + n * m + n * (n - 1) + n * m)
@@ -125,11 +115,8 @@ def slowdown(work: str) -> Callable[[Record], float | None]:
     """Of ours beside busy processes."""
 
     def measure(record: Record) -> float | None:
-        for group in record["groups"]:
-            for row in group["rows"]:
-                if row["case"] == {"operation": "contention", "work": work}:
-                    return row["slowdown"]
-        return None
+        row = find(record, work, operation="contention")
+        return row["slowdown"] if row else None
 
     return measure
 
@@ -191,16 +178,16 @@ TARGETS = (
         78,
         "%",
         True,
-        share_of_peak(products_of(4096, 4096, 784), median(operation="mmd2", **WIDE)),
+        share_of_peak(products_of(4096, 4096, 784), of_ours("median_ms", operation="mmd2", **WIDE)),
     ),
-    Target(PARZEN_WORK, "the bare matrix product, times its time", 1.1, "x", False, interleaved(**PARZEN)),
+    Target(PARZEN_WORK, "the bare matrix product, times its time", 1.1, "x", False, of_ours("ratio", **PARZEN)),
     Target(
         PARZEN_WORK,
         "multiply-add peak, product alone",
         62,
         "%",
         True,
-        share_of_peak(2.0 * 2000 * 10_000 * 784, median(**PARZEN)),
+        share_of_peak(2.0 * 2000 * 10_000 * 784, of_ours("median_ms", **PARZEN)),
     ),
     _faster("parzen, 200 x 10,000 x 784, one sigma", "torch.compile", 2, operation="parzen", n=200, sigmas=1),
     _faster(PARZEN_WORK, "eager", 5, **PARZEN),
@@ -211,7 +198,7 @@ TARGETS = (
             bound,
             "x",
             False,
-            interleaved(operation="training", n=batch),
+            of_ours("ratio", operation="training", n=batch),
         )
         for batch, bound in ((1000, 1.01), (4096, 1.03), (16384, 1.08))
     ),

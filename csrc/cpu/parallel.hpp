@@ -90,6 +90,12 @@ inline int threads_beside(int threads, double steps) { return steps < 1e6 ? 1 : 
 // Partial results of an ordered reduction: at most so many strips, whose number depends on the sizes alone.
 constexpr int most_strips = 32;
 
+// Adds what [strips][size] has behind the first strip to it, in order.
+inline void add_strips(double* sums, int64_t strips, int64_t size) {
+    for (int64_t strip = 1; strip < strips; ++strip)
+        for (int64_t at = 0; at < size; ++at) sums[at] += sums[strip * size + at];
+}
+
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }

@@ -85,21 +85,17 @@ FASTMMD_INLINE void multiply(const T* a, const T* b,  // [terms][panel_columns]
     }
 }
 
-template <int Value> struct Count {
-    static constexpr int value = Value;
-};
-
 // body(rows, vectors) with constants: rows at least `rows` of a panel, exactly `vectors`.
 template <class Body> FASTMMD_INLINE void with_panel(int rows, int vectors, const Body& body) {
     const auto with_rows = [&](auto vectors) {
         if (rows > register_rows / 2)
-            body(Count<register_rows>(), vectors);
+            body(Number<register_rows>(), vectors);
         else if (rows > 1)
-            body(Count<register_rows / 2>(), vectors);
+            body(Number<register_rows / 2>(), vectors);
         else
-            body(Count<1>(), vectors);
+            body(Number<1>(), vectors);
     };
-    vectors == 2 ? with_rows(Count<2>()) : with_rows(Count<1>());
+    vectors == 2 ? with_rows(Number<2>()) : with_rows(Number<1>());
 }
 
 // The tiles of one block of rows, in memory that belongs to one thread.
@@ -259,11 +255,8 @@ template <class T> class ProductBlock {
         Vector<T> sums[Rows][Vectors] = {};
         multiply<T, product_stride<T>, 1>(c, packed_, used, sums);
         for (int i = 0; i < Rows; ++i)
-            for (int v = 0; v < Vectors; ++v) {
-                double* const at = gradient + i * padded(dim_) + v * lanes<T>;
-                const Wide<T> sum = load_wide<T>(at) + factor * widen<T>(sums[i][v]);
-                memcpy(at, &sum, sizeof sum);
-            }
+            for (int v = 0; v < Vectors; ++v)
+                add_to<T>(gradient + i * padded(dim_) + v * lanes<T>, factor * widen<T>(sums[i][v]));
     }
 
     static constexpr int64_t packed_dims = larger(product_dims, panel_columns<T>);

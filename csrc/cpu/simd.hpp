@@ -110,6 +110,12 @@ FASTMMD_INLINE void add_wide(double* target,  // [lanes]
     asm volatile("" : : : "memory");
 }
 
+// The same without the barrier, of numbers in double.
+template <class T> FASTMMD_INLINE void add_to(double* target, Wide<T> value) {  // [lanes]
+    const Wide<T> sum = load_wide<T>(target) + value;
+    memcpy(target, &sum, sizeof sum);
+}
+
 template <class T> FASTMMD_INLINE double sum_wide(const double* sums) {  // [lanes]
     return sum_halves<lanes<T>>(load_wide<T>(sums));
 }
@@ -123,6 +129,10 @@ template <class T> FASTMMD_INLINE bool any(Bits<T> mask) {
     for (int lane = 0; lane < lanes<T>; ++lane) joined |= mask[lane];
     return joined != 0;
 }
+
+template <int Value> struct Number {
+    static constexpr int value = Value;
+};
 
 // Where lane `lane` comes from when two vectors give, of every 2 `half` lanes, their first or last `half`.
 constexpr int half_source(int lane, int half, bool last, int count) {

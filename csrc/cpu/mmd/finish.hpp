@@ -45,8 +45,7 @@ template <class T> class Finish {
         task_.value[b] = value;
         if (!rung_sums_) return;
         double* sums = rung_sums_ + member.first_strip * 2 * count_;
-        for (int64_t strip = 1; strip < member.strips; ++strip)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
+        add_strips(sums, member.strips, 2 * count_);
         T *bandwidths = (T*)task_.gradients.bandwidths, *weights = (T*)task_.gradients.kernel_weights;
         rung_gradients(plans_[b], sums, bandwidths ? bandwidths + b * count_ : nullptr,
                        weights ? weights + b * count_ : nullptr);

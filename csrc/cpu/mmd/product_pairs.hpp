@@ -38,8 +38,8 @@ template <class T> class ProductPairs {
   public:
     static constexpr int most_rows = 192, any_threads = 8;
 
-    // Rows of a block: few blocks pack less, and as many as threads, or twice, keep these busy. They change
-    // the order of no sum but that of sums per rung, for which `threads` is a constant.
+    // Rows of a block: few blocks pack less, and as many as threads, or a multiple, keep these busy. Where
+    // they decide on the order of sums, of those per rung and of half of the pairs, `threads` is any_threads.
     static int64_t block_rows_of(int64_t rows, int dim, int threads) {
         const int64_t fit = larger<int64_t>(24, smaller<int64_t>(most_rows, ((int64_t)1 << 18) / dim));
         return smaller<int64_t>(

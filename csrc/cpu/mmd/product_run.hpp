@@ -34,10 +34,7 @@ template <class T> class ProductRun {
                 Pairs::most_rows, dim_);
             at < of_x ? run_block(0, at, block, (int)own) : run_block(1, at - of_x, block, (int)own);
         });
-        if (!rung_sums_) return;
-        for (int64_t at = 1; at < of_x + of_y; ++at)
-            for (int s = 0; s < 2 * task_.kernel.count; ++s)
-                rung_sums_[s] += rung_sums_[at * 2 * task_.kernel.count + s];
+        if (rung_sums_) add_strips(rung_sums_, of_x + of_y, 2 * task_.kernel.count);
     }
 
   private:

@@ -10,10 +10,6 @@ namespace {
 // Of the mean squared distance from the center: a point beyond is an outlier.
 constexpr double outlier = 16;
 constexpr int trims = 2;  // times that the center is found again without outliers
-template <class T> FASTMMD_INLINE void add_to(double* target, Wide<T> value) {  // [lanes]
-    const Wide<T> sum = load_wide<T>(target) + value;
-    memcpy(target, &sum, sizeof sum);
-}
 
 // One sample as products take it.
 template <class T> struct ProductSide {

@@ -21,10 +21,6 @@ static_assert(rows_at_once * columns_at_once % lanes<float> == 0);
 
 template <class T> constexpr int slab = slab_vectors * lanes<T>;
 
-template <int Value> struct Number {
-    static constexpr int value = Value;
-};
-
 // Of rows: the dimensions in whole vectors, but no multiple of 1 KB, at which rows would share the few sets
 // of the first-level cache.
 template <class T> constexpr int64_t row_stride(int64_t dim) {
@@ -67,8 +63,7 @@ template <class T> FASTMMD_INLINE Halves<T> load_as_double(const T* source) {
 
 // target[lane] += factor * value[lane].
 template <class T> FASTMMD_INLINE void add_scaled(double* target, double factor, Vector<T> value) {
-    const Wide<T> sum = load_wide<T>(target) + factor * widen<T>(value);
-    memcpy(target, &sum, sizeof sum);
+    add_to<T>(target, factor * widen<T>(value));
 }
 
 // Means of `Vectors` of dimensions.

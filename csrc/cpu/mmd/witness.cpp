@@ -32,8 +32,7 @@ template <class T> class WitnessRun {
                          [&](int64_t block, int thread) { run_block(1, block, nullptr, thread); });
         if (!per_rung_) return true;
         double* sums = rung_sums_.get();
-        for (int64_t strip = 1; strip < strips_; ++strip)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[strip * 2 * count_ + s];
+        add_strips(sums, strips_, 2 * count_);
         rung_gradients(plan_[0], sums, (T*)task_.gradients.bandwidths, (T*)task_.gradients.kernel_weights);
         return true;
     }
@@ -109,7 +108,8 @@ template <class T> class WitnessRun {
 
 template <class T> bool run(const Witness& task) {
     if (task.products) {
-        const int threads = task.threads;
+        const int threads = useful_threads(
+            task.threads, (double)task.p * task.n * (task.dim + 4 * task.kernel.count) / lanes<T>);
         const BlockMemory<T> blocks(threads, 0, task.kernel.count);
         WitnessProducts<T> products(task, threads, blocks);
         if (!blocks || !products) return false;

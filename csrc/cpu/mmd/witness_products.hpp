@@ -59,8 +59,7 @@ template <class T> class WitnessProducts {
         });
         if (!per_rung_) return;
         double* sums = rungs_.get();
-        for (int64_t block = 1; block < of_points; ++block)
-            for (int s = 0; s < 2 * count_; ++s) sums[s] += sums[block * 2 * count_ + s];
+        add_strips(sums, of_points, 2 * count_);
         rung_gradients(plan_[0], sums, (T*)task_.gradients.bandwidths, (T*)task_.gradients.kernel_weights);
     }
 

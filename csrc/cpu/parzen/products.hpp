@@ -24,9 +24,9 @@ template <class T> constexpr double most_exponent = sizeof(T) == 4 ? 0x1p26 : 0x
 
 // The close pairs of one row with a tile.
 struct Close {
-    int count;
-    int* columns;  // [product_columns]
-    double* r;     // [product_columns]
+    int count = 0;
+    int columns[product_columns];
+    double r[product_columns];
 };
 
 template <class T> class ProductRun {
@@ -42,8 +42,6 @@ template <class T> class ProductRun {
           center_(round_up(dim_, lanes<T>)),
           blocks_(threads_ * elements_),
           gradients_(threads_ * doubles_),
-          close_columns_((int64_t)threads_ * product_columns),
-          close_r_((int64_t)threads_ * product_columns),
           partial_minimum_(state_size()),
           partial_sums_(state_size() * (task.grad ? 0 : task.count)),
           partial_gradients_(gradient_size()),
@@ -53,8 +51,8 @@ template <class T> class ProductRun {
     }
 
     bool run() {
-        if (!center_ || !blocks_ || !gradients_ || !close_columns_ || !close_r_ || !partial_minimum_ ||
-            !partial_sums_ || !partial_gradients_ || !shares_ || !space_)
+        if (!center_ || !blocks_ || !gradients_ || !partial_minimum_ || !partial_sums_ ||
+            !partial_gradients_ || !shares_ || !space_)
             return false;
         for (int64_t d = 0; d < round_up(dim_, lanes<T>); ++d) center_.get()[d] = 0;
         sides_[0] = {(const T*)task_.points, task_.m, dim_, center_.get()};
@@ -106,6 +104,7 @@ template <class T> class ProductRun {
                               most_rows_, dim_);
         block.begin(own, first, rows);
         double sums[most_block_rows] = {};  // of coefficients
+        Close close;
         if (task_.grad) block.clear_gradient(rows);
         const int64_t tiles = blocks_of(other.count, product_columns);
         for (int64_t tile = tiles * strip / strips; tile < tiles * (strip + 1) / strips; ++tile) {
@@ -118,8 +117,8 @@ template <class T> class ProductRun {
             for (int i = 0; i < rows; ++i) {
                 T* const r = block.row(i);
                 const T before = side ? T(0) : *minimum_of(first + i, strip);
-                const Close close = distances(side, first + i, column, columns, block.row_norm(i),
-                                              block.column_norms(), farthest, before, r, thread);
+                distances(side, first + i, column, columns, block.row_norm(i), block.column_norms(), farthest,
+                          before, r, close);
                 if (task_.grad)
                     sums[i] += coefficients(side, first + i, column, columns, r, close, thread);
                 else
@@ -143,24 +142,23 @@ template <class T> class ProductRun {
     }
 
     // Replaces the products of row i with a tile by squared distances, padded, close ones by inf.
-    Close distances(int side, int64_t i, int64_t column, int columns, T own_norm,
-                    const T* norms,  // [columns, rounded up to the lanes]
-                    T farthest,      // of them
-                    T nearest,       // to a point; where samples are rows, points have minima of their own
-                    T* r,            // [product_columns]
-                    int thread) const {
+    void distances(int side, int64_t i, int64_t column, int columns, T own_norm,
+                   const T* norms,  // [columns, rounded up to the lanes]
+                   T farthest,      // of them
+                   T nearest,       // to a point; where samples are rows, points have minima of their own
+                   T* r,            // [product_columns]
+                   Close& close) const {
         const Vector<T> norm = broadcast(own_norm);
         for (int j = 0; j < columns; j += lanes<T>) {
             const Vector<T> distance = (norm + load(norms + j)) - load(r + j) * T(2);
             store(r + j, at_most<T>(at_least<T>(distance, T(0)), Format<T>::largest));
         }
         pad(r, columns);
-        Close close = {0, close_columns_.get() + (int64_t)thread * product_columns,
-                       close_r_.get() + (int64_t)thread * product_columns};
         const double largest = (double)own_norm + (double)farthest, error = product_error<T> * largest;
         if (largest * largest_rate_ > most_exponent<T>)
             __atomic_store_n(task_.too_far, true, __ATOMIC_RELAXED);
-        if (!(error * largest_rate_ > tolerance)) return close;
+        close.count = 0;
+        if (!(error * largest_rate_ > tolerance)) return;
         double least_rate = largest_rate_;  // of those that show it
         for (int s = 0; s < task_.count; ++s) {
             const double rate = rate_of(task_.sigmas[s]);
@@ -175,7 +173,6 @@ template <class T> class ProductRun {
             close.r[close.count++] = distance_of(sides_[side].row(i), sides_[1 - side].row(column + j), dim_);
             r[j] = (T)INFINITY;
         }
-        return close;
     }
 
     T* minimum_of(int64_t i, int64_t strip) const {
@@ -258,8 +255,6 @@ template <class T> class ProductRun {
     const int64_t most_rows_, elements_, doubles_;  // of a block, and what it takes
     const Buffer<T> center_, blocks_;
     const Buffer<double> gradients_;
-    const Buffer<int> close_columns_;
-    const Buffer<double> close_r_;
     const Buffer<T> partial_minimum_;                        // [strips][m]
     const Buffer<double> partial_sums_, partial_gradients_;  // [strips][S, m], [strips][count, dim]
     const Shares<T> shares_;

@@ -20,7 +20,9 @@ def parzen_update(call: Parzen) -> None:
     """Add samples to minimum [M] and sums [S, M], in place."""
     empty = call.points.new_empty(0)
     for tried, products in _attempts(call):
-        state = rounded_state(replace(tried, sums=call.sums.clone(), minimum=call.minimum.clone()))
+        if products:  # whose results may be void
+            tried = replace(tried, sums=call.sums.clone(), minimum=call.minimum.clone())
+        state = rounded_state(tried)
         if _run(state, products, None, empty, empty):
             call.minimum.copy_(state.minimum)
             call.sums.copy_(state.sums)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -68,6 +69,11 @@ def finish_kernel(
     tl.store(all_values + row, unit * (values - offset * mass), mask=i < n)
 
 
+def units_of(factor: Tensor | float, device: torch.device) -> tuple[Tensor, int]:
+    """The factor [1] or [B] of a launch, and elements from one member's to the next."""
+    return (factor.contiguous(), 1) if isinstance(factor, Tensor) else (constant((factor,), device, F64), 0)
+
+
 def finish(plan: Plan, call: RowSums[Cloud], value: Tensor, slopes: Tensor) -> Sums:
     """The rows' sums of those of the splits, value [splits, B, N] and slopes [..., D], without the sums per kernel."""
     rows, factor, gradient = call.rows, call.factor, call.needs_gradient
@@ -78,13 +84,12 @@ def finish(plan: Plan, call: RowSums[Cloud], value: Tensor, slopes: Tensor) -> S
     made = value.new_zeros if ragged else value.new_empty  # some points may be of no member
     values = made(p.shape[:2])
     gradients = made(p.shape) if gradient else empty
-    of_batch = isinstance(factor, Tensor)
-    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), p.device, F64)
+    units, stride = units_of(factor, p.device)
     block_i, block_d = (128, 32) if interpreted() else (max(4, 128 // triton.next_power_of_2(dim)), 32)
     blocks, batch = row_blocks(rows, block_i)
     finish_kernel[(blocks * batch,)](
         p, value, slopes, offsets_of(rows), call.columns.statistics.center, plan.moment, plan.terms, units,
-        values, gradients, n, parts, int(of_batch), dim, rows.batch, RAGGED=ragged,
+        values, gradients, n, parts, stride, dim, rows.batch, RAGGED=ragged,
         GRADIENT=gradient, BLOCK_I=block_i, BLOCK_D=min(block_d, triton.next_power_of_2(dim)), num_warps=4, **FUSED,
     )  # fmt: skip
     return Sums(values, gradients, empty, empty)

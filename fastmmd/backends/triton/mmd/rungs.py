@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....device_cache import constant
-from ...common.mmd import F64, RowSums
+from ...common.mmd import RowSums
 from .. import interpreted
 from ..launch import FUSED
+from .finish import units_of
 from .plan import Plan
 from .segments import offsets_of, segment
 from .statistics import Cloud
@@ -70,14 +70,13 @@ def per_kernel(
 ) -> tuple[Tensor, Tensor]:
     """Sums for bandwidths and kernel weights [B, S] of those of the programs, each of `block_i` rows."""
     rows, factor, count = call.rows, call.factor, len(call.kernel.bandwidths)
-    device = row_weights.device
-    units = factor.contiguous() if isinstance(factor, Tensor) else constant((factor,), device, F64)
+    units, stride = units_of(factor, row_weights.device)
     bandwidths, kernel_weights = (rungs.new_empty((rows.batch, count)) for _ in range(2))
     block = max(16, 512 // triton.next_power_of_2(count))
     rungs_kernel[(rows.batch,)](
         rungs, row_weights, plan.per_rung, units, offsets_of(rows),
         bandwidths, kernel_weights, rows.points.shape[1], rungs.shape[1] // parts, parts, block_i,
-        int(isinstance(factor, Tensor)), S=count, S_SLOTS=triton.next_power_of_2(count),
+        stride, S=count, S_SLOTS=triton.next_power_of_2(count),
         RAGGED=rows.offsets is not None, BLOCK=1024 if interpreted() else block, num_warps=4, **FUSED,
     )  # fmt: skip
     return bandwidths, kernel_weights
