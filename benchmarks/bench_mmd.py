@@ -87,6 +87,13 @@ def test_wide(benchmark, measure, implementation):
     _measure(measure, implementation, SIZES.wide, 784, WIDE)
 
 
+@pytest.mark.parametrize("dim", SIZES.wide_dims)
+@pytest.mark.parametrize("implementation", [peers.ours()[0], "torch.compile"])
+def test_dims(benchmark, measure, implementation, dim):
+    benchmark.group = f"mmd2 forward+backward, D={dim}, one bandwidth, N=M={SIZES.wide}"
+    _measure(measure, implementation, SIZES.wide, dim, wide_bandwidth(dim))
+
+
 def _measure(measure, implementation, n, dim, bandwidths):
     x, y = peers.two_samples(n, n, dim)
     x = x.clone().requires_grad_()

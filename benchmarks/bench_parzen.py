@@ -55,3 +55,30 @@ def test_one_sigma(benchmark, measure, implementation):
             {"operation": "parzen", "dim": DIM, "n": n, "m": m, "sigmas": 1},
             compiles=implementation in peers.COMPILES,
         )
+
+
+@pytest.mark.parametrize("implementation", [peers.ours()[0], "eager"])
+def test_backward(benchmark, measure, implementation):
+    """Forward and backward in the points; eager keeps a matrix for each sigma."""
+    n, m = SIZES.parzen_gradients
+    benchmark.group = f"parzen_log_likelihood forward+backward in {n:,} points, {m:,} samples, D={DIM}, ten sigmas"
+    points, samples = _images(n, m)
+    points.requires_grad_()
+    some = slice(0, n, max(1, n // 50))
+
+    def check(result):
+        chosen = points.detach()[some].double().requires_grad_()
+        (exact,) = torch.autograd.grad(
+            peers.parzen_log_likelihood(chosen, samples.double(), SIGMAS).sum(1) @ scale.double(), chosen
+        )
+        error = ((result[some].double() - exact).norm(dim=1) / exact.norm(dim=1)).max().item()
+        assert error <= 1e-3, error
+        return {"gradient_error": error}
+
+    scale = 1 / torch.arange(1, len(SIGMAS) + 1, device=DEVICE)
+    with peers.chosen(implementation, fastmmd.parzen_log_likelihood, peers.PARZEN) as parzen:
+        measure(
+            lambda: torch.autograd.grad(parzen(points, samples, SIGMAS).sum(1) @ scale, points)[0],
+            check,
+            {"operation": "parzen backward", "dim": DIM, "n": n, "m": m, "sigmas": len(SIGMAS)},
+        )

@@ -45,12 +45,14 @@ class Sizes:
     mmd2: tuple[int, ...]  # N = M, D = 6, six bandwidths
     mmd2_value: int  # N = M without gradients
     labels: int  # N = M of ten classes
-    wide: int  # N = M at D = 784
+    wide: int  # N = M at D = 784, and in the dimensions below
+    wide_dims: tuple[int, ...]  # beside torch.compile
     fourier: tuple[int, int]  # N, count
     parzen: tuple[int, int]  # points, samples at D = 784
     mmd2_beside: tuple[tuple[int, int], ...]  # N = M, D beside busy processes
     parzen_beside: tuple[int, int]  # alike
     parzen_rounds: int  # interleaved with the bare matrix product
+    parzen_gradients: tuple[int, int]  # points, samples at D = 784, where gradients are compared
     density: tuple[int, int]  # points, samples of the comparison with one sigma
     training: dict[int, int]  # batch: rounds, interleaved with the step without regularizer
     scaling_n: tuple[int, ...]
@@ -76,11 +78,13 @@ FULL = Sizes(
     mmd2_value=4096,
     labels=4096,
     wide=4096,
+    wide_dims=(24, 32, 48, 64, 128, 256, 2048),
     fourier=(16384, 4096),
     parzen=(2000, 10_000),
     mmd2_beside=((1000, 6), (4096, 6), (1000, 784)),
     parzen_beside=(1000, 10_000),
     parzen_rounds=15,
+    parzen_gradients=(10_000, 10_000),
     density=(200, 10_000),
     training={1000: 200, 4096: 40, 16384: 10},
     scaling_n=(1000, 2000, 4096, 8192, 16384, 32768),
@@ -105,11 +109,13 @@ SMALL = Sizes(
     mmd2_value=1000,
     labels=1000,
     wide=1000,
+    wide_dims=(32, 256),
     fourier=(4096, 1024),
     parzen=(500, 2000),
     mmd2_beside=((1000, 6), (300, 784)),
     parzen_beside=(200, 1000),
     parzen_rounds=5,
+    parzen_gradients=(1000, 1000),
     density=(20, 2000),
     training={250: 40},
     scaling_n=(1000, 2000, 4000),

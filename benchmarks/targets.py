@@ -202,6 +202,20 @@ TARGETS = (
         )
         for batch, bound in ((1000, 1.01), (4096, 1.03), (16384, 1.08))
     ),
+    _faster(
+        "parzen forward+backward, 10,000 x 10,000 x 784, ten sigmas", "eager", 5, operation="parzen backward", n=10_000
+    ),
+    *(
+        _faster(
+            f"mmd2 forward+backward, D={dim}, one bandwidth, N=M=4096",
+            "torch.compile",
+            4,
+            operation="mmd2",
+            dim=dim,
+            n=4096,
+        )
+        for dim in (24, 32, 48, 64, 128, 256, 2048)
+    ),
     Target(
         "mmd2 forward+backward, D=4, N=M=60,000", "growth of the process", 100, " MB", False, growth(n=60_000, dim=4)
     ),

@@ -83,6 +83,23 @@ int run_parallel_for(int64_t tasks, int threads, int* times) {
     return largest;
 }
 
+int run_useful_threads(int threads, double steps, bool busy) {
+    one_thread_until = busy ? nanoseconds() + 1000000000 : 0;
+    const int useful = useful_threads(threads, steps);
+    one_thread_until = 0;
+    return useful;
+}
+
+bool run_busy_after(int64_t worked, int64_t waited, int64_t tasks, int threads) {
+    last_long_wait = one_thread_until = 0;
+    note_wait(worked, waited, tasks, threads);
+    const bool after_one = one_thread_until != 0;
+    note_wait(worked, waited, tasks, threads);
+    const bool busy = one_thread_until > nanoseconds() && !after_one;
+    last_long_wait = one_thread_until = 0;
+    return busy;
+}
+
 template <class T> uintptr_t fill_buffer(int64_t count) {
     const Buffer<T> buffer(count);
     if (!buffer) return 0;
@@ -111,6 +128,8 @@ const test::Internals internals = {
     run_sum_lanes,
     run_any_positive,
     run_parallel_for,
+    run_useful_threads,
+    run_busy_after,
     run_round_up,
     run_blocks_of,
     run_buffer,

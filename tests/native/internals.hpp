@@ -26,6 +26,10 @@ struct Internals {
 
     // times[task] += 1 for every task; the largest thread number that came.
     int (*parallel_for)(int64_t tasks, int threads, int* times);
+    // Threads for work of so many steps while the machine is known to be busy, or not.
+    int (*useful_threads)(int threads, double steps, bool busy);
+    // Whether so many nanoseconds of waiting after so many of work, twice, tell that the machine is busy.
+    bool (*busy_after)(int64_t worked, int64_t waited, int64_t tasks, int threads);
     int64_t (*round_up)(int64_t value, int64_t multiple);
     int64_t (*blocks_of)(int64_t count, int64_t size);
     // The address of a fresh buffer of so many floats or doubles, written from end to end; 0 where there is

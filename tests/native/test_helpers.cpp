@@ -81,6 +81,25 @@ TEST(parallel_for_runs_every_task_once) {
             }
 }
 
+#ifndef FASTMMD_STD_THREADS
+TEST(threads_of_busy_machines) {
+    constexpr double tiny = 1e4, short_work = 1e6, long_work = 1e7;
+    constexpr int64_t millisecond = 1000000;
+    for (const InstructionSet& set : instruction_sets()) {
+        const test::Internals& internals = *set.internals;
+        for (const bool busy : {false, true}) {
+            CHECK(internals.useful_threads(4, tiny, busy) == 1, "%s", set.name());
+            CHECK(internals.useful_threads(4, short_work, busy) == (busy ? 1 : 4), "%s", set.name());
+            CHECK(internals.useful_threads(4, long_work, busy) == 4, "%s", set.name());
+        }
+        CHECK(internals.busy_after(millisecond, 4 * millisecond, 8, 4), "%s", set.name());
+        CHECK(!internals.busy_after(millisecond / 4, millisecond / 2, 8, 4), "%s: a short wait", set.name());
+        CHECK(!internals.busy_after(9 * millisecond, 4 * millisecond, 8, 4), "%s: more work", set.name());
+        CHECK(!internals.busy_after(millisecond, 4 * millisecond, 7, 4), "%s: one large task", set.name());
+    }
+}
+#endif
+
 TEST(buffers) {
     for (const InstructionSet& set : instruction_sets()) {
         for (const bool is_double : {false, true}) {
