@@ -37,7 +37,7 @@ class Textbook(nn.Regularizer):
 
 def step(model, x):
     optimizers = model.configure_optimizers()
-    return lambda: model.trainingstep(x, optimizers)
+    return lambda: model.training_step(x, optimizers)
 
 
 @pytest.mark.parametrize("batch", SIZES.training)
