@@ -8,6 +8,7 @@ from .ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, f
 from .ops.median import median_bandwidth
 from .ops.mmd import FixedSample, mmd2, witness
 from .ops.parzen import ParzenEstimator, parzen_log_likelihood
+from .ops.shards import Shards
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FourierFeatures",
     "KernelName",
     "ParzenEstimator",
+    "Shards",
     "available_backends",
     "backend",
     "fourier_ascent",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..ops.arguments import check_int, check_number
 from .networks import Precision, check_precision, check_widths, half_precision
+from .spread import Dropout
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # a layer halves or doubles the side exactly
 
@@ -51,7 +52,7 @@ class ConvEncoder(nn.Module):
         self.side, self.padding, smallest = _sides(data_dim, len(channels))
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.input = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING)
         self.noise = nn.Linear(noise_inputs, channels[0], bias=False) if noise_inputs else None
         layers: list[nn.Module] = []

@@ -174,10 +174,12 @@ class GMMNAE(Model):
         Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first. See
         `Autoencoder.training_step`.
         """
+        self._check_synchronized()
         losses = self(x, labels)
         inputs.check_optimizers(self, optimizers, "prior")
         terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
         first, second = self._phases
-        descend(losses.loss, *[optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second])
+        chosen = [optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second]
+        descend(losses.loss, *chosen, shards=self.shards)
         self._count_step()
         return terms

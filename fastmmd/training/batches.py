@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.errors import UserError
+from fastmmd.ops.shards import Shards
 
 
 class Batch(NamedTuple):
@@ -22,12 +23,27 @@ class Batches:
     """Repeated passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of a pass.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
-    the order is the same on every device and a run may be resumed on another one.
+    the order is the same on every device and a run may be resumed on another one. With `shards` a batch is that part of
+    it which falls to this process.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        seed: int,
+        labels: Tensor | None = None,
+        shards: Shards | None = None,
+    ) -> None:
         self.images, self.labels = images, labels
         self.batch_size = min(batch_size, len(images))
+        count, self._rank = (1, 0) if shards is None else (shards.count, shards.rank)
+        if self.batch_size % count:
+            raise UserError(
+                f"training.batch_size: got {self.batch_size}, expected a multiple of the {count} processes, which "
+                "share every batch"
+            )
+        self._share = self.batch_size // count
         self.position = 0  # batches done in this epoch
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch_state = self._generator.get_state()
@@ -43,7 +59,7 @@ class Batches:
         while self.position < len(self):
             start = self.position * self.batch_size
             self.position += 1
-            rows = order[start : start + self.batch_size]
+            rows = order[start : start + self.batch_size][self._rank * self._share :][: self._share]
             yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
         self.position = 0
         self._epoch_state = self._generator.get_state()

@@ -14,6 +14,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any, cast
 
@@ -27,11 +28,13 @@ from fastmmd.data import Dataset, Split
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
+from fastmmd.nn.spread import one_generator
 from fastmmd.training.batches import Batch, Batches
 from fastmmd.training.health import HealthMonitor
+from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
-from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.run import RunConfig, RunFolder, versions
 from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
@@ -47,10 +50,20 @@ class Trainer:
     bit for bit on the same machine and thread count.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, folder: RunFolder, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        folder: RunFolder,
+        *,
+        quiet: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.folder = folder
-        self.quiet = quiet
+        self.processes = processes
+        self.leads = processes is None or processes.leads
+        self.quiet = quiet or not self.leads
         self.device = torch.device(config.device)
         self.dataset = dataset.to(self.device)
         training = config.recipe.training
@@ -66,7 +79,11 @@ class Trainer:
         self.average = AveragedModel(self.model) if training.average else None
         labels = self._training_labels()
         self._checksum = _checksum(dataset.train)
-        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels)
+        shards = None if processes is None else processes.shards
+        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels, shards)
+        if processes is not None:
+            processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
+            self.model.synchronize(shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
@@ -224,7 +241,7 @@ class Trainer:
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
         self._set_learning_rates()
-        with self.timer.step(self.step):
+        with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
         if self.average is not None:
@@ -257,7 +274,15 @@ class Trainer:
                 group["lr"] = rate * factor
 
     def _means(self, batches: int) -> dict[str, float]:
-        return {name: value.item() / batches for name, value in self._sums.items()}
+        """Of the terms, over batches and processes."""
+        return {name: value / batches for name, value in self._totals().items()}
+
+    def _totals(self) -> dict[str, float]:
+        """Sums of the terms since the epoch began, means over the processes."""
+        sums = torch.stack(list(self._sums.values()))
+        if self.model.shards is not None:
+            sums = self.model.shards.total(sums) / self.model.shards.count
+        return dict(zip(self._sums, sums.tolist(), strict=True))
 
     def _close_epoch(self, seconds: float) -> dict[str, Any]:
         self.seconds += seconds
