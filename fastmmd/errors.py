@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,12 +17,33 @@ class UserError(ValueError):
     """A user error; the message says what was given and what is allowed."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop by a signal; the message says where it stopped and how to resume."""
+class Interrupted(BaseException):
+    """A signal asked to stop; the message says where that was and how to resume. No error, as KeyboardInterrupt."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signal_number)  # both: it is pickled on its way from a worker process
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises `Interrupted`, as SIGINT raises KeyboardInterrupt, so that nothing half-written is left."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise Interrupted("terminated", number)
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else has decided
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def require(module: str) -> Any:

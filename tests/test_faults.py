@@ -1,0 +1,135 @@
+"""Kills, signals, locks, full disks: work that survives goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from helpers import FULL, assert_same
+from processes import Ended, Fault, run
+
+from fastmmd.checkpoint import load_checkpoint
+from fastmmd.training import experiments
+from fastmmd.training.run import RunFolder
+
+KILLS = 20 if FULL else 3  # of each kind of work
+SEED = 20260
+TIMES = ("seconds", "images_per_second", "regularizer_share")
+TINY = ["model.hidden=[16]", "evaluation.samples=300", "training.health_every=2", "training.evaluate_every=2"]
+TRAIN = ["train", "mmd-ae", "--data", "images.npy", "--run-dir", "run", "--device", "cpu", "--batch-size", 20]
+TRAIN += ["--epochs", 4, *(word for setting in TINY for word in ("--set", setting))]
+SAMPLE = ["sample", "run", "--count", 5_000, "--output", "samples.npy", "--device", "cpu", "--chain-steps", 2]
+TABLE = ["table1.py", "--data", "images.npy", "--run-dir", "table", "--device", "cpu", "--seeds", 1, "--epochs", 2]
+TABLE += ["--rows", "vae,mmd-ae" if FULL else "vae", "--samples", 300]
+
+
+def tiny_recipes() -> None:
+    """In the process of a program, whose recipes have no options."""
+    load = experiments.load_recipe
+    tiny = {"model.hidden": [16], "evaluation.samples": 200, "training.batch_size": 20}
+    experiments.load_recipe = lambda recipe, data, over: load(recipe, data, tiny | dict(over))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sixty images of 16 pixels and a run of four epochs on them."""
+    folder = tmp_path_factory.mktemp("trained") / "here"
+    folder.mkdir()
+    np.save(folder / "images.npy", np.random.default_rng(0).random((60, 4, 4)))
+    ended = run(TRAIN, folder)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+# --- kills ---
+
+
+def go_on_training(folder: Path) -> list[Any] | None:
+    """What a user does after a kill, None: nothing is left to do."""
+    if RunFolder(folder / "run").is_evaluated():
+        return None
+    return ["train", "--resume", "run"] if (folder / "run" / "config.toml").exists() else TRAIN
+
+
+def go_on_evaluating(folder: Path) -> list[Any] | None:
+    return ["evaluate", "run", "--samples", 500] if RunFolder(folder / "run").evaluations() < 2 else None
+
+
+class Work(NamedTuple):
+    """What is killed: the next command, and what it begins with, besides the images."""
+
+    command: Callable[[Path], list[Any] | None]
+    begins: bool = True  # with the trained run
+
+
+WORKS = {
+    "train": Work(go_on_training, begins=False),
+    "evaluate": Work(go_on_evaluating),
+    "sample": Work(lambda folder: SAMPLE),
+    "program": Work(lambda folder: TABLE, begins=False),
+}
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if key not in TIMES}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+def content(path: Path) -> Any:
+    """Of a file, without the times that were measured."""
+    if path.suffix == ".pt":
+        return without_times(load_checkpoint(path))
+    if path.suffix == ".jsonl":
+        return without_times([json.loads(line) for line in path.read_text().splitlines()])
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text()))
+    if path.suffix == ".md":
+        return re.sub(r"\d+ s on cpu \(.*|.*regularizer takes.*", "", path.read_text())
+    return path.read_bytes()
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
+    return {str(path.relative_to(folder)): content(path) for path in paths}
+
+
+def begin(work: Work, trained: Path, folder: Path) -> Path:
+    shutil.copytree(trained, folder, ignore=None if work.begins else shutil.ignore_patterns("run"))
+    return folder
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_kill_at_any_moment(name: str, trained: Path, tmp_path: Path) -> None:
+    """The same files, bit for bit but for measured times, as of work that nothing has interrupted."""
+    work, chance = WORKS[name], random.Random(f"{SEED} {name}")
+    folder = begin(work, trained, tmp_path / "here")
+    ended = run(work.command(folder) or [], folder, prepare=tiny_recipes)
+    assert ended.code == 0, ended.err
+    expected, most, operations = everything(folder), ended.seconds, ended.operations
+    assert operations > 4
+    killed = 0
+    while killed < KILLS:
+        shutil.rmtree(folder)
+        begin(work, trained, folder)  # of the same name, which the files tell
+        while (command := work.command(folder)) is not None:
+            fault = None
+            if killed < KILLS:
+                operation = chance.randint(1, operations) if chance.random() < 0.5 else None
+                fault = Fault(signal.SIGKILL, None if operation else chance.uniform(0, most), operation)
+            ended = run(command, folder, fault, tiny_recipes)
+            print(f"{name}: {fault}: {ended.code}")
+            if ended.code != -signal.SIGKILL:
+                assert ended.code == 0, ended.err
+                assert not [path for path in folder.rglob("*") if path.name == "lock" or path.suffix == ".tmp"]
+                break
+            killed += 1
+        assert_same(everything(folder), expected)
