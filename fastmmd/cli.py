@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from fastmmd.errors import INSTALL, Interrupted, UserError, interrupted_by_sigterm
+from fastmmd.errors import INSTALL, Interrupted, UserError, interruptible
 
 _EXTRA = {"typer": "typer", "rich": "rich", "tomli_w": "tomli-w", "sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRA |= {"matplotlib": "matplotlib"}
@@ -23,7 +23,7 @@ def main() -> NoReturn:
     from fastmmd.training.commands import app, held
 
     try:
-        with interrupted_by_sigterm(), held:
+        with interruptible(), held:
             code = app(prog_name="fastmmd", standalone_mode=False)
     except UserError as error:
         _fail(" ".join(str(error).split()))

@@ -22,28 +22,29 @@ class Interrupted(BaseException):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message, signal_number)  # both: it is pickled on its way from a worker process
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 @contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises `Interrupted`, as SIGINT raises KeyboardInterrupt, so that nothing half-written is left."""
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted`, so that nothing half-written is left; not where they are ignored."""
 
     def interrupt(number: int, _frame: object) -> None:
-        raise Interrupted("terminated", number)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
 
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody else has decided
-        yield
-        return
-    signal.signal(signal.SIGTERM, interrupt)
+    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) == handler]
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def require(module: str) -> Any:

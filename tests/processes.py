@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 PROGRAMS = Path(__file__).parents[1] / "python"
 # Processes are forked from one that has imported what takes seconds, and has run nothing.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["fastmmd.training.commands", "fastmmd.training.experiments", "matplotlib.figure", "sklearn.datasets", "processes"]
-)
+SLOW_IMPORTS = ["fastmmd.training.commands", "fastmmd.training.experiments", "matplotlib.backends.backend_agg"]
+SLOW_IMPORTS += ["matplotlib.figure", "sklearn.datasets", "tomli_w", "torch._dynamo"]  # the last one by any optimizer
+FORKS.set_forkserver_preload([*SLOW_IMPORTS, "processes"])
 
 
 class Ended(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from helpers import FULL, assert_same
-from processes import Ended, Fault, run
+from processes import Fault, run
 
 from fastmmd.checkpoint import load_checkpoint
 from fastmmd.training import experiments
@@ -133,3 +133,37 @@ def test_kill_at_any_moment(name: str, trained: Path, tmp_path: Path) -> None:
                 break
             killed += 1
         assert_same(everything(folder), expected)
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["evaluate", "sample", "program"])
+def test_signals_leave_nothing_half_written(name: str, number: int, trained: Path, tmp_path: Path) -> None:
+    """In the middle of writing; each signal has its exit code, and what was whole before still is."""
+    work = WORKS[name]
+    folder = begin(work, trained, tmp_path / "here")
+    before = everything(folder)
+    operation = {"evaluate": 8, "sample": 3, "program": 12}[name]
+    ended = run(work.command(folder) or [], folder, Fault(number, operation=operation), tiny_recipes)
+    assert ended.code == 128 + number, ended.err
+    lines = [line for line in ended.err.splitlines() if line and not line.startswith("warning: ")]
+    assert len(lines) == 1 and re.search("stopped; resume with|stopped by SIG", lines[0]), ended.err
+    names = {path.name for path in folder.rglob("*")}
+    assert not [name for name in names if name == "lock" or name.endswith(".tmp")]
+    assert ("samples.npy" in names) <= ("samples.npy.json" in names)
+    after = everything(folder)
+    assert {key: after[key] for key in before if not key.endswith((".png", ".md"))}.keys() <= before.keys()
+    for key in ("run/checkpoint.pt", "run/metrics.jsonl") if work.begins else ():
+        assert_same(after[key], before[key])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_stopped_in_its_evaluation(number: int, trained: Path, tmp_path: Path) -> None:
+    folder = begin(WORKS["train"], trained, tmp_path / "here")
+    ended = run(TRAIN, folder, Fault(number, operation=19))  # a picture
+    assert ended.code == 128 + number and "stopped in the final evaluation; resume with: fastmmd" in ended.err
+    assert run(["train", "--resume", "run"], folder).code == 0
+    assert_same(load_checkpoint(folder / "run" / "checkpoint.pt")["model"],
+                load_checkpoint(trained / "run" / "checkpoint.pt")["model"])  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -105,10 +104,10 @@ def train(
     trainer.fit()
     try:
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
-    except (KeyboardInterrupt, Interrupted) as stop:
+    except Interrupted as stop:
         remedy = f"fastmmd train --resume {shlex.quote(str(folder.path))}"
         message = f"trained, but stopped in the final evaluation; resume with: {remedy}"
-        raise Interrupted(message, signal.SIGTERM if isinstance(stop, Interrupted) else signal.SIGINT) from None
+        raise Interrupted(message, stop.signal_number) from None
     _print_result(result.parzen, folder)
 
 

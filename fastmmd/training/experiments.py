@@ -33,7 +33,7 @@ import torch
 
 from fastmmd.checkpoint import load_checkpoint
 from fastmmd.data import Dataset, load_data
-from fastmmd.errors import Interrupted, UserError, interrupted_by_sigterm
+from fastmmd.errors import Interrupted, UserError, interruptible
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
 from fastmmd.files import write_text, writing
@@ -98,7 +98,7 @@ class Experiment:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             folder = Path("runs") / f"{slug(title)}-{slug(Path(options.data).stem)}-{stamp}"
         try:
-            with interrupted_by_sigterm():
+            with interruptible():
                 device = choose_device(options.device)
                 data = load_data(options.data, options.data_dir).to(device)
                 with writing(folder):
