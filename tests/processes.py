@@ -35,7 +35,7 @@ class Ended(NamedTuple):
 @dataclass(frozen=True)
 class Fault:
     """A signal, after some seconds or before the nth operation on a file in the working directory: open to write,
-    rename, remove."""
+    rename, remove. With neither, when `run` is told."""
 
     signal: int
     seconds: float | None = None
@@ -47,18 +47,22 @@ def run(
     folder: Path,
     fault: Fault | None = None,
     prepare: Callable[[], None] | None = None,
+    when: Callable[[], bool] | None = None,
 ) -> Ended:
     """`fastmmd WORDS`, or the program in python/ that the first word names, with `folder` as working directory.
 
     Args:
         prepare: is called in the process before it begins.
+        when: the fault's moment, where it has none.
     """
     out, err, operations = (folder.parent / f"{folder.name}-{name}" for name in ("out", "err", "operations"))
     begin = time.monotonic()
     process = FORKS.Process(target=_main, args=([*map(str, words)], folder, fault, prepare, (out, err, operations)))
     process.start()
-    if fault is not None and fault.seconds is not None:
-        process.join(fault.seconds)
+    if fault is not None and fault.operation is None:
+        process.join(fault.seconds or 0)
+        while process.exitcode is None and when is not None and not when():
+            time.sleep(0.02)
         if process.exitcode is None:
             os.kill(process.pid, fault.signal)
     process.join(120)

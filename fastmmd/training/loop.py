@@ -286,7 +286,8 @@ class Trainer:
         kept = "there is no checkpoint yet"
         if self._saved is not None:
             kept = f"{self.folder.checkpoint} is from before, of step {self._saved}"
-        hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE)"
+        hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
+        hint += "config.toml before --resume)"
         return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
 
 
