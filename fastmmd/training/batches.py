@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastmmd.data import Dataset
 from fastmmd.errors import UserError
+from fastmmd.nn.base import Model
 from fastmmd.ops.shards import Shards
+from fastmmd.training.run import RunConfig
 
 
 class Batch(NamedTuple):
@@ -92,3 +95,30 @@ class Batches:
         self._epoch_state = state["generator"].cpu()
         self._generator.set_state(self._epoch_state)
         self.position = state["position"]
+
+
+def training_labels(model: Model, dataset: Dataset, config: RunConfig, device: torch.device) -> Tensor | None:
+    """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
+
+    Raises:
+        UserError: the model takes no labels, needs some, or the data set has none that fit.
+    """
+    labeled = config.recipe.training.labeled
+    classes = model.decoder_classes or model.regularizer.num_classes
+    if labeled == 0 or classes == 0:
+        if labeled:
+            raise UserError('training.labeled is for a model with classes: set model.labels="regularizer"')
+        if classes:
+            raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
+        return None
+    labels = dataset.train.labels
+    if labels is None:
+        raise UserError(f"{config.data} has no labels; training.labeled needs some")
+    if (most := int(labels.max())) >= classes:
+        raise UserError(f"{config.data} has labels up to {most}, the model takes {classes} classes")
+    if labeled > len(labels):
+        raise UserError(f"training.labeled must be at most {len(labels)}, the training images, got {labeled}")
+    if labeled > 0:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))
+        labels = labels.index_fill(0, order[labeled:], -1)
+    return labels.to(device)

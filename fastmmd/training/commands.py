@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import signal
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,10 @@ import typer
 from fastmmd.data import load_data
 from fastmmd.errors import Interrupted, UserError, unknown
 from fastmmd.evaluation import ParzenResult
+from fastmmd.training.lock import locked
 from fastmmd.training.run import RunFolder, absolute, print_info
 
+held = ExitStack()  # what a command holds until its process, `fastmmd.cli`, closes it
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
 app = typer.Typer(
@@ -65,6 +67,7 @@ def train(
             )
         folder = RunFolder.existing(resume)
         folder.require_writable()
+        held.enter_context(locked(folder.path))
         config = RunConfig.read(folder.config)
         config = replace(
             config,
@@ -89,6 +92,7 @@ def train(
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
         trainer = Trainer(config, dataset, folder, quiet=quiet)
         RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
+        held.enter_context(locked(folder.path))
         config.write(folder.config)
     training = config.recipe.training
     if not quiet:
@@ -100,10 +104,10 @@ def train(
     trainer.fit()
     try:
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
-    except KeyboardInterrupt:
+    except Interrupted as stop:
         remedy = f"fastmmd train --resume {shlex.quote(str(folder.path))}"
         message = f"trained, but stopped in the final evaluation; resume with: {remedy}"
-        raise Interrupted(message, signal.SIGINT) from None
+        raise Interrupted(message, stop.signal_number) from None
     _print_result(result.parzen, folder)
 
 
@@ -123,6 +127,7 @@ def evaluate(
 
     folder = RunFolder.existing(run)
     folder.require_writable()
+    held.enter_context(locked(folder.path))
     config = RunConfig.read(folder.config)
     config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
     where = choose_device(device)

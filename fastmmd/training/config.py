@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from fastmmd.errors import UserError, first_line, require, unknown
+from fastmmd.files import write_text
 from fastmmd.nn import MODELS
 from fastmmd.nn.base import Model
 from fastmmd.nn.settings import ModelSettings
@@ -225,7 +226,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 def write_toml(path: Path, tables: Mapping[str, Any]) -> None:
     """Write tables as TOML, without values of None, which TOML cannot represent."""
-    path.write_text(require("tomli_w").dumps(_without_none(tables)))
+    write_text(path, require("tomli_w").dumps(_without_none(tables)))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -20,16 +20,23 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    not_finite,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
 from fastmmd.data import Dataset, Split
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
 from fastmmd.nn.spread import one_generator
-from fastmmd.training.batches import Batch, Batches
+from fastmmd.training.batches import Batch, Batches, training_labels
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
@@ -39,7 +46,7 @@ from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 THREADS_PER_CPU = 4  # some thousands of threads crash the process
-STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device; the end of an epoch reads them too
+STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for a GPU; the end of an epoch reads them too
 TERMS = ("loss", "reconstruction", "regularizer")
 
 
@@ -77,7 +84,7 @@ class Trainer:
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
         self.average = AveragedModel(self.model) if training.average else None
-        labels = self._training_labels()
+        labels = training_labels(self.model, dataset, config, self.device)
         self._checksum = _checksum(dataset.train)
         shards = None if processes is None else processes.shards
         self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels, shards)
@@ -90,6 +97,8 @@ class Trainer:
         self.epoch = 0
         self.seconds = 0.0  # of training, without evaluation
         self._sums = {name: torch.zeros((), device=self.device) for name in TERMS}
+        self._checked = 0  # the last step whose losses were looked at
+        self._saved: int | None = None  # the step of the checkpoint
         self._last_save = -math.inf
         self._last_record: dict[str, Any] = {}  # of an epoch, for the progress bar
 
@@ -107,7 +116,7 @@ class Trainer:
 
         Raises:
             Interrupted: by SIGINT or SIGTERM, after the step or the epoch's evaluation is finished and saved.
-            UserError: the loss is no longer finite.
+            UserError: the loss is no longer finite, or the checkpoint cannot be written.
         """
         training = self.config.recipe.training
         self.model.train()
@@ -138,7 +147,11 @@ class Trainer:
         return {"validation_log_likelihood": mean, "sigma": sigma}
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            UserError: losses or weights are not finite, or it cannot be written; the previous one stays.
+        """
         state = {
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -152,36 +165,48 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": self.seconds,
         }
-        save_checkpoint(self.folder.checkpoint, state)
-        self._last_save = time.monotonic()
+        self._require_finite()
+        if name := not_finite(state):  # the loss was finite, the gradient was not
+            raise self._diverged(f"NaN or infinity in {name}")
+        if self.leads:
+            save_checkpoint(self.folder.checkpoint, state)
+        self._last_save, self._saved = time.monotonic(), self.step
 
     def resume(self) -> None:
-        """Continue from the run folder's checkpoint.
+        """Continue from the run folder's checkpoint; a run that was stopped before its first one begins again.
 
         Raises:
             UserError: it is missing, damaged or does not fit, the batch size or the data are others, or nothing is
                 left to do.
         """
+        # The first epoch is saved as soon as it is recorded: where there are more, the checkpoint was lost.
+        epochs = sum("epoch" in record for record in self.folder.records())
+        if epochs <= 1 and not self.folder.checkpoint.exists():
+            self.folder.forget_after(0)
+            return
         state = load_checkpoint(self.folder.checkpoint, self.device)
         try:
-            self.model.load_state_dict(state["model"])
+            load_weights(self.model, state["model"])
             for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
+                load_optimizer(optimizer, state["optimizers"][name])
             if self.average is not None:
-                self.average.load_state_dict(state["average"])
+                load_weights(self.average, state["average"])
             self.batches.load_state_dict(state["batches"])
             if state.get("data", self._checksum) != self._checksum:  # an earlier version saved none
                 raise UserError(
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
                 )
-            self._sums = {name: state["sums"][name] for name in TERMS}
+            self._sums = {name: torch.tensor(float(state["sums"][name]), device=self.device) for name in TERMS}
             self.health.warned = list(state["warned"])
-            self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
+            self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
+            set_random_states(state["random"], self.device)
         except UserError:
             raise
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {reason}") from error
+        self._checked = self._saved = self.step
         # A run that was stopped in its final evaluation is not complete: fit() returns at once, the report is missing.
         epochs = self.config.recipe.training.epochs
         if self.epoch > epochs or (self.epoch == epochs and self.folder.is_evaluated()):
@@ -190,33 +215,6 @@ class Trainer:
                 f"or measure it again with fastmmd evaluate {shlex.quote(str(self.folder.path))}"
             )
         self.folder.forget_after(self.step)
-        set_random_states(state["random"], self.device)
-
-    def _training_labels(self) -> Tensor | None:
-        """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
-
-        Raises:
-            UserError: the model takes no labels, needs some, or the data set has none that fit.
-        """
-        labeled = self.config.recipe.training.labeled
-        classes = self.model.decoder_classes or self.model.regularizer.num_classes
-        if labeled == 0 or classes == 0:
-            if labeled:
-                raise UserError('training.labeled is for a model with classes: set model.labels="regularizer"')
-            if classes:
-                raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
-            return None
-        labels = self.dataset.train.labels
-        if labels is None:
-            raise UserError(f"{self.config.data} has no labels; training.labeled needs some")
-        if (most := int(labels.max())) >= classes:
-            raise UserError(f"{self.config.data} has labels up to {most}, the model takes {classes} classes")
-        if labeled > len(labels):
-            raise UserError(f"training.labeled must be at most {len(labels)}, the training images, got {labeled}")
-        if labeled > 0:
-            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.config.seed))
-            labels = labels.index_fill(0, order[labeled:], -1)
-        return labels.to(self.device)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
         """The rest of an epoch, its evaluation and its record; after a stop request only the current step."""
@@ -253,8 +251,10 @@ class Trainer:
             self._sums[name] += terms[name]
         figures = None
         position = self.batches.position
-        if self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches):
-            self._require_finite(self._sums["loss"])
+        look = self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches)
+        if look or self.device.type == "cpu":  # where nothing waits
+            self._require_finite()
+        if look:
             figures = _figures({**self._last_record, **self._means(position)})
             # The loop waits for the device here anyway, so a check of the codes that has become due is made here.
             last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
@@ -299,12 +299,22 @@ class Trainer:
         every = training.evaluate_every
         return self.epoch == training.epochs or (every > 0 and self.epoch % every == 0)
 
-    def _require_finite(self, loss: Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.step}: lower the learning rates or the weight of "
-                f"the regularizer (--set model.KEY=VALUE); {self.folder.checkpoint} is from before"
-            )
+    def _require_finite(self) -> None:
+        """Of the losses since the last call."""
+        means = self._means(max(self.batches.position, 1))
+        if not all(map(math.isfinite, means.values())):
+            raise self._diverged(", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+        self._checked = self.step
+
+    def _diverged(self, what: str) -> UserError:
+        first = min(self._checked + 1, self.step)
+        when = f"at step {self.step}" if first == self.step else f"between steps {first} and {self.step}"
+        kept = "there is no checkpoint yet"
+        if self._saved is not None:
+            kept = f"{self.folder.checkpoint} is from before, of step {self._saved}"
+        hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
+        hint += "config.toml before --resume)"
+        return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:
