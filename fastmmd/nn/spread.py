@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -63,6 +64,71 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         kept = own_rows(len(x), lambda rows: x.new_empty(rows, *x.shape[1:]).bernoulli_(1 - self.p))
         return x * kept.div_(1 - self.p)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all processes, each of which has a loss that depends on it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shards: Shards) -> Tensor:
+        ctx.shards = shards
+        return shards.total(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.shards.total(grad), None
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """The same, of rows that may be some of a batch: by the statistics of all, on any device.
+
+    torch.nn.SyncBatchNorm is for GPUs alone. Every process has as many rows.
+    """
+
+    shards: Shards | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalized(self, x, self.shards) if self.training and self.shards is not None else super().forward(x)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """The same, of images."""
+
+    shards: Shards | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalized(self, x, self.shards) if self.training and self.shards is not None else super().forward(x)
+
+
+def _normalized(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, shards: Shards) -> Tensor:
+    values, dims = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, [0, *range(2, x.ndim)]
+    count = values.numel() // values.shape[1] * shards.count
+    shape = [1, -1, *[1] * (x.ndim - 2)]
+
+    def mean_of(values: Tensor) -> Tensor:
+        total: Tensor = _Total.apply(values.sum(dims), shards)  # type: ignore[no-untyped-call]
+        return total / count
+
+    mean = mean_of(values)
+    centered = values - mean.view(shape)
+    variance = mean_of(centered.square())
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    with torch.no_grad():
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+        norm.running_var.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var), norm.momentum)
+    normal = centered * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        normal = normal * norm.weight.view(shape) + norm.bias.view(shape)
+    return normal.to(x.dtype)
+
+
+def share_statistics(model: nn.Module, shards: Shards | None) -> None:
+    """For all batch normalization of this package in the model."""
+    for module in model.modules():
+        if isinstance(module, (BatchNorm1d, BatchNorm2d)):
+            module.shards = shards
 
 
 def average_gradients(optimizers: Sequence[Optimizer], shards: Shards) -> None:

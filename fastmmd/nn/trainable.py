@@ -13,7 +13,7 @@ from . import inputs
 from .inputs import Output, RangeWatch
 from .labels import check_switch, receivers
 from .regularizers import Moments, Regularizer
-from .spread import unsynchronized
+from .spread import share_statistics, unsynchronized
 from .steps import CountsSteps, Losses, adam, descend
 
 
@@ -40,8 +40,8 @@ class Trainable(CountsSteps):
         """Let the processes of a group train this model together, by `training_step`, each on its part of every batch.
 
         They begin with the weights of the first, and every step averages gradients over all; a discrepancy is between
-        the codes and draws of all (`group` of `fastmmd.mmd2`). Parts of one size make it the step of one process on the
-        whole batch, but for the statistics of batch normalization, which are those of each part.
+        the codes and draws of all (`group` of `fastmmd.mmd2`), and batch normalization of this package's networks is by
+        the statistics of all. Parts of one size make it the step of one process on the whole batch.
 
         Args:
             group: a ProcessGroup of `torch.distributed` or `fastmmd.Shards`; None: this process trains by itself,
@@ -53,6 +53,7 @@ class Trainable(CountsSteps):
         shards = shards_of(group)
         self.shards = None if shards is None else replace(shards, gradients="averaged")
         self.regularizer.shards, self._alone = self.shards, shards is None
+        share_statistics(self, self.shards)
         if self.shards is not None:
             self.shards.begin_alike([*self.parameters(), *self.buffers()])
 

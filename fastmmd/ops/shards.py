@@ -62,6 +62,10 @@ class Shards:
         """How many processes there are."""
         return distributed.get_world_size(self.group)
 
+    def global_rank(self, rank: int) -> int:
+        """The rank in the default group of a process of this one."""
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)
+
     @property
     def gradient_scale(self) -> int:
         """What gradients of this process are multiplied by."""
@@ -78,9 +82,8 @@ class Shards:
 
     def begin_alike(self, tensors: Sequence[Tensor]) -> None:
         """All processes get the values of the first one."""
-        first = distributed.get_global_rank(self.group or distributed.group.WORLD, 0)
         for tensor in tensors:
-            distributed.broadcast(tensor.detach(), first, group=self.group)
+            distributed.broadcast(tensor.detach(), self.global_rank(0), group=self.group)
 
     def agree(self, settings: str, sizes: Sequence[int], device: torch.device) -> list[list[int]]:
         """The sizes that each process gives.
@@ -121,8 +124,8 @@ class Shards:
 
     def _ring(self, rows: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
         """Own rows first, then those of the process before, of the one before that, and so on."""
-        rank, group = self.rank, self.group or distributed.group.WORLD
-        after, before = (distributed.get_global_rank(group, (rank + step) % self.count) for step in (1, -1))
+        rank = self.rank
+        after, before = (self.global_rank((rank + step) % self.count) for step in (1, -1))
         block = rows.detach().contiguous()
         for step in range(1, self.count + 1):
             following, waiting = block, []
@@ -130,7 +133,7 @@ class Shards:
                 following = block.new_empty(counts[(rank - step) % self.count], block.shape[1])
                 sends = [(distributed.isend, block, after)] if len(block) else []
                 receives = [(distributed.irecv, following, before)] if len(following) else []
-                exchange = [distributed.P2POp(*operation, group=group) for operation in (*sends, *receives)]
+                exchange = [distributed.P2POp(*operation, group=self.group) for operation in (*sends, *receives)]
                 waiting = distributed.batch_isend_irecv(exchange) if exchange else []
             yield block
             for request in waiting:
@@ -154,7 +157,7 @@ class Shards:
 
     def scaled(self, tensor: Tensor) -> Tensor:
         """The tensor, with a gradient that is multiplied by `gradient_scale`."""
-        scaled: Tensor = _Scaled.apply(tensor, float(self.gradient_scale))
+        scaled: Tensor = _Scaled.apply(tensor, float(self.gradient_scale))  # type: ignore[no-untyped-call]
         return scaled
 
 
@@ -210,5 +213,5 @@ class _Known(torch.autograd.Function):
 
 def with_gradients(value: Tensor, inputs: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Tensor:
     """The 0-d value as a function of the inputs; a second derivative raises."""
-    known: Tensor = _Known.apply(value, list(gradients), *inputs)
+    known: Tensor = _Known.apply(value, list(gradients), *inputs)  # type: ignore[no-untyped-call]
     return known

@@ -56,6 +56,7 @@ def train(
     """Train a model by a recipe and report its Parzen log-likelihood."""
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.loop import Trainer
+    from fastmmd.training.processes import local_device, processes
     from fastmmd.training.report import evaluate_run
     from fastmmd.training.run import RunConfig, choose_device, default_run_dir
 
@@ -66,18 +67,22 @@ def train(
                 "stands; only --epochs, --device, --data-dir change"
             )
         folder = RunFolder.existing(resume)
-        folder.require_writable()
-        held.enter_context(locked(folder.path))
         config = RunConfig.read(folder.config)
+        where = choose_device(local_device(config.device if device == "auto" else device))
+        group = held.enter_context(processes(where))
+        if leads := group is None or group.leads:
+            folder.require_writable()
+            held.enter_context(locked(folder.path))
         config = replace(
             config,
             recipe=config.recipe if epochs is None else with_epochs(config.recipe, epochs),
-            device=str(choose_device(config.device if device == "auto" else device)),
+            device=str(where),
             data_dir=absolute(data_dir) or config.data_dir,
         )
-        trainer = Trainer(config, config.load_data(quiet=quiet), folder, quiet=quiet)
+        trainer = Trainer(config, config.load_data(quiet=quiet or not leads), folder, quiet=quiet, processes=group)
         trainer.resume()
-        config.write(folder.config)
+        if leads:
+            config.write(folder.config)
     else:
         data = data or "digits"
         if recipe is None:
@@ -86,22 +91,27 @@ def train(
         overrides += [] if epochs is None else [f"training.epochs={epochs}"]
         overrides += [] if batch_size is None else [f"training.batch_size={batch_size}"]
         resolved = load_recipe(recipe, data, overrides)
-        where = choose_device(device)
-        dataset = load_data(data, data_dir, quiet=quiet)
+        where = choose_device(local_device(device))
+        group = held.enter_context(processes(where))
+        leads = group is None or group.leads
+        dataset = load_data(data, data_dir, quiet=quiet or not leads)
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
-        trainer = Trainer(config, dataset, folder, quiet=quiet)
-        RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
-        held.enter_context(locked(folder.path))
-        config.write(folder.config)
+        trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
+        if leads:  # after everything that may refuse a setting: a mistake leaves no folder behind
+            RunFolder.create(folder.path)
+            held.enter_context(locked(folder.path))
+            config.write(folder.config)
     training = config.recipe.training
-    if not quiet:
+    if leads and not quiet:
         print(
             f"{config.recipe.name} on {config.data}: {len(trainer.dataset.train):,} images, "
             f"{training.epochs} epochs of {len(trainer.batches)} steps, {config.device} -> {folder.path}",
             flush=True,
         )
     trainer.fit()
+    if not leads:
+        return
     try:
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
     except Interrupted as stop:

@@ -79,18 +79,18 @@ class Trainer:
             raise UserError(f"training.threads must be at most {most} on this machine, got {training.threads}")
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
+        self._checksum = _checksum(dataset.train)
+        shards = None if processes is None else processes.shards
+        if processes is not None:
+            processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
+            self.model.synchronize(shards)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
-        self._checksum = _checksum(dataset.train)
-        shards = None if processes is None else processes.shards
         self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels, shards)
-        if processes is not None:
-            processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
-            self.model.synchronize(shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
@@ -125,7 +125,7 @@ class Trainer:
             _stop_requests() as requested,
             TrainingProgress(self.total_steps, quiet=self.quiet) as progress,
         ):
-            while self.epoch < training.epochs and not requested:
+            while self.epoch < training.epochs and not self._stopped(requested):
                 self._train_epoch(progress, requested)
         if requested:
             self.save()
@@ -182,7 +182,7 @@ class Trainer:
         # The first epoch is saved as soon as it is recorded: where there are more, the checkpoint was lost.
         epochs = sum("epoch" in record for record in self.folder.records())
         if epochs <= 1 and not self.folder.checkpoint.exists():
-            self.folder.forget_after(0)
+            self._forget_after(0)
             return
         state = load_checkpoint(self.folder.checkpoint, self.device)
         try:
@@ -214,14 +214,19 @@ class Trainer:
                 f"{self.folder.path} is complete ({self.epoch} epochs): train on with --epochs N, N > {self.epoch}, "
                 f"or measure it again with fastmmd evaluate {shlex.quote(str(self.folder.path))}"
             )
-        self.folder.forget_after(self.step)
+        self._forget_after(self.step)
+
+    def _forget_after(self, step: int) -> None:
+        self._any(0)  # all have read what is there
+        if self.leads:
+            self.folder.forget_after(step)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
         """The rest of an epoch, its evaluation and its record; after a stop request only the current step."""
         begin = time.perf_counter()
         for batch in self.batches.epoch():
             self._train_step(batch, progress)
-            if requested:
+            if self._stopped(requested):
                 self.seconds += time.perf_counter() - begin
                 return
         self.epoch += 1
@@ -229,12 +234,28 @@ class Trainer:
         evaluated = self._is_time_to_evaluate()
         if evaluated:
             record.update(self.evaluate())
-        self.folder.append(record)
+        self._append(record)
         self._last_record |= record
         progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
         since = time.monotonic() - self._last_save
-        if self.epoch == self.config.recipe.training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
+        last = self.epoch == self.config.recipe.training.epochs
+        if last or self._any(int(since > SECONDS_BETWEEN_CHECKPOINTS)):
             self.save()
+
+    def _any(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
+        return number if self.processes is None else self.processes.any(number)
+
+    def _stopped(self, requested: list[int]) -> bool:
+        """Whether a process has been asked to stop: then all have."""
+        number = self._any(requested[0] if requested else 0)
+        if number and not requested:
+            requested.append(number)
+        return number > 0
+
+    def _append(self, record: dict[str, Any]) -> None:
+        if self.leads:
+            self.folder.append(record)
 
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
@@ -261,7 +282,7 @@ class Trainer:
             if (every := training.health_every) and self.step // every > last // every:
                 for message in self.health.check(batch.images, self.step):
                     progress.line(f"warning: {message}")
-                    self.folder.append({"step": self.step, "warning": message})
+                    self._append({"step": self.step, "warning": message})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
     def _set_learning_rates(self) -> None:

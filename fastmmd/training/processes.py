@@ -33,8 +33,7 @@ class Processes:
     def same(self, value: Any) -> Any:
         """What the first process has: a string, a number, None."""
         box = [value]
-        group = self.shards.group
-        distributed.broadcast_object_list(box, distributed.get_global_rank(group or distributed.group.WORLD, 0), group)
+        distributed.broadcast_object_list(box, self.shards.global_rank(0), self.shards.group)
         return box[0]
 
     def agree(self, settings: str) -> None:

@@ -62,16 +62,10 @@ class Side:
         keys = self.points.new_zeros(len(self.points), dtype=torch.int64) if self.keys is None else self.keys
         return torch.cat([values, values.new_zeros(1)])[keys].to(self.points.dtype)
 
-    def alone(self, other: Side) -> Side:
-        """Without the classes in which this or the other side has no mass."""
-        if self.keys is None:
-            return self
-        there = torch.cat([(self.masses() != 0) & (other.masses() != 0), self.keys.new_zeros(1, dtype=torch.bool)])
-        return replace(self, keys=self.keys.where(there[self.keys], self.classes))
-
     def of_class(self, label: int) -> Side:
         """Its points by themselves."""
-        rows = (self.keys == label).nonzero().squeeze(1)
+        assert self.keys is not None
+        rows = self.keys.eq(label).nonzero().squeeze(1)
         return Side(self.points[rows], None if self.weights is None else self.weights[rows], None)
 
     def packed(self) -> Tensor:
@@ -91,7 +85,6 @@ def side_of(points: Tensor, weights: Tensor | None = None, labels: Tensor | None
     return Side(points, weights, None if labels is None else known_classes(labels, classes), classes)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sharded_mmd2(
     sides: Sequence[Side],
     kernel: Kernel,
@@ -106,6 +99,20 @@ def sharded_mmd2(
         ValueError: the arguments differ between processes; too few points on all of them, an absent class, weights
             that sum to 0.
     """
+    # Not as a decorator: that would import the compiler with the package.
+    run = torch.compiler.disable(_sharded_mmd2) if torch.compiler.is_compiling() else _sharded_mmd2
+    value: Tensor = run(sides, kernel, unbiased, shards, class_weights, absent)
+    return value
+
+
+def _sharded_mmd2(
+    sides: Sequence[Side],
+    kernel: Kernel,
+    unbiased: bool,
+    shards: Shards,
+    class_weights: Sequence[float],
+    absent: str,
+) -> Tensor:
     counts = shards.agree(
         f"{_described(sides, kernel)}, {'unbiased' if unbiased else 'biased'}, class weights {tuple(class_weights)}, "
         f"absent={absent!r}, exchange={shards.exchange!r}",
@@ -208,11 +215,15 @@ class _Run:
         self.terms += terms.detach()
         if not terms.requires_grad:
             return
-        wanted = [k for k, gradient in enumerate(self.gradients) if gradient is not None]
-        found = torch.autograd.grad((self.pi * terms).sum(), [self.leaves[k] for k in wanted], allow_unused=True)
-        for k, gradient in zip(wanted, found, strict=True):
-            if gradient is not None:
-                self.gradients[k] += gradient
+        pairs = [
+            (leaf, gradient)
+            for leaf, gradient in zip(self.leaves, self.gradients, strict=True)
+            if leaf is not None and gradient is not None
+        ]
+        found = torch.autograd.grad((self.pi * terms).sum(), [leaf for leaf, _ in pairs], allow_unused=True)
+        for (_, gradient), more in zip(pairs, found, strict=True):
+            if more is not None:
+                gradient += more
 
     def value(self) -> Tensor:
         terms, inner = self.shards.total(torch.stack([self.terms, self.inner]))
@@ -222,7 +233,7 @@ class _Run:
                 points *= 2  # as a point of the shard and as one of all
             if weights is not None:
                 # A weight takes from all others, which are normalized with it, and moves alpha.
-                mass, a = self.masses[k], side.of_rows(1 / self.masses[k]) * side.weights
+                mass, a = self.masses[k], side.of_rows(1 / self.masses[k]) * side.row_masses()
                 bend = (
                     2 * self.pi * self.alpha[k].square() * inner[k] / mass if self.unbiased else torch.zeros_like(mass)
                 )
@@ -246,12 +257,17 @@ def _members(own: Side, other: Side | None, kernel: Kernel) -> Tensor:
     options, needs = [False, other is not None], needs_grad(own.points, None, own.weights, None, s, w)
     a, wa, b, wb, offsets = own.points[None], _row(own.weights), there.points[None], _row(there.weights), None
     if own.keys is not None and there.keys is not None:
-        own, there = own.alone(there), there.alone(own)
-        a, wa, starts = by_class(a, wa, own.keys, own.classes)
-        b, wb, others = by_class(b, wb, there.keys, own.classes)
+        common = (own.masses() != 0) & (there.masses() != 0)
+        a, wa, starts = by_class(a, wa, _among(own.keys, common), own.classes)
+        b, wb, others = by_class(b, wb, _among(there.keys, common), own.classes)
         offsets = torch.stack([starts, others])
     sample = (None, None) if other is None else (b, wb)
     return mmd2_members(a, sample[0], wa, sample[1], s, w, offsets, numbers, family, options, needs, current())[0]
+
+
+def _among(keys: Tensor, classes: Tensor) -> Tensor:
+    """The keys without those classes that are False in [C]."""
+    return keys.where(torch.cat([classes, classes.new_zeros(1)])[keys], len(classes))
 
 
 def _row(weights: Tensor | None) -> Tensor | None:
