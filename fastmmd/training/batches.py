@@ -1,13 +1,14 @@
-"""Batches gathered on the device, without a loader: every epoch is a fresh permutation of the rows."""
+"""Batches of a fresh permutation of the rows in every epoch: gathered on the device, or from files by a loader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastmmd.data import ImageFiles
 from fastmmd.errors import UserError
 
 
@@ -19,14 +20,23 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Repeated passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of a pass.
+    """Repeated passes over images [N, data_dim], and labels [N] if any, resumable in the middle of a pass.
+
+    Images are in memory, or files that `workers` processes read ahead (0: none), in the same order.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
     the order is the same on every device and a run may be resumed on another one.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int, labels: Tensor | None = None) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self,
+        images: Tensor | ImageFiles,
+        batch_size: int,
+        seed: int,
+        labels: Tensor | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.images, self.labels, self.workers = images, labels, workers
         self.batch_size = min(batch_size, len(images))
         self.position = 0  # batches done in this epoch
         self._generator = torch.Generator().manual_seed(seed)
@@ -39,14 +49,22 @@ class Batches:
     def epoch(self) -> Iterator[Batch]:
         """The remaining batches of this epoch."""
         self._epoch_state = self._generator.get_state()
-        order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
+        order = torch.randperm(len(self.images), generator=self._generator)
+        ahead = self._gathered(order.split(self.batch_size)[self.position : len(self)])
+        order = order.to(self.images.device)
         while self.position < len(self):
-            start = self.position * self.batch_size
+            images, start = next(ahead), self.position * self.batch_size
             self.position += 1
             rows = order[start : start + self.batch_size]
-            yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
+            yield Batch(images, None if self.labels is None else self.labels[rows])
         self.position = 0
         self._epoch_state = self._generator.get_state()
+
+    def _gathered(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self.images, ImageFiles):
+            return self.images.batches(batches, self.workers)
+        images = self.images
+        return (images[rows.to(images.device)] for rows in batches)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -65,8 +65,10 @@ class Trainer:
         }
         self.average = AveragedModel(self.model) if training.average else None
         labels = self._training_labels()
-        self._checksum = _checksum(dataset.train)
-        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels)
+        files = self.dataset.train_files
+        self._checksum = _checksum(dataset.train) if files is None else files.checksum()
+        images = self.dataset.train.images if files is None else files
+        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
@@ -153,7 +155,8 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             self.batches.load_state_dict(state["batches"])
-            if state.get("data", self._checksum) != self._checksum:  # an earlier version saved none
+            before = state.get("data")  # an earlier version saved none; files have another one than images in memory
+            if type(before) is type(self._checksum) and before != self._checksum:
                 raise UserError(
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
@@ -189,7 +192,7 @@ class Trainer:
             if classes:
                 raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
             return None
-        labels = self.dataset.train.labels
+        labels = (self.dataset.train_files or self.dataset.train).labels
         if labels is None:
             raise UserError(f"{self.config.data} has no labels; training.labeled needs some")
         if (most := int(labels.max())) >= classes:
