@@ -81,7 +81,7 @@ def interrupt_after(made: Trainer, step: int) -> None:
     def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
         if made.step + 1 == step:
             signal.raise_signal(signal.SIGINT)
-        return take(batch, optimizers)
+        return take(batch, optimizers, labels)
 
     made.model.training_step = training_step
 

@@ -1,14 +1,14 @@
-"""Batches gathered on the device, without a loader: every epoch is a fresh permutation of the rows."""
+"""Batches of a fresh permutation of the rows in every epoch: gathered on the device, or from files by a loader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastmmd.data import Dataset
+from fastmmd.data import Dataset, ImageFiles
 from fastmmd.errors import UserError
 from fastmmd.nn.base import Model
 from fastmmd.ops.shards import Shards
@@ -23,7 +23,9 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Repeated passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of a pass.
+    """Repeated passes over images [N, data_dim], and labels [N] if any, resumable in the middle of a pass.
+
+    Images are in memory, or files that `workers` processes read ahead (0: none), in the same order.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
     the order is the same on every device and a run may be resumed on another one. With `shards` a batch is that part of
@@ -32,13 +34,14 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | ImageFiles,
         batch_size: int,
         seed: int,
         labels: Tensor | None = None,
+        workers: int = 0,
         shards: Shards | None = None,
     ) -> None:
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.workers = images, labels, workers
         self.batch_size = min(batch_size, len(images))
         count, self._rank = (1, 0) if shards is None else (shards.count, shards.rank)
         if self.batch_size % count:
@@ -58,14 +61,23 @@ class Batches:
     def epoch(self) -> Iterator[Batch]:
         """The remaining batches of this epoch."""
         self._epoch_state = self._generator.get_state()
-        order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
-        while self.position < len(self):
-            start = self.position * self.batch_size
+        order = torch.randperm(len(self.images), generator=self._generator)
+        parts = [self._part(rows) for rows in order.split(self.batch_size)[self.position : len(self)]]
+        for rows, images in zip(parts, self._gathered(parts), strict=True):
             self.position += 1
-            rows = order[start : start + self.batch_size][self._rank * self._share :][: self._share]
-            yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
+            yield Batch(images, None if self.labels is None else self.labels[rows.to(self.labels.device)])
         self.position = 0
         self._epoch_state = self._generator.get_state()
+
+    def _part(self, rows: Tensor) -> Tensor:
+        """Those of a batch that fall to this process."""
+        return rows[self._rank * self._share :][: self._share]
+
+    def _gathered(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self.images, ImageFiles):
+            return self.images.batches(batches, self.workers)
+        images = self.images
+        return (images[rows.to(images.device)] for rows in batches)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -111,7 +123,7 @@ def training_labels(model: Model, dataset: Dataset, config: RunConfig, device: t
         if classes:
             raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
         return None
-    labels = dataset.train.labels
+    labels = (dataset.train_files or dataset.train).labels
     if labels is None:
         raise UserError(f"{config.data} has no labels; training.labeled needs some")
     if (most := int(labels.max())) >= classes:

@@ -105,7 +105,7 @@ def train(
     training = config.recipe.training
     if leads and not quiet:
         print(
-            f"{config.recipe.name} on {config.data}: {len(trainer.dataset.train):,} images, "
+            f"{config.recipe.name} on {config.data}: {len(trainer.batches.images):,} images, "
             f"{training.epochs} epochs of {len(trainer.batches)} steps, {config.device} -> {folder.path}",
             flush=True,
         )

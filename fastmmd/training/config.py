@@ -37,6 +37,8 @@ class Training:
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
         threads: CPU threads of the training steps; 0: torch's choice. One is fastest for small networks: two that
             wait for each other on a busy machine can be thirty times slower.
+        workers: processes that read images ahead where they do not fit memory; 0: the training process reads them. The
+            batches are the same for any number.
         health_every: steps between two checks of the codes and the kernel; 0: never. On a GPU a check waits for the
             device, so it is made at the next step where the loop reads its losses anyway (every 20 steps and at the
             end of an epoch).
@@ -50,6 +52,7 @@ class Training:
     evaluate_every: int = 5
     health_every: int = 200
     threads: int = 0
+    workers: int = 2
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -59,6 +62,7 @@ class Training:
             ("evaluate_every", 0),
             ("health_every", 0),
             ("threads", 0),
+            ("workers", 0),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

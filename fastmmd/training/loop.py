@@ -79,7 +79,8 @@ class Trainer:
             raise UserError(f"training.threads must be at most {most} on this machine, got {training.threads}")
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
-        self._checksum = _checksum(dataset.train)
+        files = dataset.train_files
+        self._checksum = _checksum(dataset.train) if files is None else files.checksum()
         shards = None if processes is None else processes.shards
         if processes is not None:
             processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
@@ -90,7 +91,8 @@ class Trainer:
         }
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
-        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels, shards)
+        images = self.dataset.train_files or self.dataset.train.images
+        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
@@ -192,7 +194,8 @@ class Trainer:
             if self.average is not None:
                 load_weights(self.average, state["average"])
             self.batches.load_state_dict(state["batches"])
-            if state.get("data", self._checksum) != self._checksum:  # an earlier version saved none
+            before = state.get("data")  # an earlier version saved none; files have another one than images in memory
+            if type(before) is type(self._checksum) and before != self._checksum:
                 raise UserError(
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
