@@ -29,7 +29,7 @@ SEED = 20260
 TIMES = ("seconds", "images_per_second", "regularizer_share")
 # ruff: noqa: F811  fixtures are arguments here
 TINY = ["model.hidden=[16]", "evaluation.samples=300", "training.health_every=2", "training.evaluate_every=2"]
-TRAIN = ["train", "mmd-ae", "--data", "images.npy", "--run-dir", "run", "--device", "cpu", "--batch-size", 20]
+TRAIN = ["train", "vae", "--data", "images.npy", "--run-dir", "run", "--device", "cpu", "--batch-size", 20]
 TRAIN += ["--epochs", 4, *(word for setting in TINY for word in ("--set", setting))]
 SAMPLE = ["sample", "run", "--count", 5_000, "--output", "samples.npy", "--device", "cpu", "--chain-steps", 2]
 TABLE = ["table1.py", "--data", "images.npy", "--run-dir", "table", "--device", "cpu", "--seeds", 1, "--epochs", 2]

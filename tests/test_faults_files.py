@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import re
 import resource
 import shutil
 import sys
@@ -26,6 +27,7 @@ from test_programs import one_thread  # noqa: F401  a fixture
 
 from fastmmd import cli
 from fastmmd.checkpoint import load_checkpoint
+from fastmmd.errors import UserError
 from fastmmd.training.experiments import Experiment, arguments
 from fastmmd.training.run import RunFolder
 
@@ -166,6 +168,20 @@ def forbid_writing(disk: Disk, trained: Path) -> None:
 def test_full_disk(trained: Path, tmp_path: Path) -> None:
     """With more and more left of it, so that one file after another does not fit."""
     on_a_disk(fill_the_disk, trained, tmp_path)
+
+
+def test_record_on_a_full_disk(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics = Path("/dev/full")
+    with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+        folder.append({"step": 1})
+
+
+def test_files_are_written_in_one_place() -> None:
+    """`fastmmd.files`, by whose functions they are whole; a full disk for each of them would be a test for each."""
+    package = Path(cli.__file__).parent
+    writers = [path for path in package.rglob("*.py") if re.search(r"\.write_(text|bytes)\(", path.read_text())]
+    assert writers == []
 
 
 def test_read_only_folder(trained: Path, tmp_path: Path) -> None:

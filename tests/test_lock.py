@@ -66,19 +66,22 @@ def test_a_lock_that_is_removed_while_it_is_opened(tmp_path: Path, monkeypatch: 
 
 
 def test_a_fork_keeps_no_lock(tmp_path: Path) -> None:
-    """A loader's worker, for example, which may outlive a killed process."""
+    """A loader's worker, for example, which may outlive the process that was killed."""
     ready, go = os.pipe(), os.pipe()
-    with locked(tmp_path):
-        child = os.fork()
-        if child == 0:
-            os.write(ready[1], b"x")
-            os.read(go[0], 1)
-            os._exit(0)
-        os.read(ready[0], 1)
+    if (holder := os.fork()) == 0:
+        with locked(tmp_path):
+            if os.fork() == 0:
+                os.close(go[1])
+                os.write(ready[1], b"x")
+                os.read(go[0], 1)  # until the test ends
+                os._exit(0)
+            os.read(ready[0], 1)
+            os._exit(0)  # with the lock
+    assert os.waitpid(holder, 0)[1] == 0 and (tmp_path / LOCK).exists()
     with locked(tmp_path):
         pass
-    os.write(go[1], b"x")
-    assert os.waitpid(child, 0)[1] == 0
+    for end in (*ready, *go):
+        os.close(end)
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from fastmmd.files import writing
 
 try:
     import fcntl
-except ImportError:  # not a Unix
+except ImportError:  # Windows, where there is no lock
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"  # in the folder
@@ -36,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: another process holds the folder (the message names it), the folder is not writable, or its file
             system has no locks.
     """
-    if os.environ.get(SWITCH) == "off":
+    if fcntl is None or os.environ.get(SWITCH) == "off":
         yield
         return
     path = folder / LOCK
@@ -79,16 +79,14 @@ def _acquire(path: Path) -> int:
 
 
 def _flock(file: int, path: Path) -> None:
-    remedy = f"make sure that no other process uses it, and set {SWITCH}=off"
-    if fcntl is None:
-        raise UserError(f"{path.parent} cannot be locked on this system: {remedy}")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise UserError(f"{path.parent} is in use by {_holder(file)}: wait for its end, or stop it") from None
         raise UserError(
-            f"the file system of {path.parent} has no locks ({error.strerror}): put the run elsewhere, or {remedy}"
+            f"the file system of {path.parent} has no locks ({error.strerror}): put the run elsewhere, or make sure "
+            f"that no other process uses it and set {SWITCH}=off"
         ) from error
 
 
