@@ -70,7 +70,7 @@ def train(
         config = RunConfig.read(folder.config)
         where = choose_device(local_device(config.device if device == "auto" else device))
         group = held.enter_context(processes(where))
-        if leads := group is None or group.leads:
+        if group.leads:
             folder.require_writable()
             held.enter_context(locked(folder.path))
         config = replace(
@@ -79,9 +79,11 @@ def train(
             device=str(where),
             data_dir=absolute(data_dir) or config.data_dir,
         )
-        trainer = Trainer(config, config.load_data(quiet=quiet or not leads), folder, quiet=quiet, processes=group)
+        trainer = Trainer(
+            config, config.load_data(quiet=quiet or not group.leads), folder, quiet=quiet, processes=group
+        )
         trainer.resume()
-        if leads:
+        if group.leads:
             config.write(folder.config)
     else:
         data = data or "digits"
@@ -93,24 +95,23 @@ def train(
         resolved = load_recipe(recipe, data, overrides)
         where = choose_device(local_device(device))
         group = held.enter_context(processes(where))
-        leads = group is None or group.leads
-        dataset = load_data(data, data_dir, quiet=quiet or not leads)
+        dataset = load_data(data, data_dir, quiet=quiet or not group.leads)
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
         trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
-        if leads:  # after everything that may refuse a setting: a mistake leaves no folder behind
+        if group.leads:  # after everything that may refuse a setting: a mistake leaves no folder behind
             RunFolder.create(folder.path)
             held.enter_context(locked(folder.path))
             config.write(folder.config)
     training = config.recipe.training
-    if leads and not quiet:
+    if group.leads and not quiet:
         print(
             f"{config.recipe.name} on {config.data}: {len(trainer.batches.images):,} images, "
             f"{training.epochs} epochs of {len(trainer.batches)} steps, {config.device} -> {folder.path}",
             flush=True,
         )
     trainer.fit()
-    if not leads:
+    if not group.leads:
         return
     try:
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import fastmmd
 from fastmmd.checkpoint import (
     load_checkpoint,
     load_optimizer,
@@ -41,13 +42,14 @@ from fastmmd.training.health import HealthMonitor
 from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
-from fastmmd.training.run import RunConfig, RunFolder, versions
+from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.terms import TERMS, Terms
 from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 THREADS_PER_CPU = 4  # some thousands of threads crash the process
 STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for a GPU; the end of an epoch reads them too
-TERMS = ("loss", "reconstruction", "regularizer")
+ALONE = Processes()
 
 
 class Trainer:
@@ -64,13 +66,12 @@ class Trainer:
         folder: RunFolder,
         *,
         quiet: bool = False,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.folder = folder
         self.processes = processes
-        self.leads = processes is None or processes.leads
-        self.quiet = quiet or not self.leads
+        self.quiet = quiet or not processes.leads
         self.device = torch.device(config.device)
         self.dataset = dataset.to(self.device)
         training = config.recipe.training
@@ -81,10 +82,9 @@ class Trainer:
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
         files = dataset.train_files
         self._checksum = _checksum(dataset.train) if files is None else files.checksum()
-        shards = None if processes is None else processes.shards
-        if processes is not None:
-            processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
-            self.model.synchronize(shards)
+        programs = f"fastmmd {fastmmd.__version__}, torch {torch.__version__}"
+        processes.agree(f"{replace(config, device='')}, data {self._checksum}, {programs}")
+        self.model.synchronize(processes.shards)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
@@ -92,15 +92,15 @@ class Trainer:
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
         images = self.dataset.train_files or self.dataset.train.images
-        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, shards)
+        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, processes.shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
         self.epoch = 0
         self.seconds = 0.0  # of training, without evaluation
-        self._sums = {name: torch.zeros((), device=self.device) for name in TERMS}
-        self._checked = 0  # the last step whose losses were looked at
-        self._saved: int | None = None  # the step of the checkpoint
+        self.terms = Terms(self.device, processes)
+        self.checked = 0  # the last step whose losses were looked at
+        self.saved: int | None = None  # the step of the checkpoint
         self._last_save = -math.inf
         self._last_record: dict[str, Any] = {}  # of an epoch, for the progress bar
 
@@ -161,7 +161,7 @@ class Trainer:
             "batches": self.batches.state_dict(),
             "data": self._checksum,
             "random": random_states(self.device),
-            "sums": self._sums,
+            "sums": self.terms.state_dict(),
             "warned": self.health.warned,
             "step": self.step,
             "epoch": self.epoch,
@@ -169,10 +169,10 @@ class Trainer:
         }
         self._require_finite()
         if name := not_finite(state):  # the loss was finite, the gradient was not
-            raise self._diverged(f"NaN or infinity in {name}")
-        if self.leads:
+            raise _diverged(self, f"NaN or infinity in {name}")
+        if self.processes.leads:
             save_checkpoint(self.folder.checkpoint, state)
-        self._last_save, self._saved = time.monotonic(), self.step
+        self._last_save, self.saved = time.monotonic(), self.step
 
     def resume(self) -> None:
         """Continue from the run folder's checkpoint; a run that was stopped before its first one begins again.
@@ -200,7 +200,7 @@ class Trainer:
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
                 )
-            self._sums = {name: torch.tensor(float(state["sums"][name]), device=self.device) for name in TERMS}
+            self.terms.load_state_dict(state["sums"])
             self.health.warned = list(state["warned"])
             self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
             set_random_states(state["random"], self.device)
@@ -209,7 +209,7 @@ class Trainer:
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {reason}") from error
-        self._checked = self._saved = self.step
+        self.checked = self.saved = self.step
         # A run that was stopped in its final evaluation is not complete: fit() returns at once, the report is missing.
         epochs = self.config.recipe.training.epochs
         if self.epoch > epochs or (self.epoch == epochs and self.folder.is_evaluated()):
@@ -220,8 +220,8 @@ class Trainer:
         self._forget_after(self.step)
 
     def _forget_after(self, step: int) -> None:
-        self._any(0)  # all have read what is there
-        if self.leads:
+        self.processes.any(0)  # all have read what is there
+        if self.processes.leads:
             self.folder.forget_after(step)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
@@ -234,35 +234,33 @@ class Trainer:
                 return
         self.epoch += 1
         record = self._close_epoch(time.perf_counter() - begin)
-        evaluated = self._is_time_to_evaluate()
+        training = self.config.recipe.training
+        last, every = self.epoch == training.epochs, training.evaluate_every
+        evaluated = last or (every > 0 and self.epoch % every == 0)
         if evaluated:
             record.update(self.evaluate())
         self._append(record)
         self._last_record |= record
         progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
         since = time.monotonic() - self._last_save
-        last = self.epoch == self.config.recipe.training.epochs
-        if last or self._any(int(since > SECONDS_BETWEEN_CHECKPOINTS)):
+        if last or self.processes.any(int(since > SECONDS_BETWEEN_CHECKPOINTS)):
             self.save()
-
-    def _any(self, number: int) -> int:
-        """The largest of the numbers of all processes."""
-        return number if self.processes is None else self.processes.any(number)
 
     def _stopped(self, requested: list[int]) -> bool:
         """Whether a process has been asked to stop: then all have."""
-        number = self._any(requested[0] if requested else 0)
+        number = self.processes.any(requested[0] if requested else 0)
         if number and not requested:
             requested.append(number)
         return number > 0
 
     def _append(self, record: dict[str, Any]) -> None:
-        if self.leads:
+        if self.processes.leads:
             self.folder.append(record)
 
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
-        self._set_learning_rates()
+        self.model.progress = self.step / self.total_steps
+        _set_rates(self.optimizers, self._rates, self.model.phase_progress if training.schedule == "cosine" else 0.0)
         with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
@@ -271,15 +269,14 @@ class Trainer:
             decay = min(training.average, (1 + self.step) / (10 + self.step))
             self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
             self.average.update_parameters(self.model)
-        for name in TERMS:
-            self._sums[name] += terms[name]
+        self.terms.add(terms)
         figures = None
         position = self.batches.position
         look = self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches)
         if look or self.device.type == "cpu":  # where nothing waits
             self._require_finite()
         if look:
-            figures = _figures({**self._last_record, **self._means(position)})
+            figures = _figures({**self._last_record, **self.terms.means(position)})
             # The loop waits for the device here anyway, so a check of the codes that has become due is made here.
             last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
             if (every := training.health_every) and self.step // every > last // every:
@@ -288,57 +285,40 @@ class Trainer:
                     self._append({"step": self.step, "warning": message})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
-    def _set_learning_rates(self) -> None:
-        self.model.progress = self.step / self.total_steps
-        factor = 1.0
-        if self.config.recipe.training.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.model.phase_progress))
-        for name, optimizer in self.optimizers.items():
-            for group, rate in zip(optimizer.param_groups, self._rates[name], strict=True):
-                group["lr"] = rate * factor
-
-    def _means(self, batches: int) -> dict[str, float]:
-        """Of the terms, over batches and processes."""
-        return {name: value / batches for name, value in self._totals().items()}
-
-    def _totals(self) -> dict[str, float]:
-        """Sums of the terms since the epoch began, means over the processes."""
-        sums = torch.stack(list(self._sums.values()))
-        if self.model.shards is not None:
-            sums = self.model.shards.total(sums) / self.model.shards.count
-        return dict(zip(self._sums, sums.tolist(), strict=True))
-
     def _close_epoch(self, seconds: float) -> dict[str, Any]:
         self.seconds += seconds
-        record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self._means(len(self.batches))}
+        record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.terms.means(len(self.batches))}
         record["seconds"] = self.seconds
         record["images_per_second"] = self.step * self.batches.batch_size / self.seconds
         record["regularizer_share"] = self.timer.share
-        for value in self._sums.values():
-            value.zero_()
+        self.terms.clear()
         return record
-
-    def _is_time_to_evaluate(self) -> bool:
-        training = self.config.recipe.training
-        every = training.evaluate_every
-        return self.epoch == training.epochs or (every > 0 and self.epoch % every == 0)
 
     def _require_finite(self) -> None:
         """Of the losses since the last call."""
-        means = self._means(max(self.batches.position, 1))
+        means = self.terms.means(max(self.batches.position, 1))
         if not all(map(math.isfinite, means.values())):
-            raise self._diverged(", ".join(f"{name} {value:.4g}" for name, value in means.items()))
-        self._checked = self.step
+            raise _diverged(self, ", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+        self.checked = self.step
 
-    def _diverged(self, what: str) -> UserError:
-        first = min(self._checked + 1, self.step)
-        when = f"at step {self.step}" if first == self.step else f"between steps {first} and {self.step}"
-        kept = "there is no checkpoint yet"
-        if self._saved is not None:
-            kept = f"{self.folder.checkpoint} is from before, of step {self._saved}"
-        hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
-        hint += "config.toml before --resume)"
-        return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
+
+def _diverged(trainer: Trainer, what: str) -> UserError:
+    first = min(trainer.checked + 1, trainer.step)
+    when = f"at step {trainer.step}" if first == trainer.step else f"between steps {first} and {trainer.step}"
+    kept = "there is no checkpoint yet"
+    if trainer.saved is not None:
+        kept = f"{trainer.folder.checkpoint} is from before, of step {trainer.saved}"
+    hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
+    hint += "config.toml before --resume)"
+    return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
+
+
+def _set_rates(optimizers: dict[str, torch.optim.Optimizer], rates: dict[str, list[float]], phase: float) -> None:
+    """Learning rates on a cosine from the first ones to 0, where `phase` goes from 0 to 1."""
+    factor = 0.5 * (1 + math.cos(math.pi * phase))
+    for name, optimizer in optimizers.items():
+        for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
+            group["lr"] = rate * factor
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:

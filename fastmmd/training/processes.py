@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 from torch import distributed
@@ -19,43 +17,40 @@ MEETING = timedelta(minutes=30)  # until all are there, one of which may fetch d
 PATIENCE = timedelta(seconds=50)  # of a process that waits for one that has ended, or does something else
 
 
-@dataclass(frozen=True)
 class Processes:
-    """This process among those that train one model."""
+    """Those that train one model together: this one alone."""
 
-    shards: Shards
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is the one that writes files and prints."""
-        return self.shards.rank == 0
-
-    def same(self, value: Any) -> Any:
-        """What the first process has: a string, a number, None."""
-        box = [value]
-        distributed.broadcast_object_list(box, self.shards.global_rank(0), self.shards.group)
-        return box[0]
+    shards: Shards | None = None
+    leads = True  # this is the one that writes files and prints
 
     def agree(self, settings: str) -> None:
         """
         Raises:
             UserError: the processes were given different settings.
         """
+
+    def any(self, number: int) -> int:
+        """The largest number that one of them has; all have asked before one gets it."""
+        return number
+
+
+class Group(Processes):
+    """Processes with a shard each."""
+
+    def __init__(self, shards: Shards, device: torch.device) -> None:
+        self.shards, self._shards, self._device = shards, shards, device
+        self.leads = shards.rank == 0
+
+    def agree(self, settings: str) -> None:
         try:
-            self.shards.agree(settings, [], self._device)
+            self._shards.agree(settings, [], self._device)
         except ValueError as error:
             raise UserError(f"the processes do not train the same model: {error}") from error
 
     def any(self, number: int) -> int:
-        """The largest number that one of them has."""
         flag = torch.tensor([number], device=self._device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self.shards.group)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._shards.group)
         return int(flag)
-
-    @property
-    def _device(self) -> torch.device:
-        cuda = distributed.get_backend(self.shards.group) == "nccl"
-        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 def started_by_torchrun() -> bool:
@@ -71,21 +66,21 @@ def local_device(name: str) -> str:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[Processes | None]:
-    """Those that torchrun has started, on their devices; None for one that is alone.
+def processes(device: torch.device) -> Iterator[Processes]:
+    """Those that torchrun has started, or this one alone.
 
     Raises:
         UserError: another process has ended or no longer answers.
     """
     if not started_by_torchrun():
-        yield None
+        yield Processes()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
     try:
         group = distributed.new_group(timeout=PATIENCE)
-        yield Processes(Shards(group))
+        yield Group(Shards(group), device)
     except RuntimeError as error:  # of which those of torch.distributed are
         if isinstance(error, distributed.DistError) or "gloo" in str(error).lower():
             raise UserError(

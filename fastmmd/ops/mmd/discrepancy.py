@@ -104,44 +104,11 @@ def mmd2(
             and there the result is NaN (for an infinite bandwidth, the limit). Settings that differ between the
             processes of a group.
     """
-    if (shards := shards_of(group)) is not None:
-        return _of_all(
-            x, y, shards, estimator, (bandwidths, kernel, kernel_weights, alpha), (x_weights, y_weights),
-            (x_labels, y_labels, class_weights, unconditional_weight, absent),
-        )  # fmt: skip
-    y, y_weights, fixed = opened(
-        y, y_weights, bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, alpha=alpha,
-        x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
-    )  # fmt: skip
-    check_points(x=x, y=y)
-    by_class_alone = x_labels is not None and absent == "skip" and unconditional_weight == 0
-    unbiased = check_estimator(estimator, **({} if by_class_alone else {"x": x, "y": y}))
-    batch = _broadcast_batch(x, y)
-    spec = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x) if fixed is None else fixed.spec
-    s, w, numbers, family = flattened(spec)
-    wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
-    wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
-    xb, yb = batched(x, batch), batched(y, batch)
-    pi, offsets = None, None
-    if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
-        x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
-        (xb, wx), (yb, wy), offsets = into_classes((xb, wx, x_labels), (yb, wy, y_labels), len(pi), absent, unbiased)
-    options, needs = [unbiased, fixed is not None], needs_grad(xb, yb, wx, wy, s, w)
-    member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, options, needs, current())[0]
-    if fixed is not None:
-        member_values = member_values + fixed.self_term(unbiased).expand(batch).reshape(-1)
-    elif not unbiased and _same(x, y) and _same(x_weights, y_weights) and _same(x_labels, y_labels):
-        member_values = 0 * member_values.abs()  # what is left is rounding; NaN stays
-    if pi is None or x_labels is None or y_labels is None:
-        value = member_values.to(xb.dtype)
-        return value.reshape(batch) if batch else value.squeeze(0)
-    value = (class_tensor(pi, x_labels, y_labels) * member_values).sum()
-    if unconditional_weight != 0:
-        value = value + unconditional_weight * mmd2(
-            x, y, bandwidths, kernel=kernel, estimator=estimator, kernel_weights=kernel_weights, x_weights=x_weights,
-            y_weights=y_weights, alpha=alpha,
-        )  # fmt: skip
-    return value.to(xb.dtype)
+    shards, arguments = shards_of(group), (bandwidths, kernel, kernel_weights, alpha)
+    classes = x_labels, y_labels, class_weights, unconditional_weight, absent
+    if shards is not None:
+        return _of_all(x, y, shards, estimator, arguments, (x_weights, y_weights), classes)
+    return _of_one(x, y, estimator, arguments, (x_weights, y_weights), classes)
 
 
 def witness(
@@ -182,14 +149,63 @@ def witness(
     return witness_values(points.to(dtype), samples, signed, s, w, numbers, family, current())
 
 
+KernelArguments = tuple[Floats, KernelName, Floats | None, float]  # bandwidths, kernel, kernel_weights, alpha
+Weights = tuple[Tensor | None, Tensor | None]
+# Labels of x and y, class_weights, unconditional_weight, absent.
+Classes = tuple[Tensor | None, Tensor | None, Sequence[float] | None, float, Absent]
+
+
+def _of_one(
+    x: Tensor,
+    y: Tensor | FixedSample,
+    estimator: Estimator,
+    kernel: KernelArguments,
+    weights: Weights,
+    classes: Classes,
+) -> Tensor:
+    """`mmd2` of the points of this process."""
+    (x_weights, y_weights), (x_labels, y_labels, class_weights, unconditional_weight, absent) = weights, classes
+    y, y_weights, fixed = opened(
+        y, y_weights, bandwidths=kernel[0], kernel=kernel[1], kernel_weights=kernel[2], alpha=kernel[3],
+        x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
+    )  # fmt: skip
+    check_points(x=x, y=y)
+    by_class_alone = x_labels is not None and absent == "skip" and unconditional_weight == 0
+    unbiased = check_estimator(estimator, **({} if by_class_alone else {"x": x, "y": y}))
+    batch = _broadcast_batch(x, y)
+    spec = kernel_arguments(*kernel, x) if fixed is None else fixed.spec
+    s, w, numbers, family = flattened(spec)
+    wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
+    wy = _flat(sample_weights("y_weights", y_weights, "y", y, batch))
+    xb, yb = batched(x, batch), batched(y, batch)
+    pi, offsets = None, None
+    if x_labels is not None or y_labels is not None or class_weights is not None or unconditional_weight != 0:
+        x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
+        (xb, wx), (yb, wy), offsets = into_classes((xb, wx, x_labels), (yb, wy, y_labels), len(pi), absent, unbiased)
+    options, needs = [unbiased, fixed is not None], needs_grad(xb, yb, wx, wy, s, w)
+    member_values = mmd2_members(xb, yb, wx, wy, s, w, offsets, numbers, family, options, needs, current())[0]
+    if fixed is not None:
+        member_values = member_values + fixed.self_term(unbiased).expand(batch).reshape(-1)
+    elif not unbiased and _same(x, y) and _same(x_weights, y_weights) and _same(x_labels, y_labels):
+        member_values = 0 * member_values.abs()  # what is left is rounding; NaN stays
+    if pi is None or x_labels is None or y_labels is None:
+        value = member_values.to(xb.dtype)
+        return value.reshape(batch) if batch else value.squeeze(0)
+    value = (class_tensor(pi, x_labels, y_labels) * member_values).sum()
+    if unconditional_weight != 0:
+        without = None, None, None, 0.0, absent
+        value = value + unconditional_weight * _of_one(x, y, estimator, kernel, (x_weights, y_weights), without)
+    return value.to(xb.dtype)
+
+
 def _of_all(
     x: Tensor,
     y: Tensor | FixedSample,
     shards: Shards,
     estimator: Estimator,
-    kernel: tuple[Floats, KernelName, Floats | None, float],
-    weights: tuple[Tensor | None, Tensor | None],
-    classes: tuple[Tensor | None, Tensor | None, Sequence[float] | None, float, Absent],
+    kernel: KernelArguments,
+    weights: Weights,
+    classes: Classes,
 ) -> Tensor:
     """`mmd2` of the points of all processes."""
     if isinstance(y, FixedSample):
