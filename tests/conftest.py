@@ -35,7 +35,7 @@ settings.load_profile("fastmmd")
 SLOW_FILES = (
     "test_cuda_code", "test_triton_compile", "test_native_program", "test_dispatch", "test_labels",
     "test_mmd_products", "test_native", "test_operators", "test_experiments", "test_build", "test_closed_form",
-    "test_cuda_build",
+    "test_cuda_build", "test_faults", "test_faults_files",
 )  # fmt: skip
 
 

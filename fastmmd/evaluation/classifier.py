@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastmmd.checkpoint import load_checkpoint, save_checkpoint
+from fastmmd.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from fastmmd.data import Dataset, Split
 from fastmmd.errors import UserError
 
@@ -109,7 +109,10 @@ def train_classifier(
         state = load_checkpoint(file, dataset.train.images.device)
         if state.get("settings") == settings:
             model = Classifier(dataset.image_shape, count).to(dataset.train.images.device)
-            model.load_state_dict(state["model"])
+            try:
+                load_weights(model, state["model"])
+            except ValueError as error:
+                raise UserError(f"{file} does not fit its settings: {error}") from error
             return model.eval()
     model = Classifier.fit(dataset.train, dataset.image_shape, count, epochs=epochs, seed=seed)
     if file is not None:

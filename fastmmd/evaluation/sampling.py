@@ -219,9 +219,9 @@ def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -
             if size > (free := shutil.disk_usage(path.parent).free):
                 raise UserError(f"cannot write {path}: it takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
             images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape)
-            with open(temporary, "r+b") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            if hasattr(os, "posix_fallocate"):
+                with open(temporary, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         yield images
         with writing(path):
             images.flush()
