@@ -37,8 +37,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             os.close(folder)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint onto `device`; random states stay on the host.
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, entry: str = "model") -> dict[str, Any]:
+    """Read a checkpoint, which has `entry`, onto `device`; random states stay on the host.
 
     Raises:
         UserError: it is missing or damaged.
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"no checkpoint in {path.parent}: start a new run with another --run-dir") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
         raise UserError(f"{path} is not a usable checkpoint ({first_line(error)})") from error
-    if not isinstance(state, dict) or "model" not in state:
+    if not isinstance(state, dict) or entry not in state:
         raise UserError(f"{path} is not a checkpoint of fastmmd")
     return state
 

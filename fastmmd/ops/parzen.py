@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -107,6 +107,43 @@ class ParzenEstimator:
             self._minimum, self._sums = nearest, torch.stack(parts).sum(0)
             self.count += other.count
         return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the samples have left at the points, to be saved; not the points themselves.
+
+        Returns:
+            count; sigmas; minimum [M] and sums [S, M], float64; radii [M], float64: the distances of the points from
+            their center, by which `load_state_dict` recognizes them.
+        """
+        return {
+            "count": self.count,
+            "sigmas": list(self.sigmas),
+            "radii": self._points.to(F64).norm(dim=1),
+            "minimum": self._minimum.clone(),
+            "sums": self._sums.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the state by one that `state_dict` gave for the same points and sigmas, on any device.
+
+        Raises:
+            ValueError: it is no such state, or its points or sigmas differ.
+        """
+        own = self.state_dict()
+        for name, value in own.items():
+            given = state.get(name)
+            shape = value.shape if isinstance(value, Tensor) else None
+            if type(given) is not type(value) or getattr(given, "shape", None) != shape:
+                raise ValueError(f"state: its {name} is missing or of another shape than here; load it into an "
+                                 "estimator made from the same arguments")  # fmt: skip
+        radii = state["radii"].to(own["radii"])
+        # The center is a mean, which devices round differently.
+        tolerance = 1e-6 * own["radii"].nan_to_num(0, 0, 0).norm().item()
+        same = torch.allclose(radii, own["radii"], rtol=1e-5, atol=tolerance, equal_nan=True)
+        if tuple(state["sigmas"]) != self.sigmas or not same:
+            raise ValueError("state: its points or sigmas differ; load it into an estimator of the same arguments")
+        self.count = state["count"]
+        self._minimum, self._sums = (state[name].to(own[name], copy=True) for name in ("minimum", "sums"))
 
     def log_likelihood(self) -> Tensor:
         """Log-density in nats: [M] if sigmas was one number, else [S, M].
