@@ -228,15 +228,10 @@ def test_state_of_an_estimator(backend: str) -> None:
     assert torch.equal(first.log_likelihood(), second.log_likelihood())
     missing = {name: value for name, value in state.items() if name != "sums"}
     short = {**state, "minimum": state["minimum"][:5]}
-    for points, sigmas, wrong, message in (
-        (x, SIGMAS, missing, "sums is missing or of another shape"),
-        (x, SIGMAS, short, "minimum is missing or of another shape"),
-        (x[:5], SIGMAS, state, "radii is missing or of another shape"),
-        (x.flip(0), SIGMAS, state, "points or sigmas differ"),
-        (x, (0.1, 0.2, 0.5, 1.1), state, "points or sigmas differ"),
-    ):
-        with pytest.raises(ValueError, match=f"state: its {message}"):
-            fastmmd.ParzenEstimator(points, sigmas).load_state_dict(wrong)
+    other = ((x[:5], SIGMAS), (x.flip(0), SIGMAS), (x + 1, SIGMAS), (x, (0.1, 0.2, 0.5, 1.1)), (x, 0.1))
+    for arguments, wrong in (*(((x, SIGMAS), part) for part in (missing, short, {})), *((a, state) for a in other)):
+        with pytest.raises(ValueError, match="state: its points or sigmas differ, or it is incomplete"):
+            fastmmd.ParzenEstimator(*arguments).load_state_dict(wrong)
 
 
 def test_estimator_keeps_nothing_of_its_arguments() -> None:

@@ -112,13 +112,13 @@ class ParzenEstimator:
         """What the samples have left at the points, to be saved; not the points themselves.
 
         Returns:
-            count; sigmas; minimum [M] and sums [S, M], float64; radii [M], float64: the distances of the points from
-            their center, by which `load_state_dict` recognizes them.
+            count; sigmas; minimum [M] and sums [S, M], float64; norms [M], float64: of the points, by which
+            `load_state_dict` recognizes them.
         """
         return {
             "count": self.count,
             "sigmas": list(self.sigmas),
-            "radii": self._points.to(F64).norm(dim=1),
+            "norms": (self._points.to(F64) + self._center).norm(dim=1),
             "minimum": self._minimum.clone(),
             "sums": self._sums.clone(),
         }
@@ -130,18 +130,17 @@ class ParzenEstimator:
             ValueError: it is no such state, or its points or sigmas differ.
         """
         own = self.state_dict()
-        for name, value in own.items():
-            given = state.get(name)
-            shape = value.shape if isinstance(value, Tensor) else None
-            if type(given) is not type(value) or getattr(given, "shape", None) != shape:
-                raise ValueError(f"state: its {name} is missing or of another shape than here; load it into an "
-                                 "estimator made from the same arguments")  # fmt: skip
-        radii = state["radii"].to(own["radii"])
-        # The center is a mean, which devices round differently.
-        tolerance = 1e-6 * own["radii"].nan_to_num(0, 0, 0).norm().item()
-        same = torch.allclose(radii, own["radii"], rtol=1e-5, atol=tolerance, equal_nan=True)
-        if tuple(state["sigmas"]) != self.sigmas or not same:
-            raise ValueError("state: its points or sigmas differ; load it into an estimator of the same arguments")
+        tensors = [name for name, value in own.items() if isinstance(value, Tensor)]
+        same = state.get("sigmas") == own["sigmas"] and isinstance(state.get("count"), int)
+        same = same and all(getattr(state.get(name), "shape", None) == own[name].shape for name in tensors)
+        if same:
+            norms = state["norms"].to(own["norms"])
+            # Up to rounding: points are kept as differences from their mean, which devices round differently.
+            tolerance = 1e-6 * own["norms"].nan_to_num(0, 0, 0).norm().item()
+            same = torch.allclose(norms, own["norms"], rtol=1e-5, atol=tolerance, equal_nan=True)
+        if not same:
+            raise ValueError("state: its points or sigmas differ, or it is incomplete; load it into an estimator of "
+                             "the same arguments")  # fmt: skip
         self.count = state["count"]
         self._minimum, self._sums = (state[name].to(own[name], copy=True) for name in ("minimum", "sums"))
 

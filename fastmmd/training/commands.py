@@ -119,7 +119,9 @@ def evaluate(
     part: Annotated[
         str | None, typer.Option(metavar="K/N", help="Only the K-th of N parts of the samples; see merge.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an evaluation that was interrupted.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an evaluation that was interrupted, if there is one.")
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:

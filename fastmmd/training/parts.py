@@ -116,7 +116,7 @@ class LargeRun:
             raise UserError(f"{file} holds a part of this evaluation: go on with --resume, or remove the file")
         label = f"part {part[0]}/{part[1]}" if part[1] > 1 else "evaluation"
         with stop_requests() as requested:
-            evaluation = self._begin(part)
+            evaluation = self._begin(part, quiet)
             begin, before = time.perf_counter(), evaluation.estimator.count
             saved = -math.inf
             with TrainingProgress(evaluation.total, quiet=quiet) as progress:
@@ -165,13 +165,15 @@ class LargeRun:
         assert merged is not None
         return merged
 
-    def _begin(self, part: Part) -> LargeEvaluation:
+    def _begin(self, part: Part, quiet: bool) -> LargeEvaluation:
         """A part as it was saved, or a new one with the sigmas of the other parts that are here."""
         parts = self.parts()
         if part in parts:
             return self._load(part)
         if parts:
             return self._new(part, self._read(parts[0])["sigmas"])
+        if not quiet:
+            print("looking for sigma with fewer samples", flush=True)
         grid = sigma_grid(self.config.recipe.evaluation)
         validation = self.dataset.validation.images
         sigmas = pilot_sigmas(self.sampler, validation, self.samples, sigmas=grid, seed=self.config.seed)
