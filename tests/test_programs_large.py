@@ -90,12 +90,12 @@ def test_parts_merge(fastmmd: Command, run_dir: Path, whole: Path, count: int) -
     assert merged["codes"] == expected["codes"]
 
 
-def test_the_evaluation_agrees_with_the_usual_one(whole: Path) -> None:
-    """Of other draws of as many samples: the figures differ by what the draws do."""
-    usual = RunFolder(whole).records()[-2]
-    large = last_record(whole)
-    assert usual["kind"] == "evaluation" and usual["samples"] == 300
-    assert large["mean"] > usual["mean"] and large["sigma"] < usual["sigma"] and large["n_test"] == usual["n_test"]
+def test_the_evaluation_agrees_with_the_usual_one(fastmmd: Command, run_dir: Path, whole: Path) -> None:
+    """Of other draws, as many: their windows hardly differ."""
+    assert fastmmd("evaluate", run_dir, *options()).code == 0
+    usual, large = last_record(run_dir), last_record(whole)
+    assert usual["samples"] == large["samples"] == SAMPLES and usual["n_test"] == large["n_test"]
+    assert abs(usual["mean"] - large["mean"]) < 0.1 and abs(usual["sigma"] / large["sigma"] - 1) < 0.02
 
 
 def test_more_than_100_000_samples_are_taken_in_one_pass(
@@ -190,10 +190,8 @@ def other_seed(run: Path) -> None:
     (run / "config.toml").write_text(config.replace("seed = 0", "seed = 1"))
 
 
-def other_weights(run: Path) -> None:
-    checkpoint = load_checkpoint(run / "checkpoint.pt")
-    next(value for value in checkpoint["model"].values() if value.dtype == torch.float32)[0] += 1e-3
-    torch.save(checkpoint, run / "checkpoint.pt")
+def other_checkpoint(run: Path) -> None:
+    torch.save({**load_checkpoint(run / "checkpoint.pt"), "seconds": 0.0}, run / "checkpoint.pt")
 
 
 def other_sigmas(run: Path) -> None:
@@ -238,7 +236,7 @@ def halves(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("change", "message"),
     [
         (other_seed, "seed is 0 there, 1 here"),
-        (other_weights, "checkpoint is "),
+        (other_checkpoint, "checkpoint is "),
         (other_sigmas, "sigmas is "),
         (truncated, "is not a usable checkpoint"),
         (other_samples, "samples is 23000 there, 24000 here"),
