@@ -76,7 +76,7 @@ class LargeRun:
         images = (self.dataset.validation.images[:VALIDATION_POINTS], self.dataset.test.images)
         checksum = 0
         for split in images:
-            checksum = zlib.crc32(split.cpu().contiguous().numpy(), checksum)
+            checksum = zlib.crc32(split.cpu().contiguous().numpy().tobytes(), checksum)
         return {
             "recipe": self.config.recipe.name,
             "checkpoint": hashlib.sha256(self.folder.checkpoint.read_bytes()).hexdigest()[:16],
