@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,15 @@ class LargeEvaluation:
         return self.total - self.estimator.count
 
     def advance(self, blocks: int = BLOCKS) -> None:
-        """Draw the next blocks of samples and add them."""
+        """Draw the next blocks of samples, if any remain, and add them."""
+        if not self.remaining:
+            return
         last = min(self._next + blocks, self._last)
         with flush_denormal(self.sampler.device):
             chunk = torch.cat(list(self.sampler.blocks(self.samples, self.seed, self._next, last)))
             self.estimator.update(chunk)
+        if chunk.is_cuda:
+            torch.cuda.synchronize(chunk.device)  # or its caller would run ahead of what is done
         self._next = last
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,17 +175,17 @@ def pilot_sigmas(
     low = math.log(second) + min(max(slope, _STEEPEST), 0.0) * math.log(samples / greater)
     step = math.log(SPACING)
     exponents = range(math.floor(low / step) - MARGIN, math.ceil(math.log(second) / step) + MARGIN + 1)
-    return [SPACING**exponent for exponent in exponents]
+    return [float(f"{SPACING**exponent:.10g}") for exponent in exponents]  # the same on machines of another libm
 
 
-def _inside(stream: Any, validation: Tensor, sigmas: Sequence[float]) -> float:
+def _inside(stream: Callable[[], Iterable[Tensor]], validation: Tensor, sigmas: Sequence[float]) -> float:
     """`best_sigma` of a grid that is widened until it is not the edge."""
     grid = list(sigmas)
     for _ in range(8):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sigma, _mean = best_sigma(stream, validation, grid)
-        if grid[0] < sigma < grid[-1]:
+            sigma, mean = best_sigma(stream, validation, grid)
+        if grid[0] < sigma < grid[-1] or not math.isfinite(mean):
             break
         grid = np.geomspace(grid[0] / 4, grid[-1] * 4, len(grid) + 6).tolist()
     return sigma

@@ -35,7 +35,7 @@ Part = tuple[int, int]
 
 
 def parse_part(text: str) -> Part:
-    """ "3/8" as (3, 8).
+    """K/N as numbers: (3, 8) of "3/8".
 
     Raises:
         UserError: it is not K/N with 1 <= K <= N.
