@@ -166,7 +166,7 @@ print(before, peak())
 
 
 def test_memory_is_constant() -> None:
-    script = MEMORY.format(points=10_000 if FULL else 300, steps=20 if FULL else 10)
+    script = MEMORY.format(points=10_000 if FULL else 300, steps=8 if FULL else 10)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True,
                              text=True, check=True)  # fmt: skip
