@@ -37,12 +37,12 @@ class Textbook(nn.Regularizer):
 
 def step(model, x):
     optimizers = model.configure_optimizers()
-    return lambda: model.trainingstep(x, optimizers)
+    return lambda: model.training_step(x, optimizers)
 
 
 @pytest.mark.parametrize("batch", SIZES.training)
 @pytest.mark.parametrize("implementation", [*peers.ours(), "closed form", *EAGER])
-def teststep(benchmark, interleave, implementation, batch):
+def test_step(benchmark, interleave, implementation, batch):
     """The paper's settings (prior draws, six bandwidths, code size 4); "closed form": against the prior itself.
 
     The first backend gets all rounds, since its ratio is to be known to a fraction of a percent.

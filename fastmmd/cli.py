@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from fastmmd.errors import INSTALL, Interrupted, UserError
+from fastmmd.errors import INSTALL, Interrupted, UserError, interruptible
 
 _EXTRA = {"typer": "typer", "rich": "rich", "tomli_w": "tomli-w", "sklearn": "scikit-learn", "PIL": "pillow"}
 _EXTRA |= {"matplotlib": "matplotlib"}
@@ -20,10 +20,11 @@ def main() -> NoReturn:
         _without_extra(missing)
     import typer
 
-    from fastmmd.training.commands import app
+    from fastmmd.training.commands import app, held
 
     try:
-        code = app(prog_name="fastmmd", standalone_mode=False)
+        with interruptible(), held:
+            code = app(prog_name="fastmmd", standalone_mode=False)
     except UserError as error:
         _fail(" ".join(str(error).split()))
     except Interrupted as stop:

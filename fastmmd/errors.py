@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,12 +17,34 @@ class UserError(ValueError):
     """A user error; the message says what was given and what is allowed."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop by a signal; the message says where it stopped and how to resume."""
+class Interrupted(BaseException):
+    """A signal asked to stop; the message says where that was and how to resume. No error, as KeyboardInterrupt."""
 
     def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
+        super().__init__(message, signal_number)  # both: it is pickled on its way from a worker process
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted`, so that nothing half-written is left; not where they are ignored."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
+
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) == handler]
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def require(module: str) -> Any:

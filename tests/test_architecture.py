@@ -24,8 +24,8 @@ CPP = (".cpp", ".hpp", ".cu", ".cuh")
 CODE = (".py", *CPP)
 #: From the bottom up; a module imports what stands before it, or in its own package. What is not listed may import all.
 LEVELS = (
-    ("errors",), ("kernels", "device_cache"), ("backends",), ("ops",), ("priors",), ("nn",), ("data", "checkpoint"),
-    ("evaluation",), ("training",),
+    ("errors",), ("kernels", "device_cache", "files"), ("backends",), ("ops",), ("priors",), ("nn",),
+    ("data", "checkpoint"), ("evaluation",), ("training",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 FAMILIES = ("gaussian", "laplacian", "imq", "rational_quadratic", "energy")

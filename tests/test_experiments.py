@@ -74,6 +74,25 @@ def test_interrupted_experiment_goes_on(
         assert torch.equal(one, other)
 
 
+def test_killed_between_the_last_record_and_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The metrics say that the run is complete, the checkpoint is of an epoch before."""
+    save = Trainer.save
+
+    def killed(self: Trainer) -> None:
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        save(self)
+
+    with start(tmp_path / "whole", "--epochs", "2") as experiment:
+        expected = experiment.train("VAE", "vae", TINY)
+    monkeypatch.setattr(Trainer, "save", killed)
+    with pytest.raises(SystemExit), start(tmp_path / "cut", "--epochs", "2") as experiment:
+        experiment.train("VAE", "vae", TINY)
+    monkeypatch.undo()
+    with start(tmp_path / "cut", "--epochs", "2") as experiment:
+        assert_same(dict(experiment.train("VAE", "vae", TINY).state_dict()), dict(expected.state_dict()))
+
+
 def test_other_settings_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with start(tmp_path, "--epochs", "1") as experiment:
         experiment.train("VAE", "vae", TINY)

@@ -19,9 +19,10 @@ from helpers import FULL, assert_same
 from test_programs import TINY, Command, fastmmd, one_thread  # noqa: F401  fixtures
 
 from fastmmd import cli
-from fastmmd.checkpoint import load_checkpoint
+from fastmmd.checkpoint import load_checkpoint, load_state
 from fastmmd.evaluation import LargeEvaluation
 from fastmmd.training import parts
+from fastmmd.training.lock import locked
 from fastmmd.training.run import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def options(part: str | None = None) -> list[str]:
 
 
 def state(run: Path, name: str = "part-1-of-1.pt") -> dict[str, object]:
-    return load_checkpoint(run / f"evaluation-{SAMPLES}" / name, entry="evaluation")
+    return load_state(run / f"evaluation-{SAMPLES}" / name, "evaluation")
 
 
 def last_record(run: Path) -> dict[str, float]:
@@ -114,14 +115,15 @@ def test_more_than_100_000_samples_are_taken_in_one_pass(
 KILLED = """
 import os, signal, sys
 import torch
-from fastmmd import checkpoint, cli
+from fastmmd import cli
 from fastmmd.evaluation import LargeEvaluation
 from fastmmd.training import parts
+from fastmmd.training.lock import locked
 
 torch.set_num_threads(1)
 parts.SECONDS_BETWEEN_SAVES = 0.0
 where, count = sys.argv.pop(1), int(sys.argv.pop(1))
-owner = LargeEvaluation if where == "advance" else checkpoint.os
+owner = LargeEvaluation if where == "advance" else os
 original = getattr(owner, where)
 
 
@@ -181,6 +183,19 @@ def test_interrupted_and_continued(
     assert fastmmd(*remedy[1:]).code == 0
     assert fastmmd("merge", run_dir).code == 0
     assert abs(last_record(run_dir)["mean"] - last_record(whole)["mean"]) < 1e-4
+
+
+def test_a_part_is_made_by_one_process(fastmmd: Command, run_dir: Path) -> None:
+    folder = run_dir / f"evaluation-{SAMPLES}"
+    folder.mkdir()
+    with locked(folder, "part-1-of-2.pt.lock"):
+        result = fastmmd("evaluate", run_dir, *options("1/2"))
+        assert result.code == 2 and f"{folder} is in use by process {os.getpid()}" in result.err
+        assert fastmmd("evaluate", run_dir, *options("2/2")).code == 0
+    assert fastmmd("evaluate", run_dir, *options("1/2")).code == 0
+    assert {path.name for path in folder.iterdir()} == {"part-1-of-2.pt", "part-2-of-2.pt"}
+    with locked(run_dir):
+        assert "is in use by" in fastmmd("merge", run_dir).err
 
 
 def other_seed(run: Path) -> None:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .datasets import IDX_SOURCES, NAMES, Dataset, Split, load_data
+from .folders import ImageFiles
 
-__all__ = ["IDX_SOURCES", "NAMES", "Dataset", "Split", "load_data"]
+__all__ = ["IDX_SOURCES", "NAMES", "Dataset", "ImageFiles", "Split", "load_data"]

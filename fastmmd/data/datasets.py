@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import sys
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.data.download import DownloadError, download, md5_of_content, open_maybe_gzip
+from fastmmd.data.folders import MEMORY, ImageFiles, image_files, memory_for_data
 from fastmmd.errors import UserError, first_line, require
 
 #: Name -> (mirrors, {file: MD5 of the decompressed file}).
@@ -46,7 +48,6 @@ IDX_SOURCES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     ),
 }
 NAMES = ("digits", *IDX_SOURCES)
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
 _TORCHVISION_FOLDERS = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 
 
@@ -66,6 +67,7 @@ class Dataset:
     """Three disjoint splits of one image data set.
 
     `original` is true for the published files of MNIST and Fashion-MNIST: only these compare with papers.
+    `train_files` are all training images where they do not fit memory; then `train` holds some of them.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Dataset:
     test: Split
     image_shape: tuple[int, ...]
     original: bool = False
+    train_files: ImageFiles | None = None
 
     @property
     def data_dim(self) -> int:
@@ -81,11 +84,13 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with its images on `device` (labels stay on the host)."""
-        moved = {
+        moved: dict[str, Any] = {
             name: replace(split, images=split.images.to(device))
             for name, split in (("train", self.train), ("validation", self.validation), ("test", self.test))
         }
-        return replace(self, **moved)  # type: ignore[arg-type]
+        if self.train_files is not None:
+            moved["train_files"] = replace(self.train_files, device=torch.device(device))
+        return replace(self, **moved)
 
 
 def load_data(name: str = "digits", data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False) -> Dataset:
@@ -95,7 +100,8 @@ def load_data(name: str = "digits", data_dir: str | os.PathLike[str] | None = No
         name: "digits" (1,797 images of 8x8 that come with scikit-learn), "mnist", "fashion-mnist", or a path:
             an .npy/.npz/.pt array [N, ...] (uint8 0..255 or float 0..1; in an .npz or a dictionary: `images`
             and perhaps `labels`), or a folder of images of equal size (read as grayscale; sub-folders are
-            labels).
+            labels). One that takes more than half of the memory, or than the bytes in the environment variable
+            FASTMMD_DATA_MEMORY, stays on disk (`Dataset.train_files`), with a warning that says what is in memory.
         data_dir: where the IDX files of MNIST lie or go, plain or .gz; default: the environment variable
             FASTMMD_DATA, else the user's cache folder. Missing files are downloaded there.
         quiet: no progress bar.
@@ -109,7 +115,7 @@ def load_data(name: str = "digits", data_dir: str | os.PathLike[str] | None = No
         return _load_idx(name, data_dir, quiet)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _split(name, *_read_image_folder(path))
+        return _load_folder(name, path)
     if path.is_file():
         return _split(name, *_read_array(path))
     allowed = f"{', '.join(NAMES)}, an .npy/.npz/.pt file, a folder of images"
@@ -133,20 +139,22 @@ def _load_digits() -> Dataset:
     return _split("digits", images, torch.from_numpy(digits.target).long(), (8, 8), held_out=0.15)
 
 
-def _split(name: str, images: Tensor, labels: Tensor | None, shape: tuple[int, ...], held_out: float = 0.1) -> Dataset:
-    """Validation and test: the share `held_out` each (at most 5,000 and 10,000), by a fixed permutation."""
-    count = images.shape[0]
+def _parts(name: str, count: int, held_out: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of training, validation and test: these two the share `held_out` each (at most 5,000 and 10,000), by a fixed
+    permutation."""
     if count < 30:
         raise UserError(f"{name}: {count} images are too few to split; at least 30 are needed")
     order = torch.from_numpy(np.random.RandomState(0).permutation(count))
     n_validation, n_test = min(int(count * held_out), 5_000), min(int(count * held_out), 10_000)
     n_train = count - n_validation - n_test
+    train, validation, test = order.split([n_train, n_validation, n_test])
+    return train, validation, test
 
-    def split(start: int, stop: int) -> Split:
-        part = order[start:stop]
-        return Split(images[part], None if labels is None else labels[part])
 
-    return Dataset(name, split(0, n_train), split(n_train, n_train + n_validation), split(count - n_test, count), shape)
+def _split(name: str, images: Tensor, labels: Tensor | None, shape: tuple[int, ...], held_out: float = 0.1) -> Dataset:
+    parts = _parts(name, images.shape[0], held_out)
+    train, validation, test = (Split(images[part], None if labels is None else labels[part]) for part in parts)
+    return Dataset(name, train, validation, test, shape)
 
 
 def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -> Dataset:
@@ -288,37 +296,26 @@ def _tensor(array: Any) -> Tensor:
     return torch.as_tensor(array).detach()
 
 
-def _read_image_folder(folder: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
-    pillow = require("PIL.Image")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
-    images: list[np.ndarray] = []
-    for path in paths:
-        try:
-            with pillow.open(path) as picture:
-                image = _grayscale(picture, path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read as an image ({error})") from error
-        if images and image.shape != images[0].shape:
-            sizes = [f"{width}x{height}" for height, width in (image.shape, images[0].shape)]
-            raise UserError(f"{path} is {sizes[0]}, {paths[0]} is {sizes[1]}: images must have equal sizes")
-        images.append(image)
-    classes = sorted({path.parent for path in paths})
-    labels = None
-    if len(classes) > 1 and folder not in classes:
-        labels = torch.tensor([classes.index(path.parent) for path in paths])
-    return _scaled(torch.from_numpy(np.stack(images)), str(folder)), labels, images[0].shape
-
-
-def _grayscale(picture: Any, path: Path) -> np.ndarray:
-    """[H, W] float32 in [0, 1] of an opened image."""
-    if picture.mode.startswith("I;16"):  # convert("L") would cut its values off at 255
-        return np.asarray(picture).astype(np.float32) / np.float32(65535)
-    if picture.mode in ("I", "F"):
-        remedy = "save it with 8 bits, as a 16-bit PNG, or all images as an .npy of floats in 0..1"
-        raise UserError(f"{path}: the range of its pixels (mode {picture.mode}) is unknown: {remedy}")
-    return np.asarray(picture.convert("L")) / np.float32(255)
+def _load_folder(name: str, folder: Path) -> Dataset:
+    """Images that would take more than `memory_for_data` stay on disk, but for some of each split."""
+    files = image_files(folder)
+    count, image_bytes = len(files), 4 * math.prod(files.image_shape)
+    memory = memory_for_data()
+    parts = _parts(name, count)
+    if 2 * count * image_bytes <= memory:  # as read, and in splits
+        images = files.read()
+        return _split(name, images, files.labels, files.image_shape)
+    most = max(1, int(memory / 8 / image_bytes))
+    kept = [files.rows(part[:most]) for part in parts]
+    sizes = ", ".join(f"{len(some):,} of {len(part):,}" for some, part in zip(kept, parts, strict=True))
+    warnings.warn(
+        f"{name}: {count:,} images of {image_bytes / 1e3:,.0f} kB are more than {memory / 1e9:.3g} GB of memory hold "
+        f"({MEMORY}): training reads them from disk (training.workers); evaluation and samplers take {sizes} training, "
+        "validation and test images",
+        stacklevel=3,
+    )
+    train, validation, test = (Split(some.read(), some.labels) for some in kept)
+    return Dataset(name, train, validation, test, files.image_shape, train_files=files.rows(parts[0]))
 
 
 def _scaled(images: Tensor, name: str) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fastmmd.errors import require
+from fastmmd.files import replacing
 
 _Path = str | os.PathLike[str]
 
@@ -222,4 +223,7 @@ def _figure(
 
 
 def _save(figure: Any, path: _Path) -> None:
-    figure.savefig(Path(path), dpi=110, facecolor="white")
+    path = Path(path)
+    path = path if path.suffix else path.with_suffix(".png")
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=110, facecolor="white")

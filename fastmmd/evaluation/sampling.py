@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.errors import UserError
+from fastmmd.files import TEMPORARY, replacing, writing
 from fastmmd.nn import Autoencoder
 from fastmmd.nn.inputs import check_codes, check_data
 from fastmmd.ops.arguments import check_int
@@ -212,31 +213,37 @@ def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generat
 def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -> Iterator[np.ndarray]:
     """A float32 array of `shape` on disk that becomes the .npy file `path` once it is completely written.
 
-    `path`.json is written with it: the record of the images' origin.
+    `path`.json is written with it: the record of the images' origin. Images without their own record are never there.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk has no room for the array.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
     beside = path.with_name(path.name + ".json")
     size = 4 * math.prod(shape)
+    for place in (path, beside):
+        if place.is_dir():
+            raise UserError(f"cannot write {place}: {os.strerror(errno.EISDIR)}")
     try:
-        for place in (path, beside):
-            if place.is_dir():
-                raise UserError(f"cannot write {place}: {os.strerror(errno.EISDIR)}")
-        # Or a mapped file on a full disk would end the process with a signal.
-        if size > (free := shutil.disk_usage(path.parent).free):
-            raise UserError(f"cannot write {path}: it takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
-        images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    try:
+        with writing(path):
+            # Or a mapped file on a full disk would end the process with a signal.
+            if size > (free := shutil.disk_usage(path.parent).free):
+                raise UserError(f"cannot write {path}: it takes {size / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free")
+            images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape=shape)
+            with open(temporary, "r+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         yield images
-        images.flush()
-        os.replace(temporary, path)
-        beside.write_text(json.dumps(record) + "\n")
+        with writing(path):
+            images.flush()
+            with replacing(beside) as file:
+                file.write(json.dumps(record).encode() + b"\n")
+                file.flush()  # before what cannot be undone: the disk may be full
+                path.unlink(missing_ok=True)  # earlier images, of which the record is another
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _device(model: Autoencoder) -> torch.device:

@@ -102,7 +102,7 @@ class FourierAdversary(Regularizer):
         """
         codes, draws = self._sides(codes, prior, labels)
         if self.mode == "first_order":
-            return fourier_discrepancy(codes, draws, self.alpha, self.features)
+            return fourier_discrepancy(codes, draws, self.alpha, self.features, group=self.shards)
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
         zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
@@ -119,7 +119,7 @@ class FourierAdversary(Regularizer):
         """One ascent step of the random function on detached codes [B, D], labels [B] int64."""
         codes, draws = self._sides(codes, prior, labels)
         if self.mode == "first_order":
-            fourier_ascent(self.alpha, codes, draws, self.features, self.learning_rate)
+            fourier_ascent(self.alpha, codes, draws, self.features, self.learning_rate, group=self.shards)
         else:
             zeta = self._zeta(codes, draws, self.step)
             self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
@@ -144,7 +144,7 @@ class FourierAdversary(Regularizer):
 
     def _zeta(self, codes: Tensor, draws: Tensor, block: Tensor) -> Tensor:
         features = self.features.block(block)
-        return fourier_mean(draws, features) - fourier_mean(codes, features)
+        return fourier_mean(draws, features, group=self.shards) - fourier_mean(codes, features, group=self.shards)
 
 
 class Adversarial(Regularizer):

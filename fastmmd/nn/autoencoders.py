@@ -17,6 +17,7 @@ from .inputs import Output, Reconstruction, in_eval_mode
 from .labels import check_switch, receivers
 from .networks import check_choice
 from .regularizers import KL, Moments, Regularizer
+from .spread import own_rows
 from .trainable import Trainable
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
@@ -217,4 +218,7 @@ class Autoencoder(Trainable):
 
 def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Draws from N(0, I) in the dtype and on the device of `like`."""
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return own_rows(
+        shape[0],
+        lambda rows: torch.randn((rows, *shape[1:]), generator=generator, device=like.device, dtype=like.dtype),
+    )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..ops.arguments import check_int, check_number
 from .networks import Precision, check_precision, check_widths, half_precision
+from .spread import BatchNorm2d, Dropout
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # a layer halves or doubles the side exactly
 
@@ -51,13 +52,13 @@ class ConvEncoder(nn.Module):
         self.side, self.padding, smallest = _sides(data_dim, len(channels))
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.input = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING)
         self.noise = nn.Linear(noise_inputs, channels[0], bias=False) if noise_inputs else None
         layers: list[nn.Module] = []
         for a, b in pairwise(channels):
             convolution = nn.Conv2d(a, b, KERNEL, STRIDE, PADDING, bias=False)
-            layers += [convolution, nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+            layers += [convolution, BatchNorm2d(b), nn.ReLU(inplace=True)]
         self.hidden = nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Flatten())
         self.output = nn.Linear(channels[-1] * smallest**2, outputs)
         self.precision = check_precision(precision)
@@ -102,7 +103,7 @@ class ConvDecoder(nn.Module):
         self.input = nn.Linear(inputs, channels[0] * smallest**2, bias=False)
         layers: list[nn.Module] = [nn.Unflatten(1, (channels[0], smallest, smallest))]
         for a, b in pairwise([*channels, 1]):
-            layers += [nn.BatchNorm2d(a), nn.ReLU(inplace=True)]
+            layers += [BatchNorm2d(a), nn.ReLU(inplace=True)]
             layers += [nn.ConvTranspose2d(a, b, KERNEL, STRIDE, PADDING, bias=b == 1)]
         self.hidden = nn.Sequential(*layers)
         self.precision = check_precision(precision)

@@ -16,6 +16,7 @@ from .labels import receivers
 from .networks import MLP
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
+from .spread import BatchNorm1d
 from .steps import Losses, adam, descend
 
 
@@ -105,7 +106,7 @@ class GMMNAE(Model):
         )
         # Unnormalized, all codes run into one corner of the cube, where the sigmoid has no slope left (Li et al. train
         # layer by layer first).
-        self.encoder = nn.Sequential(encoder, nn.BatchNorm1d(code_size, affine=False), nn.Sigmoid())
+        self.encoder = nn.Sequential(encoder, BatchNorm1d(code_size, affine=False), nn.Sigmoid())
         self.autoencoder_share, self.prior_learning_rate = settings.autoencoder_share, settings.prior_learning_rate
         self.progress = None
 
@@ -174,10 +175,12 @@ class GMMNAE(Model):
         Of the terms, "reconstruction" is 0 in the second phase, "regularizer", the MMD, in the first. See
         `Autoencoder.training_step`.
         """
+        self._check_synchronized()
         losses = self(x, labels)
         inputs.check_optimizers(self, optimizers, "prior")
         terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
         first, second = self._phases
-        descend(losses.loss, *[optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second])
+        chosen = [optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second]
+        descend(losses.loss, *chosen, shards=self.shards)
         self._count_step()
         return terms

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.arguments import check_int, check_number
+from .spread import Dropout
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -45,9 +46,9 @@ class MLP(nn.Module):
         check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
         check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
-        dropout = [nn.Dropout(hidden_dropout)] if hidden_dropout else []
+        dropout = [Dropout(hidden_dropout)] if hidden_dropout else []
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *dropout)]
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1], outputs)
         self.precision = check_precision(precision)

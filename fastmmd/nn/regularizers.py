@@ -23,7 +23,9 @@ from ..ops.arguments import (
 from ..ops.closed_form import EmbeddedPrior, mmd2_to_prior
 from ..ops.labels import check_labels
 from ..ops.mmd import mmd2
+from ..ops.shards import Shards
 from ..priors import Gaussian, Prior
+from .spread import own_count, own_rows, own_slice
 from .steps import descend
 
 
@@ -42,9 +44,12 @@ class Regularizer(nn.Module):
     Where `num_classes` is not 0, all of them take the labels [B] of the codes as one more, last argument, int64, -1 for
     an unlabeled point. Draws from the prior then have the labels of the codes: that of a labeled point comes from its
     class's part of the prior, that of an unlabeled one (all of them without labels) from the whole prior.
+    Where `shards` is set, the codes are those of one process of a group: discrepancies are between the codes and draws
+    of all of them (`group` of `fastmmd.mmd2`), means are left to what averages gradients.
     """
 
     num_classes: int = 0
+    shards: Shards | None = None
 
     @property
     def trains_adversary(self) -> bool:
@@ -81,7 +86,7 @@ class Regularizer(nn.Module):
         if optimizer is None:
             raise ValueError("optimizer: got None, expected the adversary's optimizer")
         classes = () if labels is None else (labels,)
-        descend(self.adversary_loss(codes, prior, *classes), optimizer)
+        descend(self.adversary_loss(codes, prior, *classes), optimizer, shards=self.shards)
 
     def kernel_spec(self) -> Kernel | None:
         """The kernel that compares codes with the prior, None where there is none with a scale."""
@@ -164,7 +169,7 @@ class MMD(Regularizer):
         """
         self.check_labels(codes, prior, labels)
         if labels is not None and self.estimator == "unbiased":
-            labels = without_lone(labels, self.num_classes)
+            labels = without_lone(labels, self.num_classes, self.shards)
         draws = draws_like(prior, codes, labels, self.draws)
         class_weights, unconditional_weight = None, 0.0
         if self.num_classes:
@@ -182,6 +187,7 @@ class MMD(Regularizer):
             y_labels=labels,
             class_weights=class_weights,
             unconditional_weight=unconditional_weight,
+            group=self.shards,
         )
 
     def kernel_spec(self) -> Kernel | None:
@@ -216,7 +222,12 @@ class ClosedFormMMD(Regularizer):
         """[B, D] -> 0-d."""
         embedded = cast(EmbeddedPrior, prior)  # another raises
         return mmd2_to_prior(
-            codes, embedded, self.bandwidths, estimator=self.estimator, kernel_weights=self.kernel_weights
+            codes,
+            embedded,
+            self.bandwidths,
+            estimator=self.estimator,
+            kernel_weights=self.kernel_weights,
+            group=self.shards,
         )
 
     def kernel_spec(self) -> Kernel | None:
@@ -252,16 +263,24 @@ def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
 
 def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None, count: int | None = None) -> Tensor:
     """Draws from the prior for codes [B, D], B by default, of their labels, never rounded to a half type."""
-    count, dtype = count or codes.shape[0], compute_dtype(codes)
-    if labels is None:  # a prior without classes need not know the argument
-        return prior.sample(count, device=codes.device, dtype=dtype)
-    return prior.sample(count, labels=labels, device=codes.device, dtype=dtype)
+    count = codes.shape[0] if count is None else own_count("draws", count)
+
+    def draw(rows: int) -> Tensor:
+        dtype = compute_dtype(codes)
+        if labels is None:  # a prior without classes need not know the argument
+            return prior.sample(rows, device=codes.device, dtype=dtype)
+        of_rows = labels.new_full((rows,), -1)  # a draw's random numbers are the same whatever its label
+        of_rows[own_slice(count)] = labels
+        return prior.sample(rows, labels=of_rows, device=codes.device, dtype=dtype)
+
+    return own_rows(count, draw)
 
 
-def without_lone(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels [B] with -1 for points that are the only ones of their class."""
+def without_lone(labels: Tensor, num_classes: int, shards: Shards | None = None) -> Tensor:
+    """Labels [B] with -1 for points that are the only ones of their class, on all processes."""
     classes = torch.arange(num_classes, device=labels.device)
-    lone = (labels == classes[:, None]).sum(1) == 1
+    counts = (labels == classes[:, None]).sum(1)
+    lone = (counts if shards is None else shards.total(counts)) == 1
     return labels.masked_fill(lone[labels.clamp(0, num_classes - 1)], -1)
 
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..ops.shards import Shards
+from .spread import average_gradients
+
 P = ParamSpec("P")
 
 PATIENCE = 100  # training batches without `end_step` until a warning
@@ -57,11 +60,13 @@ def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:
 
 
 @outside_graphs
-def descend(loss: Tensor, *optimizers: Optimizer) -> None:
-    """One step of each optimizer on the gradient of a 0-d loss."""
+def descend(loss: Tensor, *optimizers: Optimizer, shards: Shards | None = None) -> None:
+    """One step of each optimizer on the gradient of a 0-d loss, on its mean over the processes of `shards`."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if shards is not None:
+        average_gradients(optimizers, shards)
     for optimizer in optimizers:
         optimizer.step()
 

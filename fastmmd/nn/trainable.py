@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..ops.shards import Group, Shards, shards_of
 from ..priors import Prior
 from . import inputs
 from .inputs import Output, RangeWatch
 from .labels import check_switch, receivers
 from .regularizers import Moments, Regularizer
+from .spread import share_statistics, unsynchronized
 from .steps import CountsSteps, Losses, adam, descend
 
 
@@ -29,6 +33,38 @@ class Trainable(CountsSteps):
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
+    shards: Shards | None = None
+    _alone = False  # whether it is known that this process trains by itself
+
+    def synchronize(self, group: Group) -> None:
+        """Let the processes of a group train this model together, by `training_step`, each on its part of every batch.
+
+        They begin with the weights of the first, and every step averages gradients over all; a discrepancy is between
+        the codes and draws of all (`group` of `fastmmd.mmd2`), and batch normalization of this package's networks is by
+        the statistics of all. Parts of one size make it the step of one process on the whole batch.
+
+        Args:
+            group: a ProcessGroup of `torch.distributed` or `fastmmd.Shards`; None: this process trains by itself,
+                whatever others do.
+
+        Raises:
+            TypeError, RuntimeError: see `fastmmd.mmd2`.
+        """
+        shards = shards_of(group)
+        self.shards = None if shards is None else replace(shards, gradients="averaged")
+        self.regularizer.shards, self._alone = self.shards, shards is None
+        share_statistics(self, self.shards)
+        if self.shards is not None:
+            self.shards.begin_alike([*self.parameters(), *self.buffers()])
+
+    def _check_synchronized(self) -> None:
+        if self.shards is None and not self._alone and unsynchronized():
+            raise RuntimeError(
+                "training_step: torch.distributed runs several processes, and this step would train each one's model "
+                "by itself; call model.synchronize(torch.distributed.group.WORLD) first, or wrap the model in "
+                "DistributedDataParallel and call the wrapped model in a loop of your own (docs/models.md), or say by "
+                "model.synchronize(None) that this is meant"
+            )
 
     @property
     def code_size(self) -> int:
@@ -127,7 +163,9 @@ class Trainable(CountsSteps):
         Raises:
             ValueError, TypeError: labels for a model without classes, or that do not fit; none for a decoder
                 with classes; a batch that `check_batch` refuses; other optimizers than `configure_optimizers` gives.
+            RuntimeError: several processes of `torch.distributed` would train models of their own; see `synchronize`.
         """
+        self._check_synchronized()
         x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
         inputs.check_optimizers(self, optimizers)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
@@ -137,7 +175,7 @@ class Trainable(CountsSteps):
         two_phases = "generator" in optimizers and not self._warming
         if two_phases:
             reconstruction = self.reconstruction_loss(x, codes, switch)
-            descend(reconstruction, optimizers["autoencoder"])
+            descend(reconstruction, optimizers["autoencoder"], shards=self.shards)
             reconstruction = reconstruction.detach()
             codes, moments = self._infer(self.corrupt(x), draw=True)
         # Before the encoder's step, which so meets the adversary of this very batch.
@@ -150,6 +188,6 @@ class Trainable(CountsSteps):
         loss = reconstruction + self.regularizer_weight * penalty
         # Before the descent, behind which a compiler begins another graph.
         terms = {"loss": loss.detach(), "reconstruction": reconstruction.detach(), "regularizer": penalty.detach()}
-        descend(loss, optimizers["generator" if two_phases else "autoencoder"])
+        descend(loss, optimizers["generator" if two_phases else "autoencoder"], shards=self.shards)
         self._count_step()
         return terms

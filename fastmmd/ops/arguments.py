@@ -24,8 +24,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Floats = Sequence[float] | Tensor
 
 
-def check_points(rank: int | None = None, **tensors: Tensor) -> None:
-    """Point sets: floating tensors [..., N, D] (or exactly `rank` dimensions), not empty, of one D, on one device."""
+def check_points(rank: int | None = None, *, empty: bool = False, **tensors: Tensor) -> None:
+    """Point sets: floating tensors [..., N, D] (or exactly `rank` dimensions), of one D, on one device.
+
+    Args:
+        empty: N may be 0.
+    """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -40,7 +44,7 @@ def check_points(rank: int | None = None, **tensors: Tensor) -> None:
         if len(shape) < 2 or (rank is not None and len(shape) != rank):
             wanted = "[..., N, D]" if rank is None else "[N, D]"
             raise ValueError(f"{name}: got shape {list(shape)}, expected {wanted}")
-        if shape[-2] == 0 or shape[-1] == 0:
+        if (shape[-2] == 0 and not empty) or shape[-1] == 0:
             raise ValueError(f"{name}: got shape {list(shape)}, expected at least one point of one dimension")
         if shape[-1] != first.shape[-1]:
             raise ValueError(
@@ -81,9 +85,18 @@ def batched(tensor: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 def sample_weights(
-    name: str, weights: Tensor | None, points_name: str, points: Tensor, batch: Sequence[int] | None = None
+    name: str,
+    weights: Tensor | None,
+    points_name: str,
+    points: Tensor,
+    batch: Sequence[int] | None = None,
+    *,
+    zero: bool = False,
 ) -> Tensor | None:
     """Weights [..., N], leading dimensions that broadcast to `batch`, as [*batch, N] in the compute dtype.
+
+    Args:
+        zero: their sum may be 0.
 
     Raises:
         TypeError, ValueError: weights of another type or shape, or, where values are read, of sum 0.
@@ -103,7 +116,7 @@ def sample_weights(
             f"{name}: got shape {list(shape)}, expected {[*batch, n]}, a weight for each point of {points_name}"
         )
     check_same(**{points_name: points, name: weights})
-    if 0.0 in known_values(weights.detach().sum(-1, dtype=torch.float64).flatten()):
+    if not zero and 0.0 in known_values(weights.detach().sum(-1, dtype=torch.float64).flatten()):
         raise ValueError(
             f"{name}: got weights that sum to 0 and cannot be normalized; expected another sum, such as that of "
             "numbers >= 0 that are not all 0"

@@ -18,12 +18,15 @@ from .arguments import (
     batched,
     check_estimator,
     check_points,
+    compute_dtype,
     kernel_arguments,
     normalized,
     sample_weights,
 )
 from .dispatch import needs_grad
 from .mmd.operators import flattened, mmd2_members
+from .mmd.sharded import sharded_mmd2, side_of
+from .shards import Group, Shards, shards_of
 
 F64 = torch.float64
 
@@ -63,6 +66,7 @@ def mmd2_to_prior(
     estimator: Estimator = "biased",
     kernel_weights: Floats | None = None,
     x_weights: Tensor | None = None,
+    group: Group = None,
 ) -> Tensor:
     """Squared MMD between a sample and a prior, Gaussian kernels, the prior's expectations in closed form.
 
@@ -75,6 +79,7 @@ def mmd2_to_prior(
         prior: `priors.Gaussian`, `priors.GaussianMixture` or `priors.Uniform` of dimension D, or any object with `dim`
             and `kernel_means` as in `ops.closed_form.EmbeddedPrior`.
         bandwidths, estimator, kernel_weights, x_weights: as in `mmd2`; the estimator applies only to the term of x.
+        group: processes of which each has a shard of x [N, D], as in `mmd2`; the prior is the same on all.
 
     Returns:
         [...] tensor, differentiable once in x, x_weights and tensor-valued bandwidths and kernel_weights.
@@ -82,7 +87,8 @@ def mmd2_to_prior(
     Raises:
         TypeError, ValueError: as `mmd2`; a prior without a closed form (sample it and use `mmd2`).
     """
-    check_points(x=x)
+    shards = shards_of(group)
+    check_points(None if shards is None else 2, empty=shards is not None, x=x)
     kernel_means: Callable[..., KernelMeans] | None = getattr(prior, "kernel_means", None)
     if kernel_means is None:
         raise TypeError(
@@ -91,6 +97,8 @@ def mmd2_to_prior(
         )
     if prior.dim != x.shape[-1]:
         raise ValueError(f"prior: got dimension {prior.dim}, expected {x.shape[-1]} as x of shape {list(x.shape)}")
+    if shards is not None:
+        return _of_all(x, kernel_means, bandwidths, check_estimator(estimator), kernel_weights, x_weights, shards)
     unbiased = check_estimator(estimator, x=x)
     batch, n = x.shape[:-2], x.shape[-2]
     kernel = kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, x)
@@ -108,6 +116,30 @@ def mmd2_to_prior(
     mean = u.mean(-1) if weights is None else (u * normalized(weights.to(F64))).sum(-1)
     value = torch.add(self_term + means.own, mean, alpha=-2).to(xb.dtype)
     return value.reshape(batch) if batch else value.squeeze(0)
+
+
+def _of_all(
+    x: Tensor,
+    kernel_means: Callable[..., KernelMeans],
+    bandwidths: Floats,
+    unbiased: bool,
+    kernel_weights: Floats | None,
+    x_weights: Tensor | None,
+    shards: Shards,
+) -> Tensor:
+    """`mmd2_to_prior` of the points of all processes."""
+    kernel = kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, x)
+    weights = sample_weights("x_weights", x_weights, "x", x, zero=True)
+    dtype = compute_dtype(x)
+    kernel = _as_float32(kernel) if dtype == torch.float32 else kernel
+    own = sharded_mmd2([side_of(x.to(dtype), weights)], kernel, unbiased, shards)
+    means = kernel_means(kernel.bandwidths, kernel.weights, x.device)
+    masses = x.new_ones(len(x), dtype=F64) if weights is None else weights.to(F64)
+    mass = masses.sum()
+    cross = mass.new_zeros(()) if mass == 0 else (means.cross(x.to(F64)) * masses).sum() / mass
+    # The prior's own term, and its gradient, is the same on all processes: each has its share of the gradient.
+    of_prior = means.own.detach() + shards.scaled(means.own - means.own.detach()) / shards.count
+    return (own + of_prior - 2 * shards.mean(cross, mass)).to(dtype)
 
 
 def _as_float32(kernel: Kernel) -> Kernel:

@@ -29,7 +29,7 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None) -> Tensor:
             0, as in sparse binary data, where the median is 0 and no bandwidth. On other devices and under
             torch.compile no value is read on the host: there the result is 0.
     """
-    check_points(rank=2, **({"x": x} if y is None else {"x": x, "y": y}))
+    check_points(2, x=x, y=x if y is None else y)
     with torch.no_grad():
         points = (x if y is None else torch.cat([x.to(compute_dtype(x)), y.to(compute_dtype(x))])).detach()
         n = points.shape[0]

@@ -1,14 +1,18 @@
-"""Batches gathered on the device, without a loader: every epoch is a fresh permutation of the rows."""
+"""Batches of a fresh permutation of the rows in every epoch: gathered on the device, or from files by a loader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastmmd.data import Dataset, ImageFiles
 from fastmmd.errors import UserError
+from fastmmd.nn.base import Model
+from fastmmd.ops.shards import Shards
+from fastmmd.training.run import RunConfig
 
 
 class Batch(NamedTuple):
@@ -19,15 +23,33 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Repeated passes over images [N, data_dim], and labels [N] if any, in memory, resumable in the middle of a pass.
+    """Repeated passes over images [N, data_dim], and labels [N] if any, resumable in the middle of a pass.
+
+    Images are in memory, or files that `workers` processes read ahead (0: none), in the same order.
 
     A last incomplete batch is left out: the permutation decides which images those are. It is drawn on the CPU, so
-    the order is the same on every device and a run may be resumed on another one.
+    the order is the same on every device and a run may be resumed on another one. With `shards` a batch is that part of
+    it which falls to this process.
     """
 
-    def __init__(self, images: Tensor, batch_size: int, seed: int, labels: Tensor | None = None) -> None:
-        self.images, self.labels = images, labels
+    def __init__(
+        self,
+        images: Tensor | ImageFiles,
+        batch_size: int,
+        seed: int,
+        labels: Tensor | None = None,
+        workers: int = 0,
+        shards: Shards | None = None,
+    ) -> None:
+        self.images, self.labels, self.workers = images, labels, workers
         self.batch_size = min(batch_size, len(images))
+        count, self._rank = (1, 0) if shards is None else (shards.count, shards.rank)
+        if self.batch_size % count:
+            raise UserError(
+                f"training.batch_size: got {self.batch_size}, expected a multiple of the {count} processes, which "
+                "share every batch"
+            )
+        self._share = self.batch_size // count
         self.position = 0  # batches done in this epoch
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch_state = self._generator.get_state()
@@ -39,14 +61,23 @@ class Batches:
     def epoch(self) -> Iterator[Batch]:
         """The remaining batches of this epoch."""
         self._epoch_state = self._generator.get_state()
-        order = torch.randperm(len(self.images), generator=self._generator).to(self.images.device)
-        while self.position < len(self):
-            start = self.position * self.batch_size
+        order = torch.randperm(len(self.images), generator=self._generator)
+        parts = [self._part(rows) for rows in order.split(self.batch_size)[self.position : len(self)]]
+        for rows, images in zip(parts, self._gathered(parts), strict=True):
             self.position += 1
-            rows = order[start : start + self.batch_size]
-            yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
+            yield Batch(images, None if self.labels is None else self.labels[rows.to(self.labels.device)])
         self.position = 0
         self._epoch_state = self._generator.get_state()
+
+    def _part(self, rows: Tensor) -> Tensor:
+        """Those of a batch that fall to this process."""
+        return rows[self._rank * self._share :][: self._share]
+
+    def _gathered(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self.images, ImageFiles):
+            return self.images.batches(batches, self.workers)
+        images = self.images
+        return (images[rows.to(images.device)] for rows in batches)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -76,3 +107,30 @@ class Batches:
         self._epoch_state = state["generator"].cpu()
         self._generator.set_state(self._epoch_state)
         self.position = state["position"]
+
+
+def training_labels(model: Model, dataset: Dataset, config: RunConfig, device: torch.device) -> Tensor | None:
+    """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
+
+    Raises:
+        UserError: the model takes no labels, needs some, or the data set has none that fit.
+    """
+    labeled = config.recipe.training.labeled
+    classes = model.decoder_classes or model.regularizer.num_classes
+    if labeled == 0 or classes == 0:
+        if labeled:
+            raise UserError('training.labeled is for a model with classes: set model.labels="regularizer"')
+        if classes:
+            raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
+        return None
+    labels = (dataset.train_files or dataset.train).labels
+    if labels is None:
+        raise UserError(f"{config.data} has no labels; training.labeled needs some")
+    if (most := int(labels.max())) >= classes:
+        raise UserError(f"{config.data} has labels up to {most}, the model takes {classes} classes")
+    if labeled > len(labels):
+        raise UserError(f"training.labeled must be at most {len(labels)}, the training images, got {labeled}")
+    if labeled > 0:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed))
+        labels = labels.index_fill(0, order[labeled:], -1)
+    return labels.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import signal
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,10 @@ import typer
 from fastmmd.data import load_data
 from fastmmd.errors import Interrupted, UserError, unknown
 from fastmmd.evaluation import ParzenResult
+from fastmmd.training.lock import locked
 from fastmmd.training.run import RunFolder, absolute, print_info
 
+held = ExitStack()  # what a command holds until its process, `fastmmd.cli`, closes it
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
 
 app = typer.Typer(
@@ -55,6 +57,7 @@ def train(
     """Train a model by a recipe and report its Parzen log-likelihood."""
     from fastmmd.training.config import load_recipe, recipe_names, with_epochs
     from fastmmd.training.loop import Trainer
+    from fastmmd.training.processes import local_device, processes
     from fastmmd.training.report import evaluate_run
     from fastmmd.training.run import RunConfig, choose_device, default_run_dir
 
@@ -65,17 +68,22 @@ def train(
                 "stands; only --epochs, --device, --data-dir change"
             )
         folder = RunFolder.existing(resume)
-        folder.require_writable()
         config = RunConfig.read(folder.config)
+        where = choose_device(local_device(config.device if device == "auto" else device))
+        group = held.enter_context(processes(where))
+        if leads := group is None or group.leads:
+            folder.require_writable()
+            held.enter_context(locked(folder.path))
         config = replace(
             config,
             recipe=config.recipe if epochs is None else with_epochs(config.recipe, epochs),
-            device=str(choose_device(config.device if device == "auto" else device)),
+            device=str(where),
             data_dir=absolute(data_dir) or config.data_dir,
         )
-        trainer = Trainer(config, config.load_data(quiet=quiet), folder, quiet=quiet)
+        trainer = Trainer(config, config.load_data(quiet=quiet or not leads), folder, quiet=quiet, processes=group)
         trainer.resume()
-        config.write(folder.config)
+        if leads:
+            config.write(folder.config)
     else:
         data = data or "digits"
         if recipe is None:
@@ -84,27 +92,33 @@ def train(
         overrides += [] if epochs is None else [f"training.epochs={epochs}"]
         overrides += [] if batch_size is None else [f"training.batch_size={batch_size}"]
         resolved = load_recipe(recipe, data, overrides)
-        where = choose_device(device)
-        dataset = load_data(data, data_dir, quiet=quiet)
+        where = choose_device(local_device(device))
+        group = held.enter_context(processes(where))
+        leads = group is None or group.leads
+        dataset = load_data(data, data_dir, quiet=quiet or not leads)
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
-        trainer = Trainer(config, dataset, folder, quiet=quiet)
-        RunFolder.create(folder.path)  # after everything that may refuse a setting: a mistake leaves no folder behind
-        config.write(folder.config)
+        trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
+        if leads:  # after everything that may refuse a setting: a mistake leaves no folder behind
+            RunFolder.create(folder.path)
+            held.enter_context(locked(folder.path))
+            config.write(folder.config)
     training = config.recipe.training
-    if not quiet:
+    if leads and not quiet:
         print(
-            f"{config.recipe.name} on {config.data}: {len(trainer.dataset.train):,} images, "
+            f"{config.recipe.name} on {config.data}: {len(trainer.batches.images):,} images, "
             f"{training.epochs} epochs of {len(trainer.batches)} steps, {config.device} -> {folder.path}",
             flush=True,
         )
     trainer.fit()
+    if not leads:
+        return
     try:
         result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
-    except KeyboardInterrupt:
+    except Interrupted as stop:
         remedy = f"fastmmd train --resume {shlex.quote(str(folder.path))}"
         message = f"trained, but stopped in the final evaluation; resume with: {remedy}"
-        raise Interrupted(message, signal.SIGINT) from None
+        raise Interrupted(message, stop.signal_number) from None
     _print_result(result.parzen, folder)
 
 
@@ -134,7 +148,11 @@ def evaluate(
     from fastmmd.training.run import load_trained
 
     which = (1, 1) if part is None else parse_part(part)
-    trained = load_trained(run, data_dir, device)
+    folder = RunFolder.existing(run)
+    folder.require_writable()
+    if which[1] == 1:  # parts by several processes have locks of their own
+        held.enter_context(locked(folder.path))
+    trained = load_trained(folder, data_dir, device)
     count = samples or trained.config.recipe.evaluation.samples
     parzen = None
     if part is not None or resume or count > LARGE:
@@ -147,7 +165,7 @@ def evaluate(
             return
         parzen = measured.result()
     result = evaluate_run(*trained, samples=count, chain_steps=chain_steps, parzen=parzen)
-    _print_result(result.parzen, trained.folder)
+    _print_result(result.parzen, folder)
 
 
 @app.command()
@@ -163,11 +181,14 @@ def merge(
     from fastmmd.training.report import evaluate_run
     from fastmmd.training.run import load_trained
 
-    count, steps = find_evaluation(RunFolder.existing(run), samples, chain_steps)
-    trained = load_trained(run, data_dir, device)
+    folder = RunFolder.existing(run)
+    count, steps = find_evaluation(folder, samples, chain_steps)
+    folder.require_writable()
+    held.enter_context(locked(folder.path))
+    trained = load_trained(folder, data_dir, device)
     parzen = LargeRun(*trained, count, steps).merge().result()
     result = evaluate_run(*trained, chain_steps=steps, parzen=parzen)
-    _print_result(result.parzen, trained.folder)
+    _print_result(result.parzen, folder)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from fastmmd.errors import UserError, first_line, require, unknown
+from fastmmd.files import write_text
 from fastmmd.nn import MODELS
 from fastmmd.nn.base import Model
 from fastmmd.nn.settings import ModelSettings
@@ -36,6 +37,8 @@ class Training:
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
         threads: CPU threads of the training steps; 0: torch's choice. One is fastest for small networks: two that
             wait for each other on a busy machine can be thirty times slower.
+        workers: processes that read images ahead where they do not fit memory; 0: the training process reads them. The
+            batches are the same for any number.
         health_every: steps between two checks of the codes and the kernel; 0: never. On a GPU a check waits for the
             device, so it is made at the next step where the loop reads its losses anyway (every 20 steps and at the
             end of an epoch).
@@ -49,6 +52,7 @@ class Training:
     evaluate_every: int = 5
     health_every: int = 200
     threads: int = 0
+    workers: int = 2
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -58,6 +62,7 @@ class Training:
             ("evaluate_every", 0),
             ("health_every", 0),
             ("threads", 0),
+            ("workers", 0),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -225,7 +230,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 def write_toml(path: Path, tables: Mapping[str, Any]) -> None:
     """Write tables as TOML, without values of None, which TOML cannot represent."""
-    path.write_text(require("tomli_w").dumps(_without_none(tables)))
+    write_text(path, require("tomli_w").dumps(_without_none(tables)))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

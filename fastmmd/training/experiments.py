@@ -18,9 +18,10 @@ import json
 import multiprocessing
 import re
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import date
@@ -30,12 +31,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastmmd.checkpoint import load_checkpoint
 from fastmmd.data import Dataset, load_data
-from fastmmd.errors import Interrupted, UserError
+from fastmmd.errors import Interrupted, UserError, interruptible
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
+from fastmmd.files import write_text, writing
 from fastmmd.nn.base import Model
 from fastmmd.training.config import load_recipe
+from fastmmd.training.lock import locked
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
 from fastmmd.training.run import RunConfig, RunFolder, choose_device, hardware, load_model, versions
@@ -83,7 +87,7 @@ class Experiment:
     @classmethod
     @contextlib.contextmanager
     def start(cls, title: str, options: argparse.Namespace) -> Iterator[Experiment]:
-        """Load the data and make the folder; user errors and interruptions end the program with one line.
+        """Load the data, make the folder and hold it; user errors and interruptions end the program with one line.
 
         Args:
             title: of the report; in lower case with hyphens it begins the folder's name.
@@ -94,12 +98,15 @@ class Experiment:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             folder = Path("runs") / f"{slug(title)}-{slug(Path(options.data).stem)}-{stamp}"
         try:
-            device = choose_device(options.device)
-            data = load_data(options.data, options.data_dir).to(device)
-            folder.mkdir(parents=True, exist_ok=True)
-            yield cls(title, options, data, folder, device)
+            with interruptible():
+                device = choose_device(options.device)
+                data = load_data(options.data, options.data_dir).to(device)
+                with writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                with locked(folder):
+                    yield cls(title, options, data, folder, device)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
         except (Interrupted, KeyboardInterrupt) as stop:
             print(f"stopped; resume with the same command and --run-dir {shlex.quote(str(folder))}", file=sys.stderr)
@@ -153,9 +160,15 @@ class Experiment:
         finish = partial(_finish, evaluate=evaluate, quiet=quiet)
         if self.options.jobs > 1 and len(open_ones) > 1:
             spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(self.options.jobs, spawn, torch.set_num_threads, (1,)) as pool:
-                for line in pool.map(finish, *zip(*open_ones, strict=True)):
-                    print(line, flush=True)
+            with ProcessPoolExecutor(self.options.jobs, spawn, _start_worker) as pool:
+                try:
+                    for line in pool.map(partial(_finish_in_worker, finish), *zip(*open_ones, strict=True)):
+                        print(line, flush=True)
+                except (KeyboardInterrupt, Interrupted):
+                    for worker in multiprocessing.active_children():
+                        worker.terminate()  # what trains is saved first
+                    pool.shutdown(cancel_futures=True)
+                    raise
         else:
             for one in open_ones:
                 print(finish(*one, data=self.data), flush=True)
@@ -168,11 +181,11 @@ class Experiment:
             f"# {self.title}\n\nData: {self.data.name}. Seed {self.options.seed}. Hardware: {made['hardware']}. "
             f"Date: {made['date']}. Command: `{made['command']}`.\n\n"
         )
-        (self.folder / "report.md").write_text(head + text.rstrip() + "\n")
+        write_text(self.folder / "report.md", head + text.rstrip() + "\n")
 
     def write_record(self, name: str, results: Mapping[str, Any]) -> None:
         """NAME.json: the results, with command, date, hardware and versions."""
-        (self.folder / f"{name}.json").write_text(json.dumps({**self._made(), **results}, indent=1) + "\n")
+        write_text(self.folder / f"{name}.json", json.dumps({**self._made(), **results}, indent=1) + "\n")
 
     def _made(self) -> dict[str, Any]:
         words = [Path(word).name if word.endswith(".py") else word for word in sys.argv]
@@ -249,9 +262,10 @@ def _is_complete(config: RunConfig, folder: RunFolder, evaluate: bool) -> bool:
     existing = RunConfig.read(folder.config)
     if _settings(existing) != _settings(config):
         raise UserError(f"{folder.path} holds a run with other settings: choose another --run-dir")
-    epochs = max((record["epoch"] for record in folder.records() if "epoch" in record), default=0)
-    trained = folder.checkpoint.exists() and epochs == config.recipe.training.epochs
-    return trained and (folder.is_evaluated() or not evaluate)
+    if not folder.checkpoint.exists() or (evaluate and not folder.is_evaluated()):
+        return False
+    # Not by the metrics: a run may have been killed between the record of its last epoch and the checkpoint.
+    return bool(load_checkpoint(folder.checkpoint).get("epoch") == config.recipe.training.epochs)
 
 
 def _settings(config: RunConfig) -> str:
@@ -265,17 +279,40 @@ def _finish(
     """Train and evaluate the rest of a run; returns a line with the result."""
     data = config.load_data(quiet=True) if data is None else data
     trainer = Trainer(config, data, folder, quiet=quiet)
-    if folder.checkpoint.exists():
-        trainer.resume()
-    else:
+    with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        config.write(folder.config)
-    trainer.fit()
-    line = f"{name}, seed {config.seed}: {trainer.epoch} epochs, {trainer.seconds:.0f} s"
-    if evaluate:
-        result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
-        line += f", test log-likelihood {result.parzen}"
+    with locked(folder.path):
+        if folder.config.exists():
+            trainer.resume()
+        else:
+            config.write(folder.config)
+        trainer.fit()
+        line = f"{name}, seed {config.seed}: {trainer.epoch} epochs, {trainer.seconds:.0f} s"
+        if evaluate:
+            result = evaluate_run(folder, config, trainer.dataset, trainer.evaluated_model.eval())
+            line += f", test log-likelihood {result.parzen}"
     return line
+
+
+def _start_worker() -> None:
+    """A process of --jobs. Ctrl-C reaches it too, but is left to the parent, which sends SIGTERM."""
+    torch.set_num_threads(1)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+_asked_to_stop: list[Interrupted] = []  # in a worker
+
+
+def _finish_in_worker(finish: Callable[..., str], *one: object) -> str:
+    """After a request to stop, nothing more of what already waits for this worker."""
+    if _asked_to_stop:
+        raise _asked_to_stop[0]
+    try:
+        return finish(*one)
+    except Interrupted as stop:
+        _asked_to_stop.append(stop)
+        raise
 
 
 def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:

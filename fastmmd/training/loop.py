@@ -14,29 +14,39 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fastmmd.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from fastmmd.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    load_weights,
+    not_finite,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+)
 from fastmmd.data import Dataset, Split
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
-from fastmmd.training.batches import Batch, Batches
+from fastmmd.nn.spread import one_generator
+from fastmmd.training.batches import Batch, Batches, training_labels
 from fastmmd.training.health import HealthMonitor
+from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
-from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.run import RunConfig, RunFolder, versions
 from fastmmd.training.timing import RegularizerTimer
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 THREADS_PER_CPU = 4  # some thousands of threads crash the process
-STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for the device; the end of an epoch reads them too
+STEPS_BETWEEN_FIGURES = 20  # reading a loss waits for a GPU; the end of an epoch reads them too
 TERMS = ("loss", "reconstruction", "regularizer")
 
 
@@ -47,10 +57,20 @@ class Trainer:
     bit for bit on the same machine and thread count.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, folder: RunFolder, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        folder: RunFolder,
+        *,
+        quiet: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
         self.config = config
         self.folder = folder
-        self.quiet = quiet
+        self.processes = processes
+        self.leads = processes is None or processes.leads
+        self.quiet = quiet or not self.leads
         self.device = torch.device(config.device)
         self.dataset = dataset.to(self.device)
         training = config.recipe.training
@@ -59,20 +79,28 @@ class Trainer:
             raise UserError(f"training.threads must be at most {most} on this machine, got {training.threads}")
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
+        files = dataset.train_files
+        self._checksum = _checksum(dataset.train) if files is None else files.checksum()
+        shards = None if processes is None else processes.shards
+        if processes is not None:
+            processes.agree(f"{replace(config, device='')}, data {self._checksum}, {versions()}")
+            self.model.synchronize(shards)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
         self.average = AveragedModel(self.model) if training.average else None
-        labels = self._training_labels()
-        self._checksum = _checksum(dataset.train)
-        self.batches = Batches(self.dataset.train.images, training.batch_size, config.seed, labels)
+        labels = training_labels(self.model, dataset, config, self.device)
+        images = self.dataset.train_files or self.dataset.train.images
+        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step = 0
         self.epoch = 0
         self.seconds = 0.0  # of training, without evaluation
         self._sums = {name: torch.zeros((), device=self.device) for name in TERMS}
+        self._checked = 0  # the last step whose losses were looked at
+        self._saved: int | None = None  # the step of the checkpoint
         self._last_save = -math.inf
         self._last_record: dict[str, Any] = {}  # of an epoch, for the progress bar
 
@@ -90,7 +118,7 @@ class Trainer:
 
         Raises:
             Interrupted: by SIGINT or SIGTERM, after the step or the epoch's evaluation is finished and saved.
-            UserError: the loss is no longer finite.
+            UserError: the loss is no longer finite, or the checkpoint cannot be written.
         """
         training = self.config.recipe.training
         self.model.train()
@@ -99,7 +127,7 @@ class Trainer:
             stop_requests() as requested,
             TrainingProgress(self.total_steps, quiet=self.quiet) as progress,
         ):
-            while self.epoch < training.epochs and not requested:
+            while self.epoch < training.epochs and not self._stopped(requested):
                 self._train_epoch(progress, requested)
         if requested:
             self.save()
@@ -121,7 +149,11 @@ class Trainer:
         return {"validation_log_likelihood": mean, "sigma": sigma}
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            UserError: losses or weights are not finite, or it cannot be written; the previous one stays.
+        """
         state = {
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -135,36 +167,49 @@ class Trainer:
             "epoch": self.epoch,
             "seconds": self.seconds,
         }
-        save_checkpoint(self.folder.checkpoint, state)
-        self._last_save = time.monotonic()
+        self._require_finite()
+        if name := not_finite(state):  # the loss was finite, the gradient was not
+            raise self._diverged(f"NaN or infinity in {name}")
+        if self.leads:
+            save_checkpoint(self.folder.checkpoint, state)
+        self._last_save, self._saved = time.monotonic(), self.step
 
     def resume(self) -> None:
-        """Continue from the run folder's checkpoint.
+        """Continue from the run folder's checkpoint; a run that was stopped before its first one begins again.
 
         Raises:
             UserError: it is missing, damaged or does not fit, the batch size or the data are others, or nothing is
                 left to do.
         """
+        # The first epoch is saved as soon as it is recorded: where there are more, the checkpoint was lost.
+        epochs = sum("epoch" in record for record in self.folder.records())
+        if epochs <= 1 and not self.folder.checkpoint.exists():
+            self._forget_after(0)
+            return
         state = load_checkpoint(self.folder.checkpoint, self.device)
         try:
-            self.model.load_state_dict(state["model"])
+            load_weights(self.model, state["model"])
             for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
+                load_optimizer(optimizer, state["optimizers"][name])
             if self.average is not None:
-                self.average.load_state_dict(state["average"])
+                load_weights(self.average, state["average"])
             self.batches.load_state_dict(state["batches"])
-            if state.get("data", self._checksum) != self._checksum:  # an earlier version saved none
+            before = state.get("data")  # an earlier version saved none; files have another one than images in memory
+            if type(before) is type(self._checksum) and before != self._checksum:
                 raise UserError(
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
                 )
-            self._sums = {name: state["sums"][name] for name in TERMS}
+            self._sums = {name: torch.tensor(float(state["sums"][name]), device=self.device) for name in TERMS}
             self.health.warned = list(state["warned"])
-            self.step, self.epoch, self.seconds = state["step"], state["epoch"], state["seconds"]
+            self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
+            set_random_states(state["random"], self.device)
         except UserError:
             raise
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {error}") from error
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{self.folder.checkpoint} does not fit {self.folder.config}: {reason}") from error
+        self._checked = self._saved = self.step
         # A run that was stopped in its final evaluation is not complete: fit() returns at once, the report is missing.
         epochs = self.config.recipe.training.epochs
         if self.epoch > epochs or (self.epoch == epochs and self.folder.is_evaluated()):
@@ -172,41 +217,19 @@ class Trainer:
                 f"{self.folder.path} is complete ({self.epoch} epochs): train on with --epochs N, N > {self.epoch}, "
                 f"or measure it again with fastmmd evaluate {shlex.quote(str(self.folder.path))}"
             )
-        self.folder.forget_after(self.step)
-        set_random_states(state["random"], self.device)
+        self._forget_after(self.step)
 
-    def _training_labels(self) -> Tensor | None:
-        """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
-
-        Raises:
-            UserError: the model takes no labels, needs some, or the data set has none that fit.
-        """
-        labeled = self.config.recipe.training.labeled
-        classes = self.model.decoder_classes or self.model.regularizer.num_classes
-        if labeled == 0 or classes == 0:
-            if labeled:
-                raise UserError('training.labeled is for a model with classes: set model.labels="regularizer"')
-            if classes:
-                raise UserError("the model has classes: set training.labeled to a number of labeled images, -1: all")
-            return None
-        labels = self.dataset.train.labels
-        if labels is None:
-            raise UserError(f"{self.config.data} has no labels; training.labeled needs some")
-        if (most := int(labels.max())) >= classes:
-            raise UserError(f"{self.config.data} has labels up to {most}, the model takes {classes} classes")
-        if labeled > len(labels):
-            raise UserError(f"training.labeled must be at most {len(labels)}, the training images, got {labeled}")
-        if labeled > 0:
-            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.config.seed))
-            labels = labels.index_fill(0, order[labeled:], -1)
-        return labels.to(self.device)
+    def _forget_after(self, step: int) -> None:
+        self._any(0)  # all have read what is there
+        if self.leads:
+            self.folder.forget_after(step)
 
     def _train_epoch(self, progress: TrainingProgress, requested: list[int]) -> None:
         """The rest of an epoch, its evaluation and its record; after a stop request only the current step."""
         begin = time.perf_counter()
         for batch in self.batches.epoch():
             self._train_step(batch, progress)
-            if requested:
+            if self._stopped(requested):
                 self.seconds += time.perf_counter() - begin
                 return
         self.epoch += 1
@@ -214,17 +237,33 @@ class Trainer:
         evaluated = self._is_time_to_evaluate()
         if evaluated:
             record.update(self.evaluate())
-        self.folder.append(record)
+        self._append(record)
         self._last_record |= record
         progress.line(f"epoch {self.epoch}  {join(_figures(record))}", always=evaluated)
         since = time.monotonic() - self._last_save
-        if self.epoch == self.config.recipe.training.epochs or since > SECONDS_BETWEEN_CHECKPOINTS:
+        last = self.epoch == self.config.recipe.training.epochs
+        if last or self._any(int(since > SECONDS_BETWEEN_CHECKPOINTS)):
             self.save()
+
+    def _any(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
+        return number if self.processes is None else self.processes.any(number)
+
+    def _stopped(self, requested: list[int]) -> bool:
+        """Whether a process has been asked to stop: then all have."""
+        number = self._any(requested[0] if requested else 0)
+        if number and not requested:
+            requested.append(number)
+        return number > 0
+
+    def _append(self, record: dict[str, Any]) -> None:
+        if self.leads:
+            self.folder.append(record)
 
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
         self._set_learning_rates()
-        with self.timer.step(self.step):
+        with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
         if self.average is not None:
@@ -236,15 +275,17 @@ class Trainer:
             self._sums[name] += terms[name]
         figures = None
         position = self.batches.position
-        if self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches):
-            self._require_finite(self._sums["loss"])
+        look = self.step % STEPS_BETWEEN_FIGURES == 0 or position == len(self.batches)
+        if look or self.device.type == "cpu":  # where nothing waits
+            self._require_finite()
+        if look:
             figures = _figures({**self._last_record, **self._means(position)})
             # The loop waits for the device here anyway, so a check of the codes that has become due is made here.
             last = max((self.step - 1) // STEPS_BETWEEN_FIGURES * STEPS_BETWEEN_FIGURES, self.step - position)
             if (every := training.health_every) and self.step // every > last // every:
                 for message in self.health.check(batch.images, self.step):
                     progress.line(f"warning: {message}")
-                    self.folder.append({"step": self.step, "warning": message})
+                    self._append({"step": self.step, "warning": message})
         progress.step(self.step, f"epoch {self.epoch + 1}/{training.epochs}", figures)
 
     def _set_learning_rates(self) -> None:
@@ -257,7 +298,15 @@ class Trainer:
                 group["lr"] = rate * factor
 
     def _means(self, batches: int) -> dict[str, float]:
-        return {name: value.item() / batches for name, value in self._sums.items()}
+        """Of the terms, over batches and processes."""
+        return {name: value / batches for name, value in self._totals().items()}
+
+    def _totals(self) -> dict[str, float]:
+        """Sums of the terms since the epoch began, means over the processes."""
+        sums = torch.stack(list(self._sums.values()))
+        if self.model.shards is not None:
+            sums = self.model.shards.total(sums) / self.model.shards.count
+        return dict(zip(self._sums, sums.tolist(), strict=True))
 
     def _close_epoch(self, seconds: float) -> dict[str, Any]:
         self.seconds += seconds
@@ -274,12 +323,22 @@ class Trainer:
         every = training.evaluate_every
         return self.epoch == training.epochs or (every > 0 and self.epoch % every == 0)
 
-    def _require_finite(self, loss: Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.step}: lower the learning rates or the weight of "
-                f"the regularizer (--set model.KEY=VALUE); {self.folder.checkpoint} is from before"
-            )
+    def _require_finite(self) -> None:
+        """Of the losses since the last call."""
+        means = self._means(max(self.batches.position, 1))
+        if not all(map(math.isfinite, means.values())):
+            raise self._diverged(", ".join(f"{name} {value:.4g}" for name, value in means.items()))
+        self._checked = self.step
+
+    def _diverged(self, what: str) -> UserError:
+        first = min(self._checked + 1, self.step)
+        when = f"at step {self.step}" if first == self.step else f"between steps {first} and {self.step}"
+        kept = "there is no checkpoint yet"
+        if self._saved is not None:
+            kept = f"{self.folder.checkpoint} is from before, of step {self._saved}"
+        hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
+        hint += "config.toml before --resume)"
+        return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:

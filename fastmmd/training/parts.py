@@ -14,13 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastmmd.checkpoint import load_checkpoint, save_checkpoint
+from fastmmd.checkpoint import load_state, save_checkpoint
 from fastmmd.data import Dataset
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.large import LargeEvaluation, pilot_sigmas
 from fastmmd.evaluation.parzen import VALIDATION_POINTS
 from fastmmd.evaluation.sampling import CHUNK, Sampler, markov_chain
+from fastmmd.files import writing
 from fastmmd.nn import Autoencoder
+from fastmmd.training.lock import locked
 from fastmmd.training.loop import stop_requests
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
@@ -108,14 +110,17 @@ class LargeRun:
         """Take all samples of a part; what an earlier process has saved of it is continued.
 
         Raises:
-            UserError: it has been begun and `resume` is False; a file is damaged, or of another evaluation.
+            UserError: it has been begun and `resume` is False; another process is at it; a file is damaged, of another
+                evaluation, or cannot be written.
             Interrupted: by SIGINT or SIGTERM, after the samples at hand are added and saved.
         """
         file = self.file(part)
         if file.exists() and not resume:
             raise UserError(f"{file} holds a part of this evaluation: go on with --resume, or remove the file")
         label = f"part {part[0]}/{part[1]}" if part[1] > 1 else "evaluation"
-        with stop_requests() as requested:
+        with writing(self.path):
+            self.path.mkdir(exist_ok=True)
+        with locked(self.path, f"{file.name}.lock"), stop_requests() as requested:
             evaluation = self._begin(part, quiet)
             begin, before = time.perf_counter(), evaluation.estimator.count
             saved = -math.inf
@@ -184,7 +189,6 @@ class LargeRun:
         return LargeEvaluation(self.sampler, *images, self.samples, sigmas, seed=self.config.seed, part=part)
 
     def _save(self, evaluation: LargeEvaluation, part: Part) -> None:
-        self.path.mkdir(exist_ok=True)
         state = {"evaluation": self.identity, "part": list(part), **evaluation.state_dict()}
         save_checkpoint(self.file(part), state)
 
@@ -200,10 +204,9 @@ class LargeRun:
     def _read(self, part: Part, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The content of a part's file, which must be of this evaluation, with what `more` says besides."""
         file = self.file(part)
-        state = load_checkpoint(file, entry="evaluation")
+        state = load_state(file, "evaluation")
         expected = {**self.identity, "part": list(part), **(more or {})}
-        of = state["evaluation"]
-        found = {**(of if isinstance(of, dict) else {}), "part": state.get("part"), "sigmas": state.get("sigmas")}
+        found = {**state["evaluation"], "part": state.get("part"), "sigmas": state.get("sigmas")}
         for name, value in expected.items():
             if found.get(name) != value:
                 raise UserError(

@@ -16,6 +16,7 @@ from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_sta
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
 from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
+from fastmmd.files import write_text
 from fastmmd.nn import Autoencoder
 from fastmmd.training.config import Evaluation
 from fastmmd.training.run import RunConfig, RunFolder
@@ -79,7 +80,7 @@ def evaluate_run(
     error = torch.stack(squared).sum().item() / test.numel()
     result = RunResult(parzen, code_statistics(codes, draws, more), error)
     _save_pictures(folder.path, config, dataset, model, sampler, codes, draws)
-    folder.report.write_text(_render(folder, config, dataset, result, folder.evaluations() + 1))
+    write_text(folder.report, _render(folder, config, dataset, result, folder.evaluations() + 1))
     # Last, for the record says that the run is evaluated.
     folder.append({"kind": "evaluation", **asdict(parzen), "codes": asdict(result.codes)})
     return result

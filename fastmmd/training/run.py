@@ -20,12 +20,14 @@ import torch
 
 import fastmmd
 from fastmmd.backends import cuda_build, native_build
-from fastmmd.checkpoint import load_checkpoint
+from fastmmd.checkpoint import load_checkpoint, load_weights
 from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
 from fastmmd.errors import UserError, first_line
+from fastmmd.files import TEMPORARY, write_text, writing
 from fastmmd.nn.base import Model
 from fastmmd.nn.networks import resolve_precision
 from fastmmd.training.config import Recipe, read_toml, recipe_from_dict, recipe_names, write_toml
+from fastmmd.training.lock import LOCK, require_unlocked
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,11 @@ class RunFolder:
             UserError: it exists and is not empty, or cannot be made.
         """
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                remedy = (
-                    f"continue it with --resume {shlex.quote(str(path))}"
-                    if (path / "config.toml").exists()
-                    else "clear it"
-                )
+            if path.exists() and not (path.is_dir() and all(map(_is_debris, path.iterdir()))):
+                remedy = "clear it"
+                if (path / "config.toml").exists():
+                    remedy = f"continue it with --resume {shlex.quote(str(path))}"
+                    require_unlocked(path)
                 raise UserError(f"{path} exists and is not empty: {remedy}, or choose another --run-dir")
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -150,8 +151,12 @@ class RunFolder:
             raise UserError(f"cannot write into the run folder ({reason}): make it writable or copy it") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with open(self.metrics, "ab+") as file:
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with writing(self.metrics), open(self.metrics, "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a killed run's last line: the new one must not continue it
@@ -163,7 +168,7 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = [line + "\n" for line, record in self._lines() if record.get("step", 0) <= step]
-        self.metrics.write_text("".join(kept))
+        write_text(self.metrics, "".join(kept))
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without an unfinished one left by a killed run."""
@@ -186,6 +191,11 @@ class RunFolder:
                 yield line, json.loads(line)
             except json.JSONDecodeError:  # the line in which a killed run was writing
                 continue
+
+
+def _is_debris(path: Path) -> bool:
+    """Whether a run that was killed before it began may have left it."""
+    return path.name == LOCK or path.suffix == TEMPORARY
 
 
 def absolute(path: str | None) -> str | None:
@@ -212,12 +222,12 @@ def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Mo
     state = load_checkpoint(folder.checkpoint, device)
     model = config.recipe.build(config.data_dim).to(device)
     weights = state["model"]
-    if state.get("average"):
-        prefix = "module."
-        weights = {k[len(prefix) :]: v for k, v in state["average"].items() if k.startswith(prefix)}
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+        if state.get("average"):
+            prefix = "module."
+            weights = {k[len(prefix) :]: v for k, v in state["average"].items() if k.startswith(prefix)}
+        load_weights(model, weights)
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{folder.checkpoint} does not fit {folder.config}: {error}") from error
     return model.eval()
 
@@ -231,7 +241,7 @@ class Trained(NamedTuple):
     model: Model
 
 
-def load_trained(run: Path, data_dir: str | None, device: str) -> Trained:
+def load_trained(folder: RunFolder, data_dir: str | None, device: str) -> Trained:
     """A run that can be evaluated.
 
     Args:
@@ -239,10 +249,8 @@ def load_trained(run: Path, data_dir: str | None, device: str) -> Trained:
         device: see `choose_device`.
 
     Raises:
-        UserError: it is no run, its folder is read-only, it has no checkpoint, its data are gone.
+        UserError: it has no checkpoint, or its data are gone.
     """
-    folder = RunFolder.existing(run)
-    folder.require_writable()
     config = RunConfig.read(folder.config)
     config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
     where = choose_device(device)

@@ -12,10 +12,19 @@ from ...backends import current, select
 from ...backends.calls import FourierAscent, FourierDiscrepancy, FourierDiscrepancyBackward
 from ..arguments import check_number, compute_dtype
 from ..dispatch import define, needs_grad
+from ..shards import Group, Shards, shards_of
 from .features import FourierFeatures, check_features, empty_gradients, flattened, restored
+from .sums import agree, fourier_sum
 
 
-def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures) -> Tensor:
+def fourier_discrepancy(
+    codes: Tensor,
+    draws: Tensor,
+    alpha: Tensor,
+    features: FourierFeatures,
+    *,
+    group: Group = None,
+) -> Tensor:
     """How far a random-feature adversary tells codes from draws of the prior: delta = sum_k alpha_k |zeta_k|^2.
 
     zeta = mean phi(draws) - mean phi(codes), and |zeta_k|^2 is over the cosine and the sine of frequency k. It is the
@@ -34,6 +43,7 @@ def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: F
         codes, draws: [M, D] and [N, D] points, D = features.dim; computed in float32, or float64 for float64.
         alpha: [count] weights of the frequencies.
         features: the description.
+        group: processes of which each has a shard of codes and of draws, as in `mmd2`; alpha is the same on all.
 
     Returns:
         0-d tensor, differentiable once in codes and draws.
@@ -42,6 +52,9 @@ def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: F
         TypeError, ValueError: naming the argument.
         RuntimeError: in backward, where alpha needs a gradient.
     """
+    if (shards := shards_of(group)) is not None:
+        zeta = _difference_of_all(codes, draws, alpha, features, shards)
+        return (alpha.to(zeta).repeat(2) * zeta.square()).sum().to(compute_dtype(codes))
     check_clouds(codes, draws, alpha, features)
     dtype = compute_dtype(codes)
     needs_slopes = any(needs_grad(codes, draws))
@@ -52,7 +65,13 @@ def fourier_discrepancy(codes: Tensor, draws: Tensor, alpha: Tensor, features: F
 
 @torch.no_grad()
 def fourier_ascent(
-    alpha: Tensor, codes: Tensor, draws: Tensor, features: FourierFeatures, learning_rate: float
+    alpha: Tensor,
+    codes: Tensor,
+    draws: Tensor,
+    features: FourierFeatures,
+    learning_rate: float,
+    *,
+    group: Group = None,
 ) -> None:
     """The adversary's step beside `fourier_discrepancy`, in place: alpha moves towards where codes and draws differ.
 
@@ -65,13 +84,19 @@ def fourier_ascent(
         codes, draws: [M, D] and [N, D] points, D = features.dim.
         features: the description.
         learning_rate: from 0 to 1.
+        group: processes of which each has a shard of codes and of draws, as in `mmd2`; all alpha move alike.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    check_clouds(codes, draws, alpha, features)
+    shards = shards_of(group)
+    check_clouds(codes, draws, alpha, features, empty=shards is not None)
     if check_number("learning_rate", learning_rate, zero=True) > 1:
         raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number from 0 to 1")
+    if shards is not None:
+        squared = _difference_of_all(codes, draws, alpha, features, shards).square().view(2, -1).sum(0)
+        alpha.copy_((1 - learning_rate) * alpha.to(squared) + learning_rate * squared / squared.mean())
+        return
     dtype = compute_dtype(codes)
     fits = alpha.dtype in (torch.float32, torch.float64) and alpha.is_contiguous()
     moved = alpha if fits else alpha.to(dtype, copy=True, memory_format=torch.contiguous_format)
@@ -80,9 +105,11 @@ def fourier_ascent(
         alpha.copy_(moved)
 
 
-def check_clouds(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures) -> None:
+def check_clouds(
+    codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures, *, empty: bool = False
+) -> None:
     """Two samples of the features' dimension, and a weight for each frequency."""
-    check_features(features, rank=2, codes=codes, draws=draws)
+    check_features(features, rank=2, empty=empty, codes=codes, draws=draws)
     if not isinstance(alpha, Tensor) or not alpha.is_floating_point():
         given = alpha.dtype if isinstance(alpha, Tensor) else type(alpha).__name__
         raise TypeError(f"alpha: got {given}, expected a floating tensor of shape {[features.count]}")
@@ -90,6 +117,28 @@ def check_clouds(codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierF
         raise ValueError(f"alpha: got shape {list(alpha.shape)}, expected [{features.count}], one for each frequency")
     if alpha.device != codes.device:
         raise ValueError(f"alpha: got device {alpha.device}, expected {codes.device} as codes")
+
+
+def _difference_of_all(
+    codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures, shards: Shards
+) -> Tensor:
+    """zeta = mean phi(draws) - mean phi(codes) over all processes: [2 * count] float64."""
+    check_clouds(codes, draws, alpha, features, empty=True)
+    agree(shards, "fourier_discrepancy", features, codes, None)
+    counts = shards.total(torch.tensor([len(draws), len(codes)], dtype=torch.float64, device=codes.device)).tolist()
+    for name, count in zip(("draws", "codes"), counts, strict=True):
+        if count == 0:
+            raise ValueError(f"{name}: got no point on all processes, expected at least one")
+    dtype = compute_dtype(codes)
+    points = torch.cat([draws.to(dtype), codes.to(dtype)])
+    weights = torch.cat([
+        points.new_full((len(cloud),), sign / count)
+        for cloud, sign, count in zip((draws, codes), (1.0, -1.0), counts, strict=True)
+    ])  # fmt: skip
+    local = points.new_zeros(2 * features.count, dtype=torch.float64) + points[:0].sum()
+    if len(points):
+        local = fourier_sum(points[None], weights[None], *flattened(features, points.device), current())[0].double()
+    return shards.total(local) + shards.scaled(local - local.detach())
 
 
 # --- the operators ---

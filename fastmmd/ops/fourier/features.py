@@ -146,9 +146,11 @@ def restored(key: Tensor, count: int, bandwidths: Sequence[float], kernel_weight
     return Features(key.contiguous(), count, tuple(bandwidths), tuple(kernel_weights))
 
 
-def check_features(features: FourierFeatures, rank: int | None = None, **points: Tensor) -> None:
-    """Points [..., N, D] (or of exactly `rank` dimensions) of the features' dimension."""
-    check_points(rank, **points)
+def check_features(
+    features: FourierFeatures, rank: int | None = None, *, empty: bool = False, **points: Tensor
+) -> None:
+    """Points [..., N, D] (or of exactly `rank` dimensions) of the features' dimension; empty: N may be 0."""
+    check_points(rank, empty=empty, **points)
     if not isinstance(features, FourierFeatures):
         raise TypeError(f"features: got {type(features).__name__}, expected fastmmd.FourierFeatures")
     for name, tensor in points.items():

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...backends import current, select
 from ...backends.calls import FourierFunction, FourierSum
 from ..arguments import batched, check_same, compute_dtype, normalized, reject_forward_mode, sample_weights
 from ..dispatch import define
+from ..shards import Group, Shards, shards_of
 from .features import FourierFeatures, check_features, empty_gradients, flattened, restored
 
 
-def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None = None) -> Tensor:
+def fourier_mean(
+    x: Tensor,
+    features: FourierFeatures,
+    *,
+    weights: Tensor | None = None,
+    group: Group = None,
+) -> Tensor:
     """Mean feature vector of a sample, sum_i w_i phi(x_i), without an [N, count] matrix.
 
     |fourier_mean(x) - fourier_mean(y)|^2 estimates the biased mmd2(x, y) of the features' kernel. In float32 the angle
@@ -26,6 +34,8 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
         x: [..., N, D] points, D = features.dim; float32 compute for half types, float64 for float64.
         features: the description; features are always scaled by their own count.
         weights: [..., N], normalized to sum 1 here; uniform by default.
+        group: processes of which each has a shard of x [N, D], as in `mmd2`: the mean over all of them. What is made
+            of it has to be the same on all processes, as its gradient is taken to be.
 
     Returns:
         [..., 2 * count] tensor, cosines first. Differentiable once in x and weights; the backward pass
@@ -34,12 +44,41 @@ def fourier_mean(x: Tensor, features: FourierFeatures, *, weights: Tensor | None
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    if (shards := shards_of(group)) is not None:
+        return _of_all(x, features, weights, shards)
     check_features(features, x=x)
     batch, n = x.shape[:-2], x.shape[-2]
     xb = batched(x, batch)
     w = sample_weights("weights", weights, "x", x)
     w = xb.new_full(xb.shape[:2], 1.0 / n) if w is None else normalized(w).reshape(-1, n)
     return fourier_sum(xb, w, *flattened(features, x.device), current()).reshape(*batch, 2 * features.count)
+
+
+def _of_all(x: Tensor, features: FourierFeatures, weights: Tensor | None, shards: Shards) -> Tensor:
+    """`fourier_mean` of the points of all processes."""
+    check_features(features, rank=2, empty=True, x=x)
+    weights = sample_weights("weights", weights, "x", x, zero=True)
+    agree(shards, "fourier_mean", features, x, weights)
+    mass = x.new_tensor(len(x), dtype=torch.float64) if weights is None else weights.to(torch.float64).sum()
+    local = x.new_zeros(2 * features.count, dtype=compute_dtype(x)) + x[:0].sum()  # differentiable all the same
+    if mass != 0:
+        local = fourier_mean(x, features, weights=weights)
+    return shards.mean(local.to(torch.float64), mass).to(local.dtype)
+
+
+def agree(shards: Shards, what: str, features: FourierFeatures, x: Tensor, weights: Tensor | None) -> None:
+    """The processes of a group make the same call; the seed and the start of features that are tensors are not read.
+
+    Raises:
+        ValueError: they do not.
+    """
+    key = [value if isinstance(value, int) else "a tensor" for value in (features.seed, features.start)]
+    settings = (
+        f"{what}, D={features.dim}, count={features.count}, bandwidths {features.bandwidths}, kernel_weights "
+        f"{features.kernel_weights}, seed {key[0]}, start {key[1]}, {compute_dtype(x)}, "
+        f"{'without' if weights is None else 'with'} weights of points"
+    )
+    shards.agree(settings, [], x.device)
 
 
 def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures) -> Tensor:

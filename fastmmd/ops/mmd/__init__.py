@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .discrepancy import mmd2, witness
 from .fixed import FixedSample
+from .streaming import StreamingMMD
 
-__all__ = ["FixedSample", "mmd2", "witness"]
+__all__ = ["FixedSample", "StreamingMMD", "mmd2", "witness"]

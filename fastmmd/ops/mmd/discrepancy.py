@@ -24,8 +24,10 @@ from ..arguments import (
 )
 from ..dispatch import needs_grad
 from ..labels import Absent, check_classes, class_tensor, into_classes
+from ..shards import Group, Shards, shards_of
 from .fixed import FixedSample, opened
 from .operators import flattened, mmd2_members, witness_values
+from .sharded import sharded_mmd2, side_of
 
 
 def mmd2(
@@ -44,6 +46,7 @@ def mmd2(
     class_weights: Sequence[float] | None = None,
     unconditional_weight: float = 0.0,
     absent: Absent = "raise",
+    group: Group = None,
 ) -> Tensor:
     """Squared maximum mean discrepancy between two samples, in linear memory, value and gradient in one pass.
 
@@ -81,6 +84,11 @@ def mmd2(
         absent: what becomes of a class that one sample has no point of (or, with "unbiased", a single one): "raise", or
             "skip", by which it contributes 0, value and gradient, and the weights of the others stay as given: the sum
             has a term less and is not normalized again. A class without points in both contributes 0 in any case.
+        group: processes of which each has a shard of x [N, D] and of y [M, D], of any size, 0 included: a ProcessGroup
+            of `torch.distributed`, or `fastmmd.Shards`, which says more. The value is that of all points, on every
+            process. The gradients in x, y and their weights are its gradients in the points of this process times the
+            number of processes, as DistributedDataParallel and its like take the mean of parameters' gradients.
+            backward() does not communicate. A FixedSample cannot be spread.
 
     Returns:
         [...] tensor. Differentiable once in x, y, both weights and tensor-valued bandwidths and kernel_weights. The
@@ -93,8 +101,14 @@ def mmd2(
         ValueError: a wrong shape, an empty sample, a bandwidth that is not positive and finite, mixed devices, an
             unknown kernel or estimator, weights of points that sum to 0, an invalid label, an absent class. What only
             values of tensors show raises on the CPU alone: on other devices and under torch.compile they are not read,
-            and there the result is NaN (for an infinite bandwidth, the limit).
+            and there the result is NaN (for an infinite bandwidth, the limit). Settings that differ between the
+            processes of a group.
     """
+    if (shards := shards_of(group)) is not None:
+        return _of_all(
+            x, y, shards, estimator, (bandwidths, kernel, kernel_weights, alpha), (x_weights, y_weights),
+            (x_labels, y_labels, class_weights, unconditional_weight, absent),
+        )  # fmt: skip
     y, y_weights, fixed = opened(
         y, y_weights, bandwidths=bandwidths, kernel=kernel, kernel_weights=kernel_weights, alpha=alpha,
         x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
@@ -166,6 +180,35 @@ def witness(
     dtype = compute_dtype(points)
     samples = torch.cat([x.to(dtype), y.to(dtype)])
     return witness_values(points.to(dtype), samples, signed, s, w, numbers, family, current())
+
+
+def _of_all(
+    x: Tensor,
+    y: Tensor | FixedSample,
+    shards: Shards,
+    estimator: Estimator,
+    kernel: tuple[Floats, KernelName, Floats | None, float],
+    weights: tuple[Tensor | None, Tensor | None],
+    classes: tuple[Tensor | None, Tensor | None, Sequence[float] | None, float, Absent],
+) -> Tensor:
+    """`mmd2` of the points of all processes."""
+    if isinstance(y, FixedSample):
+        raise TypeError("y: got a FixedSample beside group, expected a tensor: this process's shard of its points")
+    check_points(2, empty=True, x=x, y=y)
+    unbiased, spec = check_estimator(estimator), kernel_arguments(*kernel, x)
+    x_weights = sample_weights("x_weights", weights[0], "x", x, zero=True)
+    y_weights = sample_weights("y_weights", weights[1], "y", y, zero=True)
+    x, y = x.to(compute_dtype(x)), y.to(compute_dtype(x))
+    whole = side_of(x, x_weights), side_of(y, y_weights)
+    x_labels, y_labels, class_weights, unconditional_weight, absent = classes
+    if x_labels is None and y_labels is None and class_weights is None and unconditional_weight == 0:
+        return sharded_mmd2(whole, spec, unbiased, shards).to(x.dtype)
+    x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
+    sides = side_of(x, x_weights, x_labels, len(pi)), side_of(y, y_weights, y_labels, len(pi))
+    value = sharded_mmd2(sides, spec, unbiased, shards, pi, absent)
+    if unconditional_weight != 0:
+        value = value + unconditional_weight * sharded_mmd2(whole, spec, unbiased, shards)
+    return value.to(x.dtype)
 
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
