@@ -31,6 +31,18 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     Raises:
         UserError: it is missing or damaged.
     """
+    state = load_state(path, "model", device)
+    if name := not_finite(state):
+        raise UserError(f"{path} is not a usable checkpoint (NaN or infinity in {name})")
+    return state
+
+
+def load_state(path: Path, entry: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, with a dictionary `entry`.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that it then refuses
@@ -42,10 +54,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         if reason.startswith("Weights only load failed"):  # torch goes on to recommend what would execute it
             reason = "it holds more than tensors, numbers, strings, lists and dictionaries"
         raise UserError(f"{path} is not a usable checkpoint ({reason})") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    if not isinstance(state, dict) or not isinstance(state.get(entry), dict):
         raise UserError(f"{path} is not a checkpoint of fastmmd")
-    if name := not_finite(state):
-        raise UserError(f"{path} is not a usable checkpoint (NaN or infinity in {name})")
     return state
 
 

@@ -19,8 +19,9 @@ import torch
 from fastmmd.evaluation import ParzenResult, parzen_evaluation, save_bars
 from fastmmd.training import UserError
 from fastmmd.training.experiments import Experiment, Run, Spec, arguments
+from fastmmd.training.parts import LARGE, LargeRun
 from fastmmd.training.report import PAPER_LIKELIHOODS, evaluate_run
-from fastmmd.training.run import RunFolder
+from fastmmd.training.run import RunFolder, Trained
 
 
 class Row(NamedTuple):
@@ -78,7 +79,9 @@ def with_samples(run: Run, samples: int, experiment: Experiment) -> Run:
     assert run.parzen is not None
     if run.parzen.samples == samples:
         return run
-    result = evaluate_run(RunFolder(run.folder), run.config, experiment.data, run.model, samples=samples)
+    trained = Trained(RunFolder(run.folder), run.config, experiment.data, run.model)
+    parzen = LargeRun(*trained, samples).measure(resume=True).result() if samples > LARGE else None
+    result = evaluate_run(*trained, samples=samples, parzen=parzen)
     print(f"{run.spec.name}, seed {run.seed}: test log-likelihood {result.parzen}", flush=True)
     return replace(run, parzen=result.parzen)
 

@@ -216,6 +216,24 @@ def test_merge_with_an_empty_or_different_estimator() -> None:
             full.merge(fastmmd.ParzenEstimator(*different))
 
 
+def test_state_of_an_estimator(backend: str) -> None:
+    x, y = images(6, dim=30, seed=1), images(90, dim=30, seed=2)
+    first = fastmmd.ParzenEstimator(x, SIGMAS).update(y[:40])
+    second = fastmmd.ParzenEstimator(x, SIGMAS)
+    state = first.state_dict()
+    second.load_state_dict(state)
+    first.update(y[40:])
+    assert second.count == 40  # the state is a copy
+    second.update(y[40:])
+    assert torch.equal(first.log_likelihood(), second.log_likelihood())
+    missing = {name: value for name, value in state.items() if name != "sums"}
+    short = {**state, "minimum": state["minimum"][:5]}
+    other = ((x[:5], SIGMAS), (x.flip(0), SIGMAS), (x + 1, SIGMAS), (x, (0.1, 0.2, 0.5, 1.1)), (x, 0.1))
+    for arguments, wrong in (*(((x, SIGMAS), part) for part in (missing, short, {})), *((a, state) for a in other)):
+        with pytest.raises(ValueError, match="state: its points or sigmas differ, or it is incomplete"):
+            fastmmd.ParzenEstimator(*arguments).load_state_dict(wrong)
+
+
 def test_estimator_keeps_nothing_of_its_arguments() -> None:
     x, y = points(5, 2).requires_grad_(), points(8, 2, seed=1)
     estimator = fastmmd.ParzenEstimator(x, 0.5).update(y)

@@ -61,7 +61,7 @@ def cells(table: str, name: str) -> list[str]:
 # --- table 1 ---
 
 
-def test_table1(program: Program, tmp_path: Path) -> None:
+def test_table1(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = program("table1", "--rows", "mmd-ae,ds-aae-fresh", "--seeds", 2, "--epochs", 1)
     folder = tmp_path / "run"
     record = json.loads((folder / "table1.json").read_text())
@@ -78,6 +78,9 @@ def test_table1(program: Program, tmp_path: Path) -> None:
     again = program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
     assert "1 epochs, " not in again and again.count("300 samples from the prior") == 2  # measured, not trained again
     assert "300 samples" not in program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
+    monkeypatch.setattr("fastmmd.training.parts.LARGE", 300)
+    large = program("table1", "--rows", "mmd-ae", "--seeds", 1, "--epochs", 1, "--samples", 301)
+    assert "301 samples from the prior" in large and (folder / "mmd-ae-seed0" / "evaluation-301").is_dir()
 
 
 def test_table1_compares_with_the_paper_on_mnist_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastmmd.evaluation.classifier import Classifier, train_classifier
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_parts
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
+from fastmmd.evaluation.large import LargeEvaluation, pilot_sigmas
 from fastmmd.evaluation.neighbors import Neighbors, nearest_neighbors
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
 from fastmmd.evaluation.plots import save_bars, save_curves, save_heatmap, save_panels
@@ -31,6 +32,7 @@ __all__ = [
     "ChainState",
     "Classifier",
     "CodeStatistics",
+    "LargeEvaluation",
     "Neighbors",
     "ParzenResult",
     "Sampler",
@@ -45,6 +47,7 @@ __all__ = [
     "parzen_evaluation",
     "percentile_grid",
     "percentile_walks",
+    "pilot_sigmas",
     "posterior_codes",
     "posterior_samples",
     "prior_parts",

@@ -90,8 +90,8 @@ def parzen_evaluation(
     if len(test) < 2:
         raise ValueError(f"test must have at least 2 rows for a standard error, got {len(test)}")
     name, count, stream = _source(model_or_sampler, samples, seed, test.device)
-    with _evaluating(model_or_sampler), _flush_denormal(test.device):
-        sigma, validation_mean = _choose_sigma(stream, validation, sigmas)
+    with _evaluating(model_or_sampler), flush_denormal(test.device):
+        sigma, validation_mean = best_sigma(stream, validation, sigmas)
         likelihood = _log_likelihood(stream(), test, [sigma])[0]
     return ParzenResult(
         mean=likelihood.mean().item(),
@@ -114,13 +114,14 @@ def choose_sigma(
 ) -> tuple[float, float]:
     """Sigma of the highest mean log-likelihood on `validation`, and that mean: see `parzen_evaluation`."""
     _, _, stream = _source(model_or_sampler, samples, seed, validation.device)
-    with _evaluating(model_or_sampler), _flush_denormal(validation.device):
-        return _choose_sigma(stream, validation, sigmas)
+    with _evaluating(model_or_sampler), flush_denormal(validation.device):
+        return best_sigma(stream, validation, sigmas)
 
 
-def _choose_sigma(
+def best_sigma(
     stream: Callable[[], Iterable[Tensor]], validation: Tensor, sigmas: Sequence[float]
 ) -> tuple[float, float]:
+    """Sigma, and the mean log-likelihood of validation images [V, D], from samples that `stream` gives at each call."""
     grid = [float(sigma) for sigma in sigmas]
     if len(grid) < 2 or any(b <= a for a, b in zip(grid, grid[1:], strict=False)) or grid[0] <= 0:
         raise ValueError(f"sigmas must be at least two ascending positive numbers, got {grid}")
@@ -176,7 +177,7 @@ def _evaluating(source: Source) -> AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _flush_denormal(device: torch.device) -> Iterator[None]:
+def flush_denormal(device: torch.device) -> Iterator[None]:
     """Treat denormal numbers as zero: far samples give millions of them, each slow on a CPU."""
     before = (torch.tensor(1e-40) * 1).item() == 0
     change = device.type == "cpu" and not before and torch.set_flush_denormal(True)

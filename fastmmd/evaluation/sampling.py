@@ -23,7 +23,7 @@ from fastmmd.nn import Autoencoder
 from fastmmd.nn.inputs import check_codes, check_data
 from fastmmd.ops.arguments import check_int
 
-CHUNK = 2_000  # images decoded at once
+CHUNK = 2_000  # images decoded at once; those of a block
 SamplerName = Literal["prior", "posterior"]  # by which programs choose `prior_samples` and `posterior_samples`
 SAMPLERS = get_args(SamplerName)
 
@@ -50,6 +50,17 @@ class Sampler:
         generator = torch.Generator(self.device).manual_seed(seed)
         for start in range(0, count, chunk):
             yield self.draw(min(chunk, count - start), generator)
+
+    def blocks(self, count: int, seed: int, first: int, last: int) -> Iterator[Tensor]:
+        """Blocks number first, ..., last - 1 of `count` samples in blocks of CHUNK (the last one may be smaller).
+
+        Each has a generator of its own: it is the same whichever others are drawn, in whatever order or process.
+        """
+        # Of a seed the CPU's generator takes the low 32 bits; an odd factor keeps those of all blocks apart.
+        base = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        for block in range(first, last):
+            generator = torch.Generator(self.device).manual_seed((base + 0x9E3779B1 * block) % 2**32)
+            yield self.draw(min(CHUNK, count - block * CHUNK), generator)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """[count, data_dim] images."""

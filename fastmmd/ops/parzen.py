@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -107,6 +107,42 @@ class ParzenEstimator:
             self._minimum, self._sums = nearest, torch.stack(parts).sum(0)
             self.count += other.count
         return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the samples have left at the points, to be saved; not the points themselves.
+
+        Returns:
+            count; sigmas; minimum [M] and sums [S, M], float64; norms [M], float64: of the points, by which
+            `load_state_dict` recognizes them.
+        """
+        return {
+            "count": self.count,
+            "sigmas": list(self.sigmas),
+            "norms": (self._points.to(F64) + self._center).norm(dim=1),
+            "minimum": self._minimum.clone(),
+            "sums": self._sums.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace the state by one that `state_dict` gave for the same points and sigmas, on any device.
+
+        Raises:
+            ValueError: it is no such state, or its points or sigmas differ.
+        """
+        own = self.state_dict()
+        tensors = [name for name, value in own.items() if isinstance(value, Tensor)]
+        same = state.get("sigmas") == own["sigmas"] and isinstance(state.get("count"), int)
+        same = same and all(getattr(state.get(name), "shape", None) == own[name].shape for name in tensors)
+        if same:
+            norms = state["norms"].to(own["norms"])
+            # Up to rounding: points are kept as differences from their mean, which devices round differently.
+            tolerance = 1e-6 * own["norms"].nan_to_num(0, 0, 0).norm().item()
+            same = torch.allclose(norms, own["norms"], rtol=1e-5, atol=tolerance, equal_nan=True)
+        if not same:
+            raise ValueError("state: its points or sigmas differ, or it is incomplete; load it into an estimator of "
+                             "the same arguments")  # fmt: skip
+        self.count = state["count"]
+        self._minimum, self._sums = (state[name].to(own[name], copy=True) for name in ("minimum", "sums"))
 
     def log_likelihood(self) -> Tensor:
         """Log-density in nats: [M] if sigmas was one number, else [S, M].

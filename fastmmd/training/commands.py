@@ -1,4 +1,4 @@
-"""The commands of `fastmmd`: train, evaluate, sample, info. The process around them is `fastmmd.cli`."""
+"""The commands of `fastmmd`: train, evaluate, merge, sample, info. The process around them is `fastmmd.cli`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder of the MNIST files (default: the run's, or the cache).")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
+ChainSteps = Annotated[int, typer.Option(min=0, help="Encode-decode steps after the draw from the prior.")]
 
 
 @app.command()
@@ -129,22 +130,65 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Number of Parzen samples (default: the recipe's).")
     ] = None,
-    chain_steps: Annotated[int, typer.Option(min=0, help="Encode-decode steps after the draw from the prior.")] = 0,
+    chain_steps: ChainSteps = 0,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Only the K-th of N parts of the samples; see merge.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an evaluation that was interrupted, if there is one.")
+    ] = False,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Evaluate a trained run again and rewrite its report."""
-    from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import RunConfig, choose_device, load_model
+    """Evaluate a trained run again and rewrite its report.
 
+    More than 100,000 samples are taken in one pass, saved every 20 seconds in RUN/evaluation-SAMPLES.
+    """
+    from fastmmd.training.parts import LARGE, LargeRun, parse_part
+    from fastmmd.training.report import evaluate_run
+    from fastmmd.training.run import load_trained
+
+    which = (1, 1) if part is None else parse_part(part)
     folder = RunFolder.existing(run)
     folder.require_writable()
+    if which[1] == 1:  # parts by several processes have locks of their own
+        held.enter_context(locked(folder.path))
+    trained = load_trained(folder, data_dir, device)
+    count = samples or trained.config.recipe.evaluation.samples
+    parzen = None
+    if part is not None or resume or count > LARGE:
+        large = LargeRun(*trained, count, chain_steps)
+        measured = large.measure(which, resume=resume, quiet=quiet)
+        if which[1] > 1:
+            others = [str(k) for k in range(1, which[1] + 1) if (k, which[1]) not in large.parts()]
+            print(f"part {part}: {measured.total:,} samples in {large.file(which)}")
+            print(f"without: {', '.join(others) or 'none'}; then: fastmmd merge {shlex.quote(str(run))}")
+            return
+        parzen = measured.result()
+    result = evaluate_run(*trained, samples=count, chain_steps=chain_steps, parzen=parzen)
+    _print_result(result.parzen, folder)
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(help="A run folder with all parts of an evaluation.")],
+    samples: Annotated[int | None, typer.Option(min=1, help="Of which evaluation, if there are several.")] = None,
+    chain_steps: Annotated[int | None, typer.Option(min=0, help="Of which evaluation, if there are several.")] = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+) -> None:
+    """Put the parts of an evaluation (evaluate --part) together and rewrite the run's report."""
+    from fastmmd.training.parts import LargeRun, find_evaluation
+    from fastmmd.training.report import evaluate_run
+    from fastmmd.training.run import load_trained
+
+    folder = RunFolder.existing(run)
+    count, steps = find_evaluation(folder, samples, chain_steps)
+    folder.require_writable()
     held.enter_context(locked(folder.path))
-    config = RunConfig.read(folder.config)
-    config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
-    where = choose_device(device)
-    model = load_model(folder, config, where)
-    dataset = config.load_data().to(where)
-    result = evaluate_run(folder, config, dataset, model, samples=samples, chain_steps=chain_steps)
+    trained = load_trained(folder, data_dir, device)
+    parzen = LargeRun(*trained, count, steps).merge().result()
+    result = evaluate_run(*trained, chain_steps=steps, parzen=parzen)
     _print_result(result.parzen, folder)
 
 

@@ -27,8 +27,10 @@ _held: set[int] = set()  # file descriptors
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder; FOLDER/lock says which process does. A dead one holds nothing, whatever it has left behind.
+
+    Locks of another name hold what they stand for, each on its own.
 
     The lock is flock(2)'s, so it also keeps out the other hosts of a network file system whose server has locks.
 
@@ -39,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None or os.environ.get(SWITCH) == "off":
         yield
         return
-    path = folder / LOCK
+    path = folder / name
     with writing(path):
         file = _acquire(path)
     try:

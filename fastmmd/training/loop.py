@@ -124,7 +124,7 @@ class Trainer:
         self.model.train()
         with (
             _threads(training.threads),
-            _stop_requests() as requested,
+            stop_requests() as requested,
             TrainingProgress(self.total_steps, quiet=self.quiet) as progress,
         ):
             while self.epoch < training.epochs and not self._stopped(requested):
@@ -357,7 +357,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """A list that receives the number of the first SIGINT or SIGTERM; a second one takes effect immediately."""
     requested: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Progress of a training run: a live bar in a terminal, plain lines elsewhere."""
+"""Progress of a training run or an evaluation: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class TrainingProgress:
-    """A bar over the run's steps with the newest figures, on stderr; lines that stay, on stdout.
+    """A bar over the steps or samples with the newest figures, on stderr; lines that stay, on stdout.
 
     Without a terminal there is no bar. Lines that are not for `always` come at most every few seconds.
     """
@@ -22,7 +22,7 @@ class TrainingProgress:
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
         self._quiet = quiet
-        self._interactive = self._console.is_terminal and not quiet
+        self.interactive = self._console.is_terminal and not quiet
         self._last_line = -math.inf
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
@@ -31,7 +31,7 @@ class TrainingProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
-            disable=not self._interactive,
+            disable=not self.interactive,
             transient=True,
         )
         self._task = self._bar.add_task("train", total=total, epoch="", figures="")
@@ -47,7 +47,7 @@ class TrainingProgress:
 
     def step(self, step: int, epoch: str, figures: Mapping[str, str] | None = None) -> None:
         """Move the bar; new figures if there are any."""
-        if not self._interactive:
+        if not self.interactive:
             return
         self._bar.update(self._task, completed=step, epoch=epoch)
         if figures is not None:
@@ -59,7 +59,7 @@ class TrainingProgress:
         if self._quiet or not (always or now - self._last_line >= SECONDS_BETWEEN_LINES):
             return
         self._last_line = now
-        if self._interactive:
+        if self.interactive:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, flush=True)

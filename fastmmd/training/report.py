@@ -49,6 +49,7 @@ def evaluate_run(
     *,
     samples: int | None = None,
     chain_steps: int = 0,
+    parzen: ParzenResult | None = None,
 ) -> RunResult:
     """Evaluate a trained model on the test split, write the pictures and report.md, and add to metrics.jsonl.
 
@@ -56,13 +57,14 @@ def evaluate_run(
         model: in eval mode, on the device of the data set's images.
         samples: number of Parzen samples; default: the recipe's.
         chain_steps: encode-decode steps after the draw from the prior.
+        parzen: the likelihood, if it is already known: see `fastmmd.training.parts`.
     """
     settings = config.recipe.evaluation
     sampler = markov_chain(model, chain_steps)
     validation, test = dataset.validation.images, dataset.test.images
-    parzen = parzen_evaluation(
-        sampler, validation, test, samples or settings.samples, sigmas=sigma_grid(settings), seed=config.seed
-    )
+    if parzen is None:
+        count = samples or settings.samples
+        parzen = parzen_evaluation(sampler, validation, test, count, sigmas=sigma_grid(settings), seed=config.seed)
     generator = torch.Generator(test.device).manual_seed(config.seed)
     with torch.no_grad():
         parts = test.split(CHUNK)

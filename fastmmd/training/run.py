@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -230,6 +230,32 @@ def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Mo
     except (ValueError, AttributeError) as error:
         raise UserError(f"{folder.checkpoint} does not fit {folder.config}: {error}") from error
     return model.eval()
+
+
+class Trained(NamedTuple):
+    """A trained run as its evaluation needs it: data and model on the device, the model in eval mode."""
+
+    folder: RunFolder
+    config: RunConfig
+    dataset: Dataset
+    model: Model
+
+
+def load_trained(folder: RunFolder, data_dir: str | None, device: str) -> Trained:
+    """A run that can be evaluated.
+
+    Args:
+        data_dir: of the MNIST files; None: the run's.
+        device: see `choose_device`.
+
+    Raises:
+        UserError: it has no checkpoint, or its data are gone.
+    """
+    config = RunConfig.read(folder.config)
+    config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
+    where = choose_device(device)
+    model = load_model(folder, config, where)
+    return Trained(folder, config, config.load_data().to(where), model)
 
 
 def choose_device(name: str) -> torch.device:
