@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from fastmmd.ops.shards import Shards
 from fastmmd.training.batches import Batches, training_labels
 from fastmmd.training.config import load_recipe, recipe_names
 from fastmmd.training.loop import Trainer
+from fastmmd.training.parts import LargeRun
 from fastmmd.training.processes import Group
-from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.run import RunConfig, RunFolder, load_trained
 from fastmmd.training.terms import TERMS
 
 RANKS = 2
@@ -167,6 +169,12 @@ def test_command(tmp_path: Path, data: Dataset) -> None:
         said = process.communicate(timeout=90)[0]
     assert process.returncode == 0, said
     assert said.count("test log-likelihood") == 1
+    said = torchrun(tmp_path, "evaluate", "run", "--samples", 3000).communicate(timeout=90)[0]
+    assert "3,000 samples from the prior" in said and said.count("test log-likelihood") == 1, said
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    whole = LargeRun(*load_trained(RunFolder(tmp_path / "run"), None, "cpu"), 3000)
+    shutil.rmtree(whole.path)
+    assert last["mean"] == pytest.approx(whole.measure(quiet=True).result().mean, abs=1e-4)
     recipe = load_recipe("mmd-ae", "digits", [*SETTINGS, "training.epochs=4", "evaluation.samples=200"])
     config = RunConfig.resolved(recipe, "digits", data, 0, torch.device("cpu"))
     folder = RunFolder.create(tmp_path / "alone")

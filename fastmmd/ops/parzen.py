@@ -15,6 +15,7 @@ from ..backends import current, select
 from ..backends.calls import Parzen, ParzenBackward
 from .arguments import check_points, compute_dtype, numbers_in, positive_floats
 from .dispatch import define
+from .shards import Group, Shards, shards_of
 
 F64 = torch.float64
 Sigmas = float | Sequence[float] | Tensor
@@ -108,6 +109,16 @@ class ParzenEstimator:
             self.count += other.count
         return self
 
+    def _of_all(self, shards: Shards) -> tuple[Tensor, Tensor, int]:
+        """The state that one estimator with the samples of all processes would have."""
+        norm = self._points.to(F64).norm().item()
+        settings = f"ParzenEstimator, points {list(self._points.shape)} of norm {norm}, sigmas {self.sigmas}"
+        (counts,) = shards.agree(settings, [self.count], self._points.device)
+        nearest = shards.least(self._minimum)
+        t = 0.5 / self._sums.new_tensor(_scale(self.sigmas)[1]).square()[:, None]
+        own = self._sums * torch.exp(-t * (self._minimum - nearest)) if self.count else self._sums
+        return nearest, shards.total(own), sum(counts)
+
     def state_dict(self) -> dict[str, Any]:
         """What the samples have left at the points, to be saved; not the points themselves.
 
@@ -144,15 +155,23 @@ class ParzenEstimator:
         self.count = state["count"]
         self._minimum, self._sums = (state[name].to(own[name], copy=True) for name in ("minimum", "sums"))
 
-    def log_likelihood(self) -> Tensor:
+    @torch.no_grad()
+    def log_likelihood(self, group: Group = None) -> Tensor:
         """Log-density in nats: [M] if sigmas was one number, else [S, M].
 
+        Args:
+            group: processes of which each has added some of the samples, or none, to an estimator of the same points
+                and sigmas: a ProcessGroup of `torch.distributed` or `fastmmd.Shards`. All get the density under the
+                samples of all; the estimators stay as they are.
+
         Raises:
-            ValueError: no sample has been added.
+            ValueError: no sample has been added; the processes' points or sigmas differ.
         """
-        if not self.count:
+        shards = shards_of(group)
+        minimum, sums, count = (self._minimum, self._sums, self.count) if shards is None else self._of_all(shards)
+        if not count:
             raise ValueError("log_likelihood: no samples yet; call update(samples) first")
-        out = _log_likelihood(self._minimum, self._sums, self.sigmas, self.count, self._points)
+        out = _log_likelihood(minimum, sums, self.sigmas, count, self._points)
         return out[0] if self._single else out
 
 

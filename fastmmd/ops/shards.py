@@ -62,6 +62,12 @@ class Shards:
         """How many processes there are."""
         return distributed.get_world_size(self.group)
 
+    def least(self, values: Tensor) -> Tensor:
+        """The minimum over all processes, element by element."""
+        values = values.detach().clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(values, distributed.ReduceOp.MIN, group=self.group)
+        return values
+
     def global_rank(self, rank: int) -> int:
         """The rank in the default group of a process of this one."""
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)

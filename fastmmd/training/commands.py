@@ -145,21 +145,33 @@ def evaluate(
     More than 100,000 samples are taken in one pass, saved every 20 seconds in RUN/evaluation-SAMPLES.
     """
     from fastmmd.training.parts import LARGE, LargeRun, parse_part
+    from fastmmd.training.processes import local_device, processes
     from fastmmd.training.report import evaluate_run
-    from fastmmd.training.run import load_trained
+    from fastmmd.training.run import choose_device, load_trained
 
     which = (1, 1) if part is None else parse_part(part)
     folder = RunFolder.existing(run)
     folder.require_writable()
+    device = local_device(device)
+    group = held.enter_context(processes(choose_device(device)))
+    if group.shards is not None:
+        if part is not None:
+            raise UserError("--part: the processes that torchrun starts take a part each; leave it out")
+        which = (group.shards.rank + 1, group.shards.count)
     if which[1] == 1:  # parts by several processes have locks of their own
         held.enter_context(locked(folder.path))
     trained = load_trained(folder, data_dir, device)
     count = samples or trained.config.recipe.evaluation.samples
     parzen = None
-    if part is not None or resume or count > LARGE:
+    if part is not None or resume or count > LARGE or group.shards is not None:
         large = LargeRun(*trained, count, chain_steps)
-        measured = large.measure(which, resume=resume, quiet=quiet)
-        if which[1] > 1:
+        measured = large.measure(which, resume=resume, quiet=quiet or not group.leads)
+        if group.shards is not None:
+            group.wait()
+            if not group.leads:
+                return
+            measured = large.merge()
+        elif which[1] > 1:
             others = [str(k) for k in range(1, which[1] + 1) if (k, which[1]) not in large.parts()]
             print(f"part {part}: {measured.total:,} samples in {large.file(which)}")
             print(f"without: {', '.join(others) or 'none'}; then: fastmmd merge {shlex.quote(str(run))}")

@@ -13,7 +13,7 @@ from torch import distributed
 from fastmmd.errors import UserError, first_line
 from fastmmd.ops.shards import Shards
 
-MEETING = timedelta(minutes=30)  # until all are there, one of which may fetch data first
+MEETING = timedelta(hours=6)  # until all are there, of which one may fetch data, or have measured longer
 PATIENCE = timedelta(seconds=50)  # of a process that waits for one that has ended, or does something else
 
 
@@ -33,6 +33,9 @@ class Processes:
         """The largest number that one of them has; all have asked before one gets it."""
         return number
 
+    def wait(self) -> None:
+        """Until all have come here, which may take them hours."""
+
 
 class Group(Processes):
     """Processes with a shard each."""
@@ -51,6 +54,9 @@ class Group(Processes):
         flag = torch.tensor([number], device=self._device)
         distributed.all_reduce(flag, distributed.ReduceOp.MAX, group=self._shards.group)
         return int(flag)
+
+    def wait(self) -> None:
+        distributed.barrier()
 
 
 def started_by_torchrun() -> bool:
