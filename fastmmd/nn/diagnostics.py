@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import FAMILIES
-from ..ops.arguments import check_points
+from ..ops.arguments import check_number, check_points
 from ..ops.median import median_bandwidth
+from .networks import check_module
 from .regularizers import Regularizer
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -32,6 +33,7 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
     95% or 99% quantile is beyond factor times the draws'. Reads values on the host: do not call it at every step.
     """
     check_points(2, codes=codes, draws=draws)
+    factor = check_number("factor", factor)
     center = draws.float().mean(0)
     levels = torch.tensor(QUANTILES, device=codes.device)
     ours, theirs = (
@@ -61,7 +63,8 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
     across the sample; either way the gradient vanishes. Reported when it holds for every bandwidth. Looks at the
     first 1,000 points of each; reads values on the host.
     """
-    kernel = regularizer.kernel_spec()
+    check_points(2, codes=codes, draws=draws)
+    kernel = check_module("regularizer", regularizer, Regularizer).kernel_spec()
     if kernel is None:
         return None
     codes, draws = codes[:1000].detach().float(), draws[:1000].float()

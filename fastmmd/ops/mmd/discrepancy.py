@@ -16,6 +16,7 @@ from ..arguments import (
     KernelName,
     batched,
     check_estimator,
+    check_number,
     check_points,
     compute_dtype,
     kernel_arguments,
@@ -100,9 +101,9 @@ def mmd2(
         x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
     )  # fmt: skip
     check_points(x=x, y=y)
-    by_class_alone = x_labels is not None and absent == "skip" and unconditional_weight == 0
-    unbiased = check_estimator(estimator, **({} if by_class_alone else {"x": x, "y": y}))
-    batch = _broadcast_batch(x, y)
+    unconditional_weight = _weight(unconditional_weight)
+    judged = _judged(x, y, x_labels, absent, unconditional_weight)
+    unbiased, batch = check_estimator(estimator, **judged), _broadcast_batch(x, y)
     spec = kernel_arguments(bandwidths, kernel, kernel_weights, alpha, x) if fixed is None else fixed.spec
     s, w, numbers, family = flattened(spec)
     wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
@@ -166,6 +167,19 @@ def witness(
     dtype = compute_dtype(points)
     samples = torch.cat([x.to(dtype), y.to(dtype)])
     return witness_values(points.to(dtype), samples, signed, s, w, numbers, family, current())
+
+
+def _weight(value: float) -> float:
+    """`unconditional_weight` as a float, which `check_classes` judges."""
+    return value if isinstance(value, float) else check_number("unconditional_weight", value, zero=True)
+
+
+def _judged(
+    x: Tensor, y: Tensor, x_labels: Tensor | None, absent: str, unconditional_weight: float
+) -> dict[str, Tensor]:
+    """What the unbiased estimator needs two points of: nothing where there are classes alone and small ones skipped."""
+    skips = x_labels is not None and isinstance(absent, str) and absent == "skip" and unconditional_weight == 0
+    return {} if skips else {"x": x, "y": y}
 
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:
