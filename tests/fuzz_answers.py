@@ -127,7 +127,7 @@ def mmd(draw: Any) -> str:
     atol, rtol = _bound(dtype, kernel, x, y)
     assert result.shape == (), given
     compare(result, expected, atol, rtol)
-    if draw(st.booleans()):
+    if scale > 1e-16 and draw(st.booleans()):  # below, slopes have a bound (docs/operators.md)
         exactly = {**options, "x_weights": ewx, "y_weights": ewy}
         _gradients(lambda a, b: fastmmd.mmd2(a, b, **options), lambda a, b: oracle.mmd2(a, b, **exactly), x, y, kernel)
     return given

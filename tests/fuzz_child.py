@@ -128,7 +128,11 @@ def main(part: str, count: int, record: Path) -> None:
     if part == "every argument":
         print(sum(1 for _ in every_argument(draws)), "cases")
         return
-    body, done = {"arguments": arguments, "answers": answers}[part], []
+    if part == "files":
+        from fuzz_files import files as body  # it needs more packages
+    else:
+        body = {"arguments": arguments, "answers": answers}[part]
+    done: list[None] = []
 
     @settings(
         max_examples=count,

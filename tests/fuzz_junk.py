@@ -22,8 +22,8 @@ JUNK: dict[str, Callable[[], Any]] = {
     for value in (
         "abc", "", "gaussian", "12", b"1", None, True, False, 0, 1, 2, 7, -1, 2**31, 2**63 - 1, 2**63, 2**200, 10**400,
         -(2**70), 0.5, -1.5, 1e-320, 1e-30, 1e30, 1e308, math.nan, math.inf, -math.inf, 1j, (), (1.0,), (1.0, -1.0),
-        (1.0, "a"), (None,), ((1.0,), (2.0,)), (2**200, 1.0), (math.nan, 1.0), (1e300, 1e-300), {}, {"x": 1.0}, {1.0, 2.0},
-        range(2), Ellipsis, NotImplemented, float, "long" * 1000, Decimal(1), Fraction(1, 2), slice(1),
+        (1.0, "a"), (None,), ((1.0,), (2.0,)), (2**200, 1.0), (math.nan, 1.0), (1e300, 1e-300), {}, {"x": 1.0},
+        {1.0, 2.0}, range(2), Ellipsis, NotImplemented, float, "long" * 1000, Decimal(1), Fraction(1, 2), slice(1),
         np.float32(1.5), np.int64(2), np.bool_(True), np.str_("gaussian"), torch.float32, torch.float16, torch.int32,
         torch.device("cpu"), "cpu", "meta", "cuda:99",
     )

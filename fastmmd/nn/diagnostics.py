@@ -32,7 +32,7 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
     Codes count as collapsed when their median distance is below 1 / factor of the draws', as escaped when their median,
     95% or 99% quantile is beyond factor times the draws'. Reads values on the host: do not call it at every step.
     """
-    check_points(2, codes=codes, draws=draws)
+    _check_values(codes, draws)
     factor = check_number("factor", factor)
     center = draws.float().mean(0)
     levels = torch.tensor(QUANTILES, device=codes.device)
@@ -63,7 +63,7 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
     across the sample; either way the gradient vanishes. Reported when it holds for every bandwidth. Looks at the
     first 1,000 points of each; reads values on the host.
     """
-    check_points(2, codes=codes, draws=draws)
+    _check_values(codes, draws)
     kernel = check_module("regularizer", regularizer, Regularizer).kernel_spec()
     if kernel is None:
         return None
@@ -80,6 +80,13 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
     if all(k > 1 - SATURATED for k in farthest):
         return f"kernel saturated near 1 ({_by_scale(scales, farthest)}): bandwidths too large; {advice}"
     return None
+
+
+def _check_values(codes: Tensor, draws: Tensor) -> None:
+    """Points whose values can be read."""
+    check_points(2, codes=codes, draws=draws)
+    if codes.device.type == "meta":
+        raise ValueError("codes: got a tensor on meta, which has no values; expected one on another device")
 
 
 def _by_scale(scales: list[float], values: list[float]) -> str:
