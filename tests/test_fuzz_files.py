@@ -129,7 +129,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
         elif kind in ("npz", "npz named npy"):
             np.savez(file, images=IMAGES / 255, labels=objects)
         elif kind == "plain pickle":
-            pickle.dump({"images": Evil()}, file)
+            pickle.dump({"images": Evil()}, file, protocol=2)
         else:
             torch.save({"images": Evil()}, file, _use_new_zipfile_serialization=kind == "pt")
     with pytest.raises(UserError, match=f"{path.name}: (cannot be read as|an array .* expected)"):
@@ -146,7 +146,7 @@ def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
     "content",
     [
         torch.zeros(40, 4).to_sparse(), torch.zeros(40, 4, dtype=torch.complex64), torch.zeros(40, 4, device="meta"),
-        torch.quantize_per_tensor(torch.zeros(40, 4), 0.1, 0, torch.quint8), torch.zeros(40, 4, dtype=torch.bool),
+        torch.zeros(40, 4, dtype=torch.bool),
         torch.full((40, 4), -1.0).to(torch.float8_e5m2),
         {"images": torch.zeros(40, 4), "labels": "abc"}, {"images": torch.zeros(40, 4), "labels": [1] * 40},
         {"images": [1.0]}, {}, {"a": 1}, [torch.zeros(40, 4)], None, "abc", torch.zeros(()), torch.zeros(40, 0),
