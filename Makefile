@@ -28,11 +28,11 @@ endif
 export FASTMMD_CUDA
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-quick test-full test-triton mutants cuda-on-host sanitize lint format bench bench-quick clean
+.PHONY: help train test test-quick test-full test-triton mutants cuda-on-host sanitize lint format audit bench bench-quick clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo 'also: make lint | format | mutants | test-full | test-triton TRITON=3.7.1 | sanitize | bench | bench-quick | clean'
+	@echo 'also: make lint | format | audit | mutants | test-full | test-triton TRITON=3.7.1 | sanitize | bench | bench-quick | clean'
 
 train: $(VENV)/installed
 	$(BIN)/fastmmd train ds-aae
@@ -142,6 +142,11 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(CPP_FILES) | xargs $(BIN)/clang-format -i
+
+# pip-audit has an environment of its own: it is no dependency of what it looks at.
+audit: $(VENV)/installed-dev
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
+	$(BIN)/python tests/audit.py build/audit/bin/pip-audit
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/record.py

@@ -7,7 +7,7 @@ import math
 import oracle
 import pytest
 import torch
-from helpers import F32, F64, assert_close, points, value_and_gradients
+from helpers import EMULATED, F32, F64, assert_close, points, value_and_gradients
 from torch import Tensor
 
 import fastmmd
@@ -146,3 +146,20 @@ def test_an_infinite_coordinate_gives_nan(backend: str, kernel: str, dim: int) -
     assert witness.isnan().tolist() == [False, False, False, True, False]
     assert fastmmd.witness(y, x, y, *bandwidths, kernel=kernel).isnan().all()
     assert fastmmd.witness(y, y, x, *bandwidths, kernel=kernel).isnan().all()
+
+
+# --- scales ---
+
+
+@pytest.mark.parametrize("exponent", [-12, 12] if EMULATED else [-12, -10, -6, 6, 10, 12])
+def test_gradients_at_any_scale(backend: str, exponent: int) -> None:
+    """Of wide bandwidths too, which fold into polynomials where the powers of these are numbers of float32."""
+    scale = 10.0**exponent
+    for n, m in ((1, 2),) if EMULATED else ((1, 2), (40, 30)):
+        x, y = points(n, 2, scale=scale), points(m, 2, seed=1, scale=scale)
+        for bandwidths in ((scale,), (2 * scale, 4 * scale, 8 * scale)):
+            _, gradients = value_and_gradients(lambda x, y: fastmmd.mmd2(x, y, bandwidths), [x, y])  # noqa: B023
+            _, wanted = value_and_gradients(lambda x, y: oracle.mmd2(x, y, bandwidths), [x, y], F64)  # noqa: B023
+            for gradient, want in zip(gradients, wanted, strict=True):
+                assert gradient is not None and want is not None
+                assert_close(gradient, want, rtol=2e-5, rows=True)

@@ -51,7 +51,7 @@ def backend(name: BackendName) -> Iterator[None]:
     Raises:
         ValueError: for an unknown name.
     """
-    if name != "auto" and name not in NAMES:
+    if not isinstance(name, str) or (name != "auto" and name not in NAMES):
         raise ValueError(f'backend: got {name!r}, expected one of "auto", ' + ", ".join(f'"{n}"' for n in NAMES))
     previous = current()
     _override.name = name

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from fastmmd.data.download import DownloadError, download, md5_of_content, open_maybe_gzip
 from fastmmd.data.folders import MEMORY, ImageFiles, image_files, memory_for_data
+from fastmmd.data.limits import check_archive, check_expansion, check_memory
 from fastmmd.errors import UserError, first_line, require
 
 #: Name -> (mirrors, {file: MD5 of the decompressed file}).
@@ -113,10 +116,10 @@ def load_data(name: str = "digits", data_dir: str | os.PathLike[str] | None = No
         return _load_digits()
     if name in IDX_SOURCES:
         return _load_idx(name, data_dir, quiet)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):  # of os.path: a name that no file can have is none
         return _load_folder(name, path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _split(name, *_read_array(path))
     allowed = f"{', '.join(NAMES)}, an .npy/.npz/.pt file, a folder of images"
     raise UserError(f"data: no such file or folder: {name} (allowed: {allowed})")
@@ -172,9 +175,12 @@ def _load_idx(name: str, data_dir: str | os.PathLike[str] | None, quiet: bool) -
         warnings.warn(f"the files in {path.parent} are not the published {name}", stacklevel=3)
     train_images, train_labels, test_images, test_labels = (read_idx(path) for path in paths.values())
     for kind, images, labels in (("train", train_images, train_labels), ("t10k", test_images, test_labels)):
-        if images.ndim != 3 or labels.ndim != 1 or images.shape[0] != labels.shape[0]:
+        if images.ndim != 3 or labels.ndim != 1 or images.shape[0] != labels.shape[0] or images.numel() == 0:
             shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
             raise UserError(f"{path.parent}: {kind} images [N, H, W] and labels [N] expected, got {shapes}")
+    if train_images.shape[1:] != test_images.shape[1:] or len(train_images) < 10:
+        shapes = f"{tuple(train_images.shape)} and {tuple(test_images.shape)}"
+        raise UserError(f"{path.parent}: 10 or more training images and test images of one size expected, got {shapes}")
     count = train_images.shape[0]
     n_validation = 5_000 if count >= 10_000 else count // 10
     images = _scaled(train_images, name)
@@ -235,53 +241,45 @@ def read_idx(path: str | os.PathLike[str]) -> Tensor:
     path = Path(path)
     try:
         with open_maybe_gzip(path) as file:
-            content = file.read()
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != 0x08 or not 1 <= magic[3] <= 4:
+                raise UserError(f"{path}: not an IDX file of unsigned bytes (it starts with {magic!r})")
+            header = file.read(4 * magic[3])
+            shape = struct.unpack(f">{magic[3]}I", header) if len(header) == 4 * magic[3] else ()
+            expected = math.prod(shape)
+            if isinstance(file, gzip.GzipFile):
+                check_expansion(path, expected)
+            check_memory(path, expected)
+            content = file.read(expected + 1)  # the header may be small and what follows without end
     except (EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file ({error})") from error
+        raise UserError(f"{path}: damaged gzip file ({error}); delete it and fetch it again") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 0x08 or not 1 <= content[3] <= 4:
-        raise UserError(f"{path}: not an IDX file of unsigned bytes (it starts with {content[:4]!r})")
-    start = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else ()
-    expected = int(np.prod(shape, dtype=np.int64))
-    if not shape or len(content) - start != expected:
-        raise UserError(f"{path}: {len(content) - start} bytes of data, the header says {expected} {shape}")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+    if not shape or len(content) != expected:
+        had = f"{len(content)}{' or more' if len(content) > expected else ''}"
+        raise UserError(f"{path}: {had} bytes of data, the header says {expected} {shape}; fetch it again")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())
 
 
 def _read_array(path: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
     suffix = path.suffix.lower()
+    if suffix not in (".npy", ".npz", ".pt"):
+        raise UserError(f"{path}: unknown kind of file (allowed: .npy, .npz, .pt, a folder of images)")
     try:
-        if suffix == ".npy":
-            content = np.load(path, allow_pickle=False)
-        elif suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                content = dict(archive)
-        elif suffix == ".pt":
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise UserError(f"{path}: unknown kind of file (allowed: .npy, .npz, .pt, a folder of images)")
+        content, labels = _arrays(path, suffix)
     except UserError:
         raise
     except Exception as error:  # the readers raise whatever the broken content leads them to
-        raise UserError(f"{path}: cannot be read as {suffix} ({first_line(error)})") from error
-    labels = None
-    if isinstance(content, dict):
-        labels = content.get("labels")
-        if "images" not in content and len(content) > 1:
-            names = ", ".join(sorted(map(str, content)))
-            raise UserError(f"{path}: no array named 'images' among {names}")
-        content = content["images"] if "images" in content else next(iter(content.values()), None)
-    if not isinstance(content, np.ndarray | Tensor):
-        raise UserError(f"{path}: an array [N, ...] expected, got {type(content).__name__}")
-    if isinstance(content, np.ndarray) and content.dtype.kind not in "buif":
-        raise UserError(f"{path}: uint8 in 0..255 or float in 0..1 expected, got {content.dtype}")
-    images = _tensor(content)
+        raise UserError(
+            f"{path}: cannot be read as {suffix} ({first_line(error)}); expected arrays of numbers alone, which is all "
+            "that is read from a file that may be from anywhere"
+        ) from error
+    images = _tensor(path, content)
     if images.ndim < 2 or images.numel() == 0:
         raise UserError(f"{path}: an array [N, ...] of images expected, got shape {tuple(images.shape)}")
+    check_memory(path, images.numel())
     if labels is not None:
-        labels = _tensor(labels)
+        labels = _tensor(path, labels)
         if labels.shape != images.shape[:1] or labels.is_floating_point():
             came = f"{labels.dtype} {tuple(labels.shape)}"
             raise UserError(f"{path}: labels must be integers of shape [{images.shape[0]}], got {came}")
@@ -289,11 +287,43 @@ def _read_array(path: Path) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
     return _scaled(images, str(path)), labels, _image_shape(tuple(images.shape[1:]))
 
 
-def _tensor(array: Any) -> Tensor:
-    """A tensor of its own: no gradient, and the byte order of this machine, the only one that torch takes."""
+def _arrays(path: Path, suffix: str) -> tuple[Any, Any]:
+    """The images in a file, and its labels or None; nothing else in it is read, and nothing executed."""
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False), None
+    check_archive(path)
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return _named(path, archive)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return _named(path, content) if isinstance(content, dict) else (content, None)
+
+
+def _named(path: Path, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
+    """`images` and `labels` of several arrays, or the only one."""
+    if "images" not in arrays and len(arrays) != 1:
+        names = ", ".join(sorted(map(str, arrays)))
+        raise UserError(f"{path}: no array named 'images' among {names}")
+    labels = arrays["labels"] if "labels" in arrays else None
+    return arrays["images"] if "images" in arrays else arrays[next(iter(arrays))], labels
+
+
+def _tensor(path: Path, array: object) -> Tensor:
+    """A tensor of its own: no gradient, and the byte order of this machine, the only one that torch takes.
+
+    Raises:
+        UserError: no array of real numbers that are stored one by one.
+    """
+    if isinstance(array, np.ndarray) and array.dtype.kind in "buif" and array.dtype.itemsize <= 8:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if isinstance(array, Tensor):
+        plain = array.layout == torch.strided and array.device.type == "cpu" and not array.is_nested
+        if plain and not array.is_quantized and not array.is_complex():
+            return array.detach()
+        raise UserError(f"{path}: a dense tensor of real numbers expected, got {array.dtype}, {array.layout}")
     if isinstance(array, np.ndarray):
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.as_tensor(array).detach()
+        raise UserError(f"{path}: uint8 in 0..255 or float in 0..1 expected, got {array.dtype}")
+    raise UserError(f"{path}: an array [N, ...] expected, got {type(array).__name__}")
 
 
 def _load_folder(name: str, folder: Path) -> Dataset:

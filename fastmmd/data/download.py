@@ -15,6 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
+from fastmmd.data.limits import check_expansion
 from fastmmd.errors import UserError
 
 try:  # Windows has no flock; there, two programs should not download the same file at once.
@@ -36,15 +37,19 @@ def md5_of_content(path: Path) -> str:
     """MD5 of a file's content, decompressed if the file is gzip (by its first two bytes, not its name).
 
     Raises:
-        UserError: the gzip stream is cut off or damaged.
+        UserError: the gzip stream is cut off or damaged, or expands beyond reason; the file cannot be read.
     """
-    digest = hashlib.md5(usedforsecurity=False)
+    digest, count = hashlib.md5(usedforsecurity=False), 0
     try:
         with open_maybe_gzip(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
+                count += len(chunk)
+                check_expansion(path, count)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a damaged gzip file ({error}); delete it and fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from fastmmd.errors import UserError, require
+from fastmmd.data.limits import check_memory, memory
+from fastmmd.errors import UserError, first_line, require
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
 MEMORY = "FASTMMD_DATA_MEMORY"
@@ -91,7 +93,7 @@ def image_files(folder: Path) -> ImageFiles:
     Raises:
         UserError: there are none, or the first one cannot be read.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise UserError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) in this folder")
     classes = {parent: label for label, parent in enumerate(sorted({path.parent for path in paths}))}
@@ -107,11 +109,17 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is no image, or the range of its pixels is unknown.
     """
+    pillow = require("PIL.Image")
     try:
-        with require("PIL.Image").open(path) as picture:
-            return _grayscale(picture, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(path) as picture:  # its size; pixels are read below
+                check_memory(path, picture.width * picture.height)
+                return _grayscale(picture, path)
+    except UserError:
+        raise
+    except Exception as error:  # its readers raise whatever the broken content leads them to
+        raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
 
 
 def memory_for_data() -> float:
@@ -125,14 +133,18 @@ def memory_for_data() -> float:
         if not given.isdecimal() or int(given) == 0:
             raise UserError(f"{MEMORY}: a number of bytes expected, got {given!r}")
         return int(given)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
-    except (AttributeError, ValueError, OSError):  # Windows
-        return float("inf")
+    return memory() / 2
 
 
 def _grayscale(picture: Any, path: Path) -> np.ndarray:
     """[H, W] float32 in [0, 1] of an opened image."""
+    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":  # of a camera, with a preview
+        raise UserError(f"{path}: {frames} frames in one file; save each as an image of its own")
+    if "transparency" in picture.info or "A" in picture.getbands():
+        alpha = picture.convert("RGBA").getchannel("A").getextrema()
+        if alpha != (255, 255):  # what lies behind is not said, and colors of transparent pixels mean nothing
+            raise UserError(f"{path}: has transparent pixels; save it without, on the background that it shall have")
+        picture = picture.convert("RGBA").convert("RGB")
     if picture.mode.startswith("I;16"):  # convert("L") would cut its values off at 255
         return np.asarray(picture).astype(np.float32) / np.float32(65535)
     if picture.mode in ("I", "F"):

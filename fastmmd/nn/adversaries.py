@@ -11,10 +11,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..kernels import Kernel
-from ..ops.arguments import check_int, check_number, positive_floats
+from ..ops.arguments import check_choice, check_int, check_number, positive_floats
 from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, fourier_mean
 from ..priors import Prior
-from .networks import MLP, Precision, check_choice
+from .networks import MLP, Precision, check_module
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
 
 Mode = Literal["first_order", "doubly_stochastic"]
@@ -74,23 +74,24 @@ class FourierAdversary(Regularizer):
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
-        blocks = check_int("blocks", blocks)
-        check_number("learning_rate", learning_rate)
-        if not 0 <= learning_rate * shrinkage < 1:
+        blocks, code_size = check_int("blocks", blocks), check_int("code_size", code_size)
+        learning_rate = check_number("learning_rate", learning_rate)
+        shrinkage = check_number("shrinkage", shrinkage, zero=True)
+        if learning_rate * shrinkage >= 1:
             raise ValueError(f"shrinkage: got {shrinkage}, expected learning_rate * shrinkage in [0, 1)")
         if mode == "first_order" and learning_rate > 1:
             raise ValueError(f'learning_rate: got {learning_rate}, expected at most 1 for mode="first_order"')
         bandwidths = positive_floats("bandwidths", bandwidths)
         weights = [1.0 / len(bandwidths)] * len(bandwidths)
         self.num_classes = check_int("num_classes", num_classes, 0)
-        inputs = code_size + _switch_size(num_classes)
+        inputs = code_size + _switch_size(self.num_classes)
         self.features = FourierFeatures(inputs, count, bandwidths=bandwidths, kernel_weights=weights, seed=seed)
         self.mode, self.learning_rate, self.shrinkage, self.blocks = mode, learning_rate, shrinkage, blocks
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if mode == "first_order":
-            self.register_buffer("alpha", torch.ones(count))
+            self.register_buffer("alpha", torch.ones(self.features.count))
         else:
-            self.register_buffer("coefficients", torch.zeros(blocks, 2 * count))
+            self.register_buffer("coefficients", torch.zeros(blocks, 2 * self.features.count))
 
     def forward(
         self, codes: Tensor, prior: Prior, moments: Moments | None = None, labels: Tensor | None = None
@@ -134,6 +135,9 @@ class FourierAdversary(Regularizer):
     def _sides(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Codes and as many draws, with their switches where there are classes."""
         self.check_labels(codes, prior, labels)
+        width = self.features.dim - _switch_size(self.num_classes)
+        if codes.shape[1] != width:
+            raise ValueError(f"codes: got shape {list(codes.shape)}, expected [B, {width}], code_size of the adversary")
         draws = draws_like(prior, codes, labels)
         if not self.num_classes:
             return codes, draws
@@ -167,7 +171,7 @@ class Adversarial(Regularizer):
 
     def __init__(self, discriminator: nn.Module, *, scale: float = 1.0, num_classes: int = 0) -> None:
         super().__init__()
-        self.discriminator, self.scale = discriminator, check_number("scale", scale)
+        self.discriminator, self.scale = check_module("discriminator", discriminator), check_number("scale", scale)
         self.num_classes = check_int("num_classes", num_classes, 0)
 
     @classmethod
@@ -181,7 +185,7 @@ class Adversarial(Regularizer):
         num_classes: int = 0,
     ) -> Adversarial:
         """With a fully connected discriminator, two layers of 1000 units as in the paper."""
-        inputs = code_size + _switch_size(check_int("num_classes", num_classes, 0))
+        inputs = check_int("code_size", code_size) + _switch_size(check_int("num_classes", num_classes, 0))
         return cls(MLP(inputs, hidden, 1, precision=precision), scale=scale, num_classes=num_classes)
 
     def forward(

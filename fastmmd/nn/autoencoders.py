@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional as F
 
-from ..ops.arguments import check_int, check_number
+from ..ops.arguments import check_choice, check_int, check_number
 from ..priors import Prior
+from ..priors.base import check_prior
 from . import inputs
 from .inputs import Output, Reconstruction, in_eval_mode
 from .labels import check_switch, receivers
-from .networks import check_choice
+from .networks import check_module
 from .regularizers import KL, Moments, Regularizer
 from .spread import own_rows
 from .trainable import Trainable
@@ -83,8 +84,12 @@ class Autoencoder(Trainable):
         super().__init__(check_int("warmup_steps", warmup_steps, 0))
         check_choice("posterior", posterior, get_args(Posterior))
         inputs.check_output(output, reconstruction)
-        check_number("denoising", denoising, zero=True)
-        check_number("regularizer_weight", regularizer_weight, zero=True)
+        check_module("encoder", encoder)
+        check_module("decoder", decoder)
+        check_module("regularizer", regularizer, Regularizer)
+        check_prior(prior)
+        denoising = check_number("denoising", denoising, zero=True)
+        regularizer_weight = check_number("regularizer_weight", regularizer_weight, zero=True)
         check_number("learning_rate", learning_rate)
         check_number("adversary_learning_rate", adversary_learning_rate)
         check_number("adversary_beta1", adversary_beta1, zero=True, below=1)

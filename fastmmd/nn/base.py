@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 from torch import nn
 
+from ..ops.arguments import check_int
 from ..priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 from .autoencoders import Autoencoder, Posterior
 from .convolutional import ConvDecoder, ConvEncoder
@@ -75,6 +76,7 @@ class FixedPriorModel(Model):
         regularizer: Regularizer,
         **options: Unpack[TrainingOptions],
     ) -> None:
+        data_dim = check_int("data_dim", data_dim)
         encoder, decoder = _networks(data_dim, settings)
         super().__init__(
             data_dim,

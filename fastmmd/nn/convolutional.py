@@ -50,7 +50,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         channels = check_channels(channels)
         self.side, self.padding, smallest = _sides(data_dim, len(channels))
-        check_number("input_dropout", input_dropout, zero=True, below=1)
+        input_dropout = check_number("input_dropout", input_dropout, zero=True, below=1)
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
         self.input_dropout = Dropout(input_dropout)
         self.input = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING)
@@ -60,7 +60,7 @@ class ConvEncoder(nn.Module):
             convolution = nn.Conv2d(a, b, KERNEL, STRIDE, PADDING, bias=False)
             layers += [convolution, BatchNorm2d(b), nn.ReLU(inplace=True)]
         self.hidden = nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Flatten())
-        self.output = nn.Linear(channels[-1] * smallest**2, outputs)
+        self.output = nn.Linear(channels[-1] * smallest**2, check_int("outputs", outputs))
         self.precision = check_precision(precision)
         self.least_rows = 2 if smallest == 1 and len(channels) > 1 else 1
 
@@ -100,7 +100,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         channels = check_channels(channels)
         self.side, self.padding, smallest = _sides(data_dim, len(channels))
-        self.input = nn.Linear(inputs, channels[0] * smallest**2, bias=False)
+        self.input = nn.Linear(check_int("inputs", inputs), channels[0] * smallest**2, bias=False)
         layers: list[nn.Module] = [nn.Unflatten(1, (channels[0], smallest, smallest))]
         for a, b in pairwise([*channels, 1]):
             layers += [BatchNorm2d(a), nn.ReLU(inplace=True)]
@@ -120,9 +120,10 @@ class ConvDecoder(nn.Module):
 
 def check_channels(channels: Sequence[int]) -> tuple[int, ...]:
     """The channels of one or more layers: positive ints."""
-    if not channels:
+    widths = check_widths("channels", channels)
+    if not widths:
         raise ValueError("channels: got none, expected a number for each layer such as (64, 128, 256)")
-    return check_widths("channels", channels)
+    return widths
 
 
 def _sides(data_dim: int, layers: int) -> tuple[int, tuple[int, int, int, int], int]:

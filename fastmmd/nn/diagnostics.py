@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import FAMILIES
-from ..ops.arguments import check_points
+from ..ops.arguments import check_number, check_points
 from ..ops.median import median_bandwidth
+from .networks import check_module
 from .regularizers import Regularizer
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -31,7 +32,8 @@ def code_health(codes: Tensor, draws: Tensor, *, factor: float = 2.0) -> CodeHea
     Codes count as collapsed when their median distance is below 1 / factor of the draws', as escaped when their median,
     95% or 99% quantile is beyond factor times the draws'. Reads values on the host: do not call it at every step.
     """
-    check_points(2, codes=codes, draws=draws)
+    _check_values(codes, draws)
+    factor = check_number("factor", factor)
     center = draws.float().mean(0)
     levels = torch.tensor(QUANTILES, device=codes.device)
     ours, theirs = (
@@ -61,7 +63,8 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
     across the sample; either way the gradient vanishes. Reported when it holds for every bandwidth. Looks at the
     first 1,000 points of each; reads values on the host.
     """
-    kernel = regularizer.kernel_spec()
+    _check_values(codes, draws)
+    kernel = check_module("regularizer", regularizer, Regularizer).kernel_spec()
     if kernel is None:
         return None
     codes, draws = codes[:1000].detach().float(), draws[:1000].float()
@@ -77,6 +80,13 @@ def kernel_problem(regularizer: Regularizer, codes: Tensor, draws: Tensor) -> st
     if all(k > 1 - SATURATED for k in farthest):
         return f"kernel saturated near 1 ({_by_scale(scales, farthest)}): bandwidths too large; {advice}"
     return None
+
+
+def _check_values(codes: Tensor, draws: Tensor) -> None:
+    """Points whose values can be read."""
+    check_points(2, codes=codes, draws=draws)
+    if codes.device.type == "meta":
+        raise ValueError("codes: got a tensor on meta, which has no values; expected one on another device")
 
 
 def _by_scale(scales: list[float], values: list[float]) -> str:

@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
 from ..priors import Prior
+from ..priors.base import check_draws
 from . import inputs
 from .base import Model
 from .labels import receivers
-from .networks import MLP
+from .networks import MLP, check_module
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
 from .spread import BatchNorm1d
@@ -32,7 +33,7 @@ class GeneratorPrior(nn.Module, Prior):
     def __init__(self, network: nn.Module, noise_size: int, dim: int) -> None:
         super().__init__()
         Prior.__init__(self, dim)
-        self.network, self.noise_size = network, check_int("noise_size", noise_size)
+        self.network, self.noise_size = check_module("network", network), check_int("noise_size", noise_size)
 
     def sample(
         self,
@@ -44,10 +45,16 @@ class GeneratorPrior(nn.Module, Prior):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Independent draws: [count, dim]; see `Prior.sample`. It has no classes."""
+        check_draws(count, generator, device, dtype)
         u = torch.rand(count, self.noise_size, generator=generator, device=device, dtype=dtype)
         if labels is not None:
             self._known(u, labels)
-        z: Tensor = self.network(2 * u - 1)
+        weight = next(self.network.parameters(), u)
+        if weight.device != u.device:
+            raise ValueError(f"device: got {u.device}, expected that of the generator network, {weight.device}")
+        z: Tensor = self.network((2 * u - 1).to(weight.dtype))
+        if z.shape != (count, self.dim):
+            raise ValueError(f"network: gives draws of shape {list(z.shape)}, expected {[count, self.dim]}")
         return z.to(u.dtype)
 
 
@@ -81,7 +88,7 @@ class GMMNAE(Model):
     autoencoder_share = 1.0  # while the base class is made
 
     def __init__(self, data_dim: int = 784, **options: Unpack[GMMNAEOptions]) -> None:
-        settings = GMMNAESettings(**options)
+        data_dim, settings = check_int("data_dim", data_dim), GMMNAESettings(**options)
         code_size, hidden, precision = settings.code_size, settings.hidden, settings.precision
         network = nn.Sequential(
             MLP(settings.noise_size, settings.generator, code_size, precision=precision), nn.Sigmoid()

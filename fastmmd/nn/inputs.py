@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..device_cache import tracing
-from ..ops.arguments import FLOATS, check_int
+from ..ops.arguments import FLOATS, check_choice, check_int
 from .convolutional import ConvEncoder
-from .networks import MLP, check_choice
+from .networks import MLP
 
 if TYPE_CHECKING:
     from .trainable import Trainable

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.arguments import check_int, check_number
+from ..ops.arguments import check_choice, check_int, check_number
 from .spread import Dropout
 
 Precision = Literal["auto", "float32", "bfloat16"]
+M = TypeVar("M", bound=nn.Module)
 
 CPU_HAS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))  # asked here: no compiler traces it
 
@@ -42,15 +43,16 @@ class MLP(nn.Module):
         last_in_float32: bool = True,
     ) -> None:
         super().__init__()
-        self.inputs, widths = inputs, [inputs, *check_widths("hidden", hidden)]
-        check_number("input_dropout", input_dropout, zero=True, below=1)
-        self.noise_inputs = check_int("noise_inputs", noise_inputs, 0)
-        check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
+        self.inputs = check_int("inputs", inputs)
+        widths = [self.inputs, *check_widths("hidden", hidden)]
+        input_dropout = check_number("input_dropout", input_dropout, zero=True, below=1)
+        self.noise_inputs = check_int("noise_inputs", noise_inputs, 0, self.inputs)
+        hidden_dropout = check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
         dropout = [Dropout(hidden_dropout)] if hidden_dropout else []
         layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *dropout)]
         self.input_dropout = Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(widths[-1], outputs)
+        self.output = nn.Linear(widths[-1], check_int("outputs", outputs))
         self.precision = check_precision(precision)
         self.last_in_float32 = last_in_float32
 
@@ -79,15 +81,20 @@ def half_precision(network: nn.Module, device: torch.device) -> torch.autocast:
 
 def check_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
     """The widths of hidden layers: positive ints."""
-    if not isinstance(widths, Sequence) or isinstance(widths, str):
+    if not isinstance(widths, Sequence) or isinstance(widths, str | bytes):
         raise TypeError(f"{name}: got {widths!r}, expected a sequence of widths such as (1024, 512)")
     return tuple(check_int(name, width) for width in widths)
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """`value` is one of the names, those of a `Literal`."""
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+def check_module(name: str, value: M, kind: type[nn.Module] = nn.Module) -> M:
+    """A module, of a kind.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a {kind.__name__}")
+    return value
 
 
 def check_precision(precision: Precision) -> Precision:

@@ -17,7 +17,9 @@ from ..ops.arguments import (
     check_estimator,
     check_int,
     check_number,
+    check_points,
     compute_dtype,
+    float_tuple,
     kernel_arguments,
 )
 from ..ops.closed_form import EmbeddedPrior, mmd2_to_prior
@@ -25,6 +27,7 @@ from ..ops.labels import check_labels
 from ..ops.mmd import mmd2
 from ..ops.shards import Shards
 from ..priors import Gaussian, Prior
+from ..priors.base import check_prior
 from .spread import own_count, own_rows, own_slice
 from .steps import descend
 
@@ -93,11 +96,13 @@ class Regularizer(nn.Module):
         return None
 
     def check_labels(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
-        """Labels [B] int64 fit codes [B, D], this regularizer and the prior; None always does.
+        """Codes [B, D] fit the prior, and labels [B] int64 the codes, this regularizer and the prior; None always does.
 
         Raises:
-            ValueError, TypeError: labels without classes, for a prior with other classes, or that do not fit the codes.
+            ValueError, TypeError: no codes, or of another dimension; labels without classes, for a prior with other
+                classes, or that do not fit the codes.
         """
+        check_sides(codes, prior)
         if labels is None:
             return
         name = type(self).__name__
@@ -151,7 +156,9 @@ class MMD(Regularizer):
         self.num_classes = check_int("num_classes", num_classes, 0)
         if class_weights is None:
             class_weights = [1.0 / num_classes] * num_classes if num_classes else ()
-        elif len(class_weights) != num_classes:
+        elif not isinstance(class_weights, Sequence) or len(class_weights):  # none of no classes
+            class_weights = float_tuple("class_weights", class_weights)
+        if len(class_weights) != num_classes:
             raise ValueError(f"class_weights: got {len(class_weights)}, expected one for each of {num_classes} classes")
         if draws is not None and num_classes:
             raise ValueError(f"draws: got {draws!r} with classes, where each code has a draw of its label; omit it")
@@ -220,6 +227,7 @@ class ClosedFormMMD(Regularizer):
 
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] -> 0-d."""
+        check_points(2, codes=codes)
         embedded = cast(EmbeddedPrior, prior)  # another raises
         return mmd2_to_prior(
             codes,
@@ -245,6 +253,8 @@ class KL(Regularizer):
         """
         if moments is None:
             raise ValueError('moments: got None; KL needs posterior="gaussian"')
+        if not isinstance(moments, Moments):
+            raise TypeError(f"moments: got {type(moments).__name__}, expected Moments(mean, log_variance)")
         if not isinstance(prior, Gaussian) or prior.components().eigenvectors is not None:
             raise ValueError("prior: KL has a closed form for Gaussian(dim, std, mean) only")
         mean, std = prior.mean.to(codes), prior.std.to(codes)
@@ -259,6 +269,18 @@ def _keep(module: nn.Module, name: str, values: Floats | None) -> None:
         module.register_buffer(name, values)
     else:
         setattr(module, name, values if values is None or isinstance(values, Tensor) else tuple(values))
+
+
+def check_sides(codes: Tensor, prior: Prior) -> None:
+    """Codes [B, D] and a prior of their dimension.
+
+    Raises:
+        ValueError, TypeError: something else.
+    """
+    check_points(2, codes=codes)
+    check_prior(prior)
+    if prior.dim != codes.shape[1]:
+        raise ValueError(f"prior: got dimension {prior.dim}, expected {codes.shape[1]}, that of the codes")
 
 
 def draws_like(prior: Prior, codes: Tensor, labels: Tensor | None = None, count: int | None = None) -> Tensor:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from ..ops.arguments import Estimator, check_int, check_number, positive_floats
+from ..ops.arguments import Estimator, check_choice, check_int, check_number, positive_floats
 from .adversaries import Mode
 from .autoencoders import Posterior
 from .inputs import Output, Reconstruction
-from .networks import Precision, check_choice, check_widths
+from .networks import Precision, check_widths
 
 PriorName = Literal["gaussian", "mixture", "swiss_roll", "uniform"]
 Labels = Literal["none", "regularizer", "decoder"]
@@ -111,6 +111,7 @@ class FixedPriorSettings(ModelSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("prior", self.prior, get_args(PriorName))
+        check_choice("posterior", self.posterior, get_args(Posterior))
         check_choice("labels", self.labels, get_args(Labels))
         check_choice("network", self.network, get_args(Network))
         check_number("prior_std", self.prior_std)
@@ -184,7 +185,9 @@ class DSAAESettings(FixedPriorSettings):
         super().__post_init__()
         self._keep(bandwidths=positive_floats("bandwidths", self.bandwidths))
         check_number("adversary_rate", self.adversary_rate)
-        self._keep(features=check_int("features", self.features))
+        self._keep(
+            features=check_int("features", self.features), feature_seed=check_int("feature_seed", self.feature_seed, 0)
+        )
         if self.features % len(self.bandwidths):
             count = len(self.bandwidths)
             raise ValueError(f"features: got {self.features}, expected a multiple of the {count} bandwidths")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Real
 from typing import Literal
 
@@ -20,6 +20,7 @@ Estimator = Literal["biased", "unbiased"]
 KERNELS = tuple(FAMILIES)
 DEFAULT_BANDWIDTHS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INT64_MAX = 2**63 - 1
 
 Floats = Sequence[float] | Tensor
 
@@ -146,7 +147,7 @@ def known_values(values: tuple[float, ...] | Tensor) -> Sequence[float]:
 
 def check_estimator(estimator: str, **samples: Tensor) -> bool:
     """True for "unbiased", which needs two points in each sample."""
-    if estimator not in ("biased", "unbiased"):
+    if not isinstance(estimator, str) or estimator not in ("biased", "unbiased"):
         raise ValueError(f'estimator: got {estimator!r}, expected "biased" or "unbiased"')
     for name, sample in samples.items():
         if estimator == "unbiased" and sample.shape[-2] < 2:
@@ -158,9 +159,8 @@ def kernel_arguments(
     bandwidths: Floats, kernel: str, kernel_weights: Floats | None, alpha: float, points: Tensor
 ) -> Kernel:
     """The sum of kernels that the arguments of a public function describe, tensors in the points' compute dtype."""
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
-    check_number("alpha", alpha)
+    check_choice("kernel", kernel, KERNELS)
+    alpha = check_number("alpha", alpha)
     family = FAMILIES[kernel]
     if alpha != 1 and not family.has_alpha:
         having = " and ".join(f'"{name}"' for name in KERNELS if FAMILIES[name].has_alpha)
@@ -175,14 +175,14 @@ def kernel_arguments(
         raise ValueError(f"bandwidths: got {list(known)}, expected positive finite numbers (standard deviations)")
     count = len(scales)
     if kernel_weights is None:
-        return Kernel(kernel, scales, (1.0,) * count, float(alpha))
+        return Kernel(kernel, scales, (1.0,) * count, alpha)
     weights = _floats("kernel_weights", kernel_weights, points)
     known = known_values(weights)
     if any(not math.isfinite(w) for w in known):
         raise ValueError(f"kernel_weights: got {list(known)}, expected finite numbers")
     if len(weights) != count:
         raise ValueError(f"kernel_weights: got {len(weights)}, expected {count}, one for each bandwidth")
-    return Kernel(kernel, scales, weights, float(alpha))
+    return Kernel(kernel, scales, weights, alpha)
 
 
 def numbers_in(
@@ -198,6 +198,7 @@ def numbers_in(
     """
     if not isinstance(values, Tensor):
         return values
+    reject_unsupported(name, values)
     if values.dtype not in FLOATS or values.ndim > 1:
         raise ValueError(
             f"{name}: got a {values.dtype} tensor of shape {list(values.shape)}, expected a floating one, 0-d or [S], "
@@ -213,18 +214,26 @@ def numbers_in(
 
 def positive_floats(name: str, values: float | Sequence[float], allow_zero: bool = False) -> tuple[float, ...]:
     """A number or a sequence of numbers as a tuple of positive finite floats."""
-    numbers = _float_tuple(name, [values] if isinstance(values, Real) else values)
+    numbers = float_tuple(name, [values] if isinstance(values, Real) else values)
     if any(not (0 < v < math.inf or (allow_zero and v == 0)) for v in numbers):
         raise ValueError(f"{name}: got {list(numbers)}, expected positive finite numbers")
     return numbers
 
 
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """`value` is one of the names, those of a `Literal`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
 def check_int(name: str, value: object, least: int = 1, most: int | None = None) -> int:
-    """An integer from `least` to `most`, NumPy's too, as an int."""
+    """An integer from `least` to `most`, NumPy's too, as an int; never beyond what torch takes, 64 bits."""
     try:
         number = None if isinstance(value, (bool, Tensor)) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = None
+    if most is None and number is not None and number > INT64_MAX:
+        most = INT64_MAX
     if number is None or number < least or (most is not None and number > most):
         wanted = {1: "a positive int", 0: "an int >= 0"}.get(least, f"an int >= {least}")
         raise ValueError(f"{name}: got {value!r}, expected {wanted}" + ("" if most is None else f" up to {most}"))
@@ -233,7 +242,7 @@ def check_int(name: str, value: object, least: int = 1, most: int | None = None)
 
 def check_number(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> float:
     """A number above 0 (or from 0 on) and below `below`."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    number = _finite(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     if not (0 < number < below or (zero and number == 0)):
         wanted = "a number >= 0" if zero else "a positive number"
         limit = f" below {below:g}" if below < math.inf else ""
@@ -286,12 +295,15 @@ def _floats(name: str, values: Floats, points: Tensor) -> tuple[float, ...] | Te
         if values.device != points.device:
             raise ValueError(f"{name}: got device {values.device}, expected {points.device} as the points")
         return values.to(compute_dtype(points)).reshape(-1)
-    return _float_tuple(name, values)
+    return float_tuple(name, values)
 
 
-def _float_tuple(name: str, values: object) -> tuple[float, ...]:
+def float_tuple(name: str, values: object) -> tuple[float, ...]:
+    """A sequence of one or more numbers as floats."""
     scalar = getattr(values, "ndim", 1) == 0  # such as an array of NumPy, which claims to be iterable
-    if isinstance(values, (str, bytes, Tensor)) or scalar or not isinstance(values, Iterable):
+    # In order, and none of them a number by accident: of a set any order, of a dictionary the keys, of bytes ints.
+    unordered = isinstance(values, str | bytes | bytearray | Set | Mapping | Tensor)
+    if unordered or scalar or not isinstance(values, Iterable):
         raise TypeError(f"{name}: got {values!r}, expected a sequence of numbers such as (1.0, 2.0)")
     floats = tuple(value if type(value) is float else _float(name, value) for value in values)
     if not floats:
@@ -302,4 +314,12 @@ def _float_tuple(name: str, values: object) -> tuple[float, ...]:
 def _float(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {value!r}, expected a number")
-    return float(value)
+    return _finite(value)
+
+
+def _finite(value: Real) -> float:
+    """As a float, an integer beyond all of them too."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

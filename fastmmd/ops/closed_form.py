@@ -151,7 +151,7 @@ def _as_float32(kernel: Kernel) -> Kernel:
     """
     s, w = kernel.bandwidths, kernel.weights
     if not isinstance(s, Tensor):
-        s = tuple([(0.5 / _round(0.5 / width**2)) ** 0.5 for width in s])
+        s = tuple([(0.5 / _round(0.5 / width**2)) ** 0.5 if 1e-18 < width < 1e18 else width for width in s])
     if not isinstance(w, Tensor):
         w = tuple([_round(weight) for weight in w])
     return Kernel(kernel.family, s, w, kernel.alpha)

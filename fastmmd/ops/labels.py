@@ -50,7 +50,7 @@ def check_classes(
     absent: str,
 ) -> tuple[Tensor, Tensor, tuple[float, ...]]:
     """Labels and class weights, all of which there must be."""
-    if absent not in ("raise", "skip"):
+    if not isinstance(absent, str) or absent not in ("raise", "skip"):
         raise ValueError(f'absent: got {absent!r}, expected "raise" or "skip"')
     if x_labels is None and y_labels is None:
         given = "unconditional_weight" if class_weights is None else "class_weights"

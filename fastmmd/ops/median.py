@@ -22,7 +22,8 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None) -> Tensor:
 
     Returns:
         0-d tensor on x's device in the compute dtype, without gradient; NaN where a point is not finite. `mmd2` and
-        `FourierFeatures` take it as the one bandwidth that it is.
+        `FourierFeatures` take it as the one bandwidth that it is. The median squared distance must be a number of that
+        dtype: beyond 3e38 in float32 the result is inf, below 1e-45 it counts as 0. Pass x.double() there.
 
     Raises:
         TypeError, ValueError: as `mmd2`; fewer than two points. On the CPU also more than half of the distances being

@@ -96,8 +96,11 @@ class ParzenEstimator:
         """Add the samples that another estimator of the same points and sigmas has seen; returns self.
 
         Raises:
+            TypeError: it is no estimator.
             ValueError: the points or sigmas differ.
         """
+        if not isinstance(other, ParzenEstimator):
+            raise TypeError(f"other: got {type(other).__name__}, expected a ParzenEstimator")
         same = other.sigmas == self.sigmas and other._points.shape == self._points.shape
         if not same or not torch.equal(other._points, self._points) or not torch.equal(other._center, self._center):
             raise ValueError("other: its points or sigmas differ; merge estimators made from the same arguments")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops.arguments import check_int
+from ..device_cache import tracing
+from ..ops.arguments import FLOATS, check_int
 from ..ops.labels import check_labels, unknown_labels
 
 Vector = Sequence[float] | Tensor
@@ -58,12 +59,58 @@ class Prior:
         return z.masked_fill(unknown_labels(labels, self.num_classes)[:, None], math.nan)
 
 
+def check_prior(prior: object) -> None:
+    """Something to draw from: a `Prior`, or an object with its `dim` and `sample`.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not callable(getattr(prior, "sample", None)) or not isinstance(getattr(prior, "dim", None), int):
+        raise TypeError(f"prior: got {type(prior).__name__}, expected a Prior such as fastmmd.priors.Gaussian(dim)")
+
+
+def check_draws(count: int, generator: object, device: object, dtype: object) -> None:
+    """What torch's generators would refuse with an error that names nothing.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    if tracing():
+        return
+    check_int("count", count, 0)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: got {type(generator).__name__}, expected a torch.Generator")
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in FLOATS):
+        raise TypeError(f"dtype: got {dtype!r}, expected a floating one such as torch.float32")
+    if device is not None:
+        try:
+            where = device if isinstance(device, torch.device) else torch.device(device)  # type: ignore[call-overload]
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f'device: got {device!r}, expected a torch.device or its name, "cpu" or "cuda:0"'
+            ) from None
+        if where.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: got {device!r}, but torch sees no CUDA device; expected another, such as cpu")
+
+
+def array(name: str, value: object) -> Tensor:
+    """Real numbers in any nesting as a float64 tensor on the CPU, perhaps the given one.
+
+    Raises:
+        TypeError: something else, or a tensor without values.
+    """
+    try:
+        unreal = isinstance(value, Tensor) and (value.is_nested or value.is_complex() or value.layout != torch.strided)
+        if unreal or isinstance(value, bool):
+            raise TypeError
+        return torch.as_tensor(value, dtype=F64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name}: got {value!r}, expected a number or a sequence of them") from None
+
+
 def vector(name: str, value: float | Vector, dim: int) -> Tensor:
     """A finite number or [D] of them as a new [D] float64 tensor on the CPU."""
-    try:
-        given = torch.as_tensor(value, dtype=F64, device="cpu").detach()
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: got {value!r}, expected a number or a sequence of them") from None
+    given = array(name, value)
     if given.ndim > 1 or (given.ndim == 1 and given.shape[0] != dim) or not bool(given.isfinite().all()):
         raise ValueError(f"{name}: got {value!r}, expected a finite number or {dim} of them")
     return given.expand(dim).clone()

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..device_cache import DeviceCache
 from ..ops.arguments import check_int
 from ..ops.closed_form import KernelMeans
-from .base import F64, Vector, positive, vector
+from .base import F64, Vector, array, check_draws, positive, vector
 from .closed_form import ClosedFormPrior
 
 TILE = 2**22  # numbers in a temporary array of matrices
@@ -116,6 +116,7 @@ class MixturePrior(ClosedFormPrior):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Independent draws: [count, dim]; see `Prior.sample`."""
+        check_draws(count, generator, device, dtype)
         z = torch.randn(count, self.dim, generator=generator, device=device, dtype=dtype)
         if labels is not None:
             z = self._known(z, labels)
@@ -204,7 +205,7 @@ class Gaussian(MixturePrior):
             raise ValueError("std: give std or covariance, not both")
         else:
             values, axes = _eigen("covariance", covariance, dim)
-            self.std = torch.as_tensor(covariance, dtype=F64).diagonal().sqrt()
+            self.std = array("covariance", covariance).diagonal().sqrt()
             variances, vectors = values[None], axes[None]
         super().__init__(Components(torch.ones(1, dtype=F64), self.mean[None], variances, vectors))
 
@@ -235,7 +236,7 @@ class GaussianMixture(MixturePrior):
             raise ValueError("means: give means and covariances together, or neither for the ring of ten")
         if means is None or covariances is None:
             means, covariances = _ring(10)
-        mu, covariance = torch.as_tensor(means, dtype=F64), torch.as_tensor(covariances, dtype=F64)
+        mu, covariance = array("means", means), array("covariances", covariances)
         if mu.ndim != 2 or mu.numel() == 0:
             raise ValueError(f"means: got shape {list(mu.shape)}, expected [K, D]")
         if not bool(mu.isfinite().all()):
@@ -259,7 +260,7 @@ def _ring(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _eigen(name: str, covariance: Sequence[Sequence[float]] | Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    matrix = torch.as_tensor(covariance, dtype=F64, device="cpu").detach()
+    matrix = array(name, covariance)
     if matrix.shape != (dim, dim):
         raise ValueError(f"{name}: got shape {list(matrix.shape)}, expected {[dim, dim]}")
     if not bool(matrix.isfinite().all()) or not torch.allclose(matrix, matrix.T):

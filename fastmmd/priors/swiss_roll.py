@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import check_int, check_number
-from .base import Prior
+from .base import Prior, check_draws
 
 
 class SwissRoll(Prior):
@@ -39,6 +39,7 @@ class SwissRoll(Prior):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Independent draws: [count, 2]; see `Prior.sample`."""
+        check_draws(count, generator, device, dtype)
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
         noise = torch.randn(count, 2, generator=generator, device=device, dtype=dtype)
         if labels is not None:

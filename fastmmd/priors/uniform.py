@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..device_cache import DeviceCache
 from ..ops.closed_form import KernelMeans
-from .base import Vector, vector
+from .base import Vector, check_draws, vector
 from .closed_form import ClosedFormPrior
 
 
@@ -46,6 +46,7 @@ class Uniform(ClosedFormPrior):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Independent draws: [count, dim]; see `Prior.sample`."""
+        check_draws(count, generator, device, dtype)
         z = torch.rand(count, self.dim, generator=generator, device=device, dtype=dtype)
         if labels is not None:
             z = self._known(z, labels)

@@ -87,13 +87,29 @@ class Batches:
             "rows": len(self.images),
         }
 
+    def _is_state(self, state: object) -> bool:
+        """Whether it is of the kinds that `state_dict` returns."""
+        if not isinstance(state, dict):
+            return False
+        generator, numbers = state.get("generator"), [state.get(name, 0) for name in ("batch_size", "rows")]
+        numbers.append(state.get("position"))
+        if not isinstance(generator, Tensor) or any(type(number) is not int or number < 0 for number in numbers):
+            return False
+        try:
+            torch.Generator().set_state(generator.cpu())
+        except (RuntimeError, TypeError):
+            return False
+        return True
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the state was taken; one of an earlier version says nothing about sizes.
 
         Raises:
-            UserError: the batches were of another size, or of more or fewer images: the order of the images, the
-                length of an epoch and the schedule would be others in the middle of a run.
+            UserError: it is damaged; the batches were of another size, or of more or fewer images: the order of the
+                images, the length of an epoch and the schedule would be others in the middle of a run.
         """
+        if not self._is_state(state):
+            raise UserError("the checkpoint's position in the data is damaged; start a new run with another --run-dir")
         if (size := state.get("batch_size", self.batch_size)) != self.batch_size:
             raise UserError(
                 f"training.batch_size of a run cannot change: the checkpoint has {size}, the settings "

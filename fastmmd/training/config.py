@@ -64,12 +64,10 @@ class Training:
             ("threads", 0),
             ("workers", 0),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"training.{name} must be a whole number >= {least}, got {value!r}")
+            _check_whole(f"training.{name}", getattr(self, name), least)
         if self.schedule not in get_args(Schedule):
             raise unknown("training.schedule", str(self.schedule), get_args(Schedule))
-        if not isinstance(self.average, int | float) or not 0 <= self.average < 1:
+        if type(self.average) not in (int, float) or not 0 <= self.average < 1:
             raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
 
 
@@ -84,13 +82,13 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("sigma_count", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"evaluation.{name} must be a whole number >= {least}, got {value!r}")
+            _check_whole(f"evaluation.{name}", getattr(self, name), least)
         low, high = self.sigma_low, self.sigma_high
-        numbers = isinstance(low, int | float) and isinstance(high, int | float)
+        numbers = type(low) in (int, float) and type(high) in (int, float)
         if not (numbers and 0 < low < high < float("inf")):
             raise UserError(f"evaluation: 0 < sigma_low < sigma_high expected, got {low!r} and {high!r}")
+        if self.sigma_count > 10_000:
+            raise UserError(f"evaluation.sigma_count must be at most 10000, got {self.sigma_count!r}")
 
 
 @dataclass(frozen=True)
@@ -167,21 +165,15 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
         UserError: no such recipe, table or key, or a value that is not allowed.
     """
     if recipe in recipe_names():
-        text = (resources.files("fastmmd.training") / "recipes" / f"{recipe}.toml").read_text()
+        path: Any = resources.files("fastmmd.training") / "recipes" / f"{recipe}.toml"
     elif recipe.endswith(".toml") or os.sep in recipe:
-        try:
-            text = Path(recipe).expanduser().read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {recipe}: {getattr(error, 'strerror', None) or error}") from error
+        path = Path(os.path.expanduser(recipe))
     else:
         raise unknown("recipe", recipe, recipe_names())
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe {recipe}: {error}") from error
+    tables = _parsed(path, f"recipe {recipe}")
     run = tables.pop("run", None)  # a run's config.toml is a recipe too
     tables.pop("versions", None)
-    name = run.get("recipe", recipe) if isinstance(run, dict) else Path(recipe).stem
+    name = str(run.get("recipe", recipe)) if isinstance(run, dict) else Path(recipe).stem
     return recipe_from_dict(name, tables, data, overrides)
 
 
@@ -239,10 +231,29 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing or not TOML.
     """
+    return _parsed(path, str(path))
+
+
+def _parsed(path: Any, what: str) -> dict[str, Any]:
+    """The tables of a TOML file, a path or a resource; errors begin with `what` it is."""
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise UserError(f"{what}: nested too deeply; a recipe has tables of numbers, words and lists") from error
+    except (OSError, ValueError) as error:  # no file, no UTF-8, no TOML, a number of thousands of digits
+        raise UserError(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _check_whole(name: str, value: object, least: int, most: int = 10**12) -> None:
+    """A whole number in a range.
+
+    Raises:
+        UserError: something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} must be a whole number >= {least}, got {value!r}")
+    if value > most:
+        raise UserError(f"{name} must be a whole number up to {most}, got one of {len(str(value))} digits")
 
 
 T = TypeVar("T")

@@ -19,9 +19,11 @@ from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
 from fastmmd.files import write_text
 from fastmmd.nn import Autoencoder
 from fastmmd.training.config import Evaluation
-from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.run import RunConfig, RunFolder, is_number
 
 CHUNK = 2_000  # images at once
+#: Numbers that a record of an epoch has.
+EPOCH = ("epoch", "step", "seconds", "images_per_second", "loss", "reconstruction", "regularizer")
 
 #: Test log-likelihood on MNIST in nats after 1000 epochs, from the table of the DS-AAE paper.
 PAPER_LIKELIHOODS = {"GMMN+AE": 282, "DS-AAE": 243, "MMD-AE": 228, "AAE": 340}
@@ -191,7 +193,7 @@ def _codes(codes: CodeStatistics) -> list[str]:
 
 
 def _training(folder: RunFolder, config: RunConfig) -> str:
-    epochs = [record for record in folder.records() if "epoch" in record]
+    epochs = [record for record in folder.records() if all(map(is_number, map(record.get, EPOCH)))]
     if not epochs:
         return "No epoch was completed."
     last = epochs[-1]
@@ -201,12 +203,12 @@ def _training(folder: RunFolder, config: RunConfig) -> str:
         f"- last epoch: loss {last['loss']:.4g}, reconstruction {last['reconstruction']:.4g}, "
         f"regularizer {last['regularizer']:.4g}",
     ]
-    if last.get("regularizer_share") is not None:
+    if is_number(last.get("regularizer_share")):
         lines.append(f"- the regularizer takes {last['regularizer_share']:.0%} of a training step")
-    curve = [record for record in epochs if "validation_log_likelihood" in record]
+    curve = [record for record in epochs if is_number(record.get("validation_log_likelihood"))]
     values = ", ".join(f"{record['validation_log_likelihood']:.1f}@{record['epoch']}" for record in curve)
     lines.append(f"- log-likelihood of the validation split by epoch: {values}")
-    warned = dict.fromkeys(record["warning"] for record in folder.records() if "warning" in record)
+    warned = dict.fromkeys(str(record["warning"]) for record in folder.records() if "warning" in record)
     lines += [f"- warning: {message}" for message in warned]
     return "\n".join(lines)
 

@@ -88,6 +88,12 @@ class RunConfig:
         run = tables.get("run")
         if not isinstance(run, dict) or not {"data", "data_dim", "recipe"} <= set(run):
             raise UserError(f"{path}: no table [run] with recipe, data and data_dim")
+        for key in ("data", "data_dir"):
+            if not isinstance(run.get(key, ""), str):
+                raise UserError(f"{path}: run.{key} must be a string, got {run[key]!r}")
+        for key in ("data_dim", "seed"):
+            if type(run.get(key, 0)) is not int or not 0 <= run.get(key, 0) < 2**32:
+                raise UserError(f"{path}: run.{key} must be a whole number from 0 to 2^32 - 1, got {run[key]!r}")
         wanted = {name: tables.get(name, {}) for name in ("model", "training", "evaluation")}
         recipe = recipe_from_dict(str(run["recipe"]), wanted)
         device = str(run.get("device", "cpu"))
@@ -167,11 +173,11 @@ class RunFolder:
         """Drop the metrics of steps that a resumed run repeats."""
         if not self.metrics.exists():
             return
-        kept = [line + "\n" for line, record in self._lines() if record.get("step", 0) <= step]
+        kept = [line + "\n" for line, record in self._lines() if _is_up_to(step, record)]
         write_text(self.metrics, "".join(kept))
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without an unfinished one left by a killed run."""
+        """The lines of metrics.jsonl, without what is no record, such as an unfinished one left by a killed run."""
         return [record for _, record in self._lines()]
 
     def evaluations(self) -> int:
@@ -185,12 +191,14 @@ class RunFolder:
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The complete lines of metrics.jsonl and their parsed records."""
-        text = self.metrics.read_text() if self.metrics.exists() else ""
+        text = self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
         for line in text.splitlines():
             try:
-                yield line, json.loads(line)
-            except json.JSONDecodeError:  # the line in which a killed run was writing
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # the line in which a killed run was writing
                 continue
+            if isinstance(record, dict):
+                yield line, record
 
 
 def _is_debris(path: Path) -> bool:
@@ -201,6 +209,16 @@ def _is_debris(path: Path) -> bool:
 def absolute(path: str | None) -> str | None:
     """The absolute path, as a run folder stores it."""
     return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def is_number(value: object) -> bool:
+    """Whether a record has a number there."""
+    return type(value) in (int, float)
+
+
+def _is_up_to(step: int, record: Mapping[str, Any]) -> bool:
+    made = record.get("step", 0)
+    return is_number(made) and made <= step
 
 
 def _is_evaluation(record: Mapping[str, Any]) -> bool:

@@ -244,7 +244,7 @@ void make_plan_of(const Kernel& kernel, const Distances& distances, bool per_run
     plan.evaluate_per_rung = evaluate_per_rung<T, F>;
     const double reach = distances.farthest * (1 + 1e-5);  // distances as they are rounded
     double folded_from = INFINITY;
-    if (is_foldable<F> && may_fold && !per_rung && reach > 1e-30 && reach < 1e30)
+    if (is_foldable<F> && may_fold && !per_rung && reach > 1 / foldable_reach<T> && reach < foldable_reach<T>)
         folded_from = fold_wide<T, F>(kernel, reach, scratch, plan);
     plan_ladder(kernel.bandwidths, kernel.count, scratch.order, scratch.follows);
     bool after_folded = false;

@@ -143,7 +143,7 @@ DEVICE Whole whole_of(const Memory& memory, const Ladder& ladder, const Rung* ru
         wide += !rungs[s].far && reach <= 2 * widest_reach * rungs[s].squared;
         whole.far += rungs[s].far && whole.powers;
     }
-    const bool sane = reach > 1e-30 && reach < 1e30;
+    const bool sane = reach > 1e-12 && reach < 1e12;  // or powers in float would be none (cpu/mmd/series.hpp)
     whole.folded = whole.may_fold && ladder.may_fold && wide == close && close > 1 && sane;
     return whole;
 }

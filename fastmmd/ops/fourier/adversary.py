@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import current, select
 from ...backends.calls import FourierAscent, FourierDiscrepancy, FourierDiscrepancyBackward
-from ..arguments import check_number, compute_dtype
+from ..arguments import check_number, compute_dtype, reject_unsupported
 from ..dispatch import define, needs_grad
 from ..shards import Group, Shards, shards_of
 from .features import FourierFeatures, check_features, empty_gradients, flattened, restored
@@ -113,6 +113,7 @@ def check_clouds(
     if not isinstance(alpha, Tensor) or not alpha.is_floating_point():
         given = alpha.dtype if isinstance(alpha, Tensor) else type(alpha).__name__
         raise TypeError(f"alpha: got {given}, expected a floating tensor of shape {[features.count]}")
+    reject_unsupported("alpha", alpha)
     if alpha.shape != (features.count,):
         raise ValueError(f"alpha: got shape {list(alpha.shape)}, expected [{features.count}], one for each frequency")
     if alpha.device != codes.device:

@@ -10,10 +10,8 @@ from torch import Tensor
 from ...backends import current, select
 from ...backends.calls import Features, FourierFrequencies
 from ...device_cache import DeviceCache
-from ..arguments import check_int, check_points, numbers_in, positive_floats
+from ..arguments import INT64_MAX, check_int, check_points, numbers_in, positive_floats, reject_unsupported
 from ..dispatch import define
-
-INT64_MAX = 2**63 - 1
 
 
 class FourierFeatures:
@@ -100,7 +98,7 @@ class FourierFeatures:
 
     def block(self, t: int | Tensor) -> FourierFeatures:
         """The t-th block of fresh features: the same description with start + t * count."""
-        step = t if isinstance(t, Tensor) else check_int("t", t, -INT64_MAX)
+        step = _checked_key("t", t, -INT64_MAX)
         return FourierFeatures(
             self.dim,
             self.count,
@@ -126,6 +124,9 @@ class FourierFeatures:
 
     def _make_key(self, device: torch.device) -> Tensor:
         # full() fills on the device; tensor() would copy from the host, which a CUDA graph cannot capture
+        for name, part in (("seed", self.seed), ("start", self.start)):
+            if isinstance(part, Tensor) and part.device.type == "meta" and device.type != "meta":
+                raise ValueError(f"{name}: got a tensor on meta, which has no value; expected one on {device}")
         parts = [
             part.to(device) if isinstance(part, Tensor) else torch.full((), part, dtype=torch.int64, device=device)
             for part in (self.seed, self.start)
@@ -163,9 +164,10 @@ def empty_gradients(first: Tensor, second: Tensor, needs: Sequence[bool]) -> tup
     return first.new_empty(first.shape if needs[0] else 0), second.new_empty(second.shape if needs[1] else 0)
 
 
-def _checked_key(name: str, key: int | Tensor) -> int | Tensor:
+def _checked_key(name: str, key: int | Tensor, least: int = 0) -> int | Tensor:
     if not isinstance(key, Tensor):
-        return check_int(name, key, 0, INT64_MAX)
+        return check_int(name, key, least, INT64_MAX)
+    reject_unsupported(name, key)
     if key.ndim != 0 or key.dtype != torch.int64:
         raise ValueError(f"{name}: got a {key.dtype} tensor of shape {list(key.shape)}, expected a 0-d int64 one")
     return key

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...backends import current, select
 from ...backends.calls import FourierFunction, FourierSum
-from ..arguments import batched, check_same, compute_dtype, normalized, reject_forward_mode, sample_weights
+from ..arguments import batched, check_same, compute_dtype, normalized, reject_unsupported, sample_weights
 from ..dispatch import define
 from ..shards import Group, Shards, shards_of
 from .features import FourierFeatures, check_features, empty_gradients, flattened, restored
@@ -96,13 +96,14 @@ def fourier_function(x: Tensor, coefficients: Tensor, features: FourierFeatures)
         TypeError, ValueError: naming the argument.
     """
     check_features(features, rank=2, x=x)
+    if isinstance(coefficients, Tensor):
+        reject_unsupported("coefficients", coefficients)
     if not isinstance(coefficients, Tensor) or coefficients.shape != (2 * features.count,):
         given = list(coefficients.shape) if isinstance(coefficients, Tensor) else type(coefficients).__name__
         raise ValueError(f"coefficients: got {given}, expected a tensor of shape [{2 * features.count}], 2 * count")
     if not coefficients.is_floating_point():
         raise TypeError(f"coefficients: got dtype {coefficients.dtype}, expected a floating one")
     check_same(x=x, coefficients=coefficients)
-    reject_forward_mode("coefficients", coefficients)
     xb, cb = (tensor.to(compute_dtype(x))[None] for tensor in (x, coefficients))
     return function_values(xb, cb, *flattened(features, x.device), current())[0]
 

@@ -16,6 +16,7 @@ from ..arguments import (
     KernelName,
     batched,
     check_estimator,
+    check_number,
     check_points,
     compute_dtype,
     kernel_arguments,
@@ -170,9 +171,9 @@ def _of_one(
         x_labels=x_labels, y_labels=y_labels, class_weights=class_weights, unconditional_weight=unconditional_weight,
     )  # fmt: skip
     check_points(x=x, y=y)
-    by_class_alone = x_labels is not None and absent == "skip" and unconditional_weight == 0
-    unbiased = check_estimator(estimator, **({} if by_class_alone else {"x": x, "y": y}))
-    batch = _broadcast_batch(x, y)
+    unconditional_weight = _weight(unconditional_weight)
+    judged = _judged(x, y, x_labels, absent, unconditional_weight)
+    unbiased, batch = check_estimator(estimator, **judged), _broadcast_batch(x, y)
     spec = kernel_arguments(*kernel, x) if fixed is None else fixed.spec
     s, w, numbers, family = flattened(spec)
     wx = _flat(sample_weights("x_weights", x_weights, "x", x, batch))
@@ -217,6 +218,7 @@ def _of_all(
     x, y = x.to(compute_dtype(x)), y.to(compute_dtype(x))
     whole = side_of(x, x_weights), side_of(y, y_weights)
     x_labels, y_labels, class_weights, unconditional_weight, absent = classes
+    unconditional_weight = _weight(unconditional_weight)
     if x_labels is None and y_labels is None and class_weights is None and unconditional_weight == 0:
         return sharded_mmd2(whole, spec, unbiased, shards).to(x.dtype)
     x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
@@ -225,6 +227,19 @@ def _of_all(
     if unconditional_weight != 0:
         value = value + unconditional_weight * sharded_mmd2(whole, spec, unbiased, shards)
     return value.to(x.dtype)
+
+
+def _weight(value: float) -> float:
+    """`unconditional_weight` as a float, which `check_classes` judges."""
+    return value if isinstance(value, float) else check_number("unconditional_weight", value, zero=True)
+
+
+def _judged(
+    x: Tensor, y: Tensor, x_labels: Tensor | None, absent: str, unconditional_weight: float
+) -> dict[str, Tensor]:
+    """What the unbiased estimator needs two points of: nothing where there are classes alone and small ones skipped."""
+    skips = x_labels is not None and isinstance(absent, str) and absent == "skip" and unconditional_weight == 0
+    return {} if skips else {"x": x, "y": y}
 
 
 def _broadcast_batch(x: Tensor, y: Tensor) -> torch.Size:

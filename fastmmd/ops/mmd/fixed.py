@@ -83,7 +83,7 @@ class FixedSample:
         """
         for name, value in arguments.items():
             default = DEFAULTS.get(name)
-            if value is not default and (isinstance(value, Tensor) or value != default):
+            if value is not default and (hasattr(value, "shape") or value != default):  # of arrays there is no one `!=`
                 reason = "takes no classes: make one of each class" if "_labels" in name else "has its own"
                 given = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ValueError(f"{name}: got {given} beside a FixedSample, which {reason}; leave the argument out")

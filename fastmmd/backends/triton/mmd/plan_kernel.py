@@ -246,7 +246,8 @@ def _fold(series, nodes, powers, ladder, reached, dtype: tl.constexpr, SERIES: t
     near = ladder.there & (ladder.alone == 0)
     wide = near & (reached <= ladder.squared * (2 * WIDEST_REACH))
     count = tl.sum(near.to(tl.int32))
-    folded = (tl.sum(wide.to(tl.int32)) == count) & (count > 1) & (reached > 1e-30) & (reached < 1e30)
+    # The powers shall be numbers of float32 (foldable_reach in csrc/cpu/mmd/series.hpp).
+    folded = (tl.sum(wide.to(tl.int32)) == count) & (count > 1) & (reached > 1e-12) & (reached < 1e12)
     k = tl.arange(0, MOST_TERMS)
     at = 0.5 * reached * (1 + tl.load(nodes + k, mask=k < SERIES, other=0.0))
     inside = near[:, None] & (k < SERIES)[None, :]
