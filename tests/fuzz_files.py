@@ -17,8 +17,8 @@ from fuzz_junk import JUNK
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastmmd.data import datasets
 from fastmmd.data.datasets import load_data, read_idx
+from fastmmd.data.folders import image_files
 from fastmmd.errors import UserError
 from fastmmd.training.batches import Batches
 from fastmmd.training.config import load_recipe
@@ -145,9 +145,10 @@ def read(path: Path) -> None:
         folder.forget_after(2)
         assert all(record.get("step", 0) <= 2 for record in folder.records())
     else:
-        images, labels, shape = datasets._read_image_folder(path.parent)
-        judge(images, labels)
-        assert images.shape == (1, shape[0] * shape[1])
+        folder = image_files(path.parent)
+        images = folder.read()
+        judge(images, folder.labels)
+        assert images.shape == (1, folder.image_shape[0] * folder.image_shape[1])
 
 
 def judge(images: torch.Tensor, labels: torch.Tensor | None) -> None:

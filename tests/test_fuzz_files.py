@@ -69,7 +69,7 @@ def test_more_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="huge.pt: its images take 4,000.0 GB"):
         load_data(str(tmp_path / "huge.pt"))
     save_image(tmp_path / "folder" / "a.png", np.zeros((600, 600), np.uint8))
-    with pytest.raises(UserError, match="folder: its images take"):
+    with pytest.raises(UserError, match="a.png: its images take"):
         load_data(str(tmp_path / "folder"))
 
 
