@@ -63,8 +63,9 @@ def require(module: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its class name if the message is empty."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its beginning; its class name if the message is empty."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:300]}..."  # some quote what they could not read
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:

@@ -117,7 +117,7 @@ def files(draw: Any) -> None:
         except UserError as error:
             said = str(error)
             assert any(word in said for word in (name, "model", "training.", "evaluation", "key '")), said
-            assert len(said) < 3000, said
+            assert len(said) < 3000 or path.suffix == ".toml", said  # a value of a recipe is quoted whole
     return None
 
 
