@@ -107,7 +107,7 @@ def mmd2(
     """
     shards, arguments = shards_of(group), (bandwidths, kernel, kernel_weights, alpha)
     classes = x_labels, y_labels, class_weights, unconditional_weight, absent
-    if shards is not None:
+    if shards is not None and shards.count > 1:
         return _of_all(x, y, shards, estimator, arguments, (x_weights, y_weights), classes)
     return _of_one(x, y, estimator, arguments, (x_weights, y_weights), classes)
 
