@@ -67,7 +67,7 @@ test-quick: $(VENV)/installed-test
 
 # Plants faults, one at a time, and shows that the quick suite catches each; goes on where it was interrupted.
 mutants: $(VENV)/installed-test
-	$(BIN)/python tests/mutants/plant.py --jobs $(JOBS) $(QUICK)
+	$(BIN)/python tests/mutants/plant.py --jobs $(JOBS) $(QUICK) $(PROCESSES)
 
 # The Triton kernels with another version of Triton, by default the one that torch 2.13 requires, which lies before that
 # of .venv and stays out of it.
@@ -81,6 +81,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 SUITE := tests/test_quick.py
 QUICK := $(SUITE) $(patsubst %,tests/test_%.py,mutants architecture errors backends regularizers nn labels_nn evaluation gmmn \
 	labels_absent loops checkpoint inputs training_inputs)
+PROCESSES := tests/test_shards.py tests/test_distributed_training.py
 OPERATORS := $(patsubst %,tests/test_%.py,quick mmd labels fourier parzen extremes)
 AROUND := $(patsubst %,tests/test_%.py,discrepancy operators dispatch)
 
