@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from fastmmd.data import Dataset, load_data
 from fastmmd.errors import UserError
 from fastmmd.nn import MMDAE
 from fastmmd.nn.spread import one_generator
+from fastmmd.nn.steps import descend
 from fastmmd.ops.shards import Shards
 from fastmmd.training.batches import Batches, training_labels
 from fastmmd.training.config import load_recipe, recipe_names
@@ -78,6 +81,22 @@ def losses(case: str, data: Dataset, shards: Shards | None) -> torch.Tensor:
     return found if shards is None else shards.total(found) / shards.count
 
 
+def uneven(shards: Shards | None, rank: int = 0) -> torch.Tensor:
+    """The state of a copy of a model after two steps on 49 rows, of which the first process has all but one."""
+    torch.manual_seed(1)
+    model = load_recipe("aae-conv", "digits", SETTINGS).build(64).double().train()
+    rows = torch.rand(49, 64, dtype=torch.float64)
+    model.synchronize(shards)
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.encoder.parameters(), 0.1)
+    mine = rows if shards is None else rows[:48] if rank == 0 else rows[48:]
+    for _ in range(2):
+        codes = model.encoder(mine)
+        loss = codes.square().sum() / 49 if shards is None else codes.square().sum() * RANKS / 49
+        descend(loss, optimizer, shards=model.shards)
+    return torch.cat([value.flatten().double() for value in model.state_dict().values() if torch.is_tensor(value)])
+
+
 def replica(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
@@ -91,13 +110,14 @@ def replica(rank: int, folder: str) -> None:
         found["refused"] = str(error)
     model.synchronize(None)
     model.training_step(x, optimizers)
-    processes = Group(Shards(), torch.device("cpu"))
+    processes = Group(Shards())
     found["any"] = processes.any(7 * rank)
     processes.agree("the same")
     try:
         processes.agree(f"seed={rank}")
     except UserError as error:
         found["differ"] = str(error)
+    found["uneven"] = uneven(Shards(), rank)
     torch.save(found, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -122,6 +142,13 @@ def test_steps_are_those_of_one_process(found: list[dict[str, Any]], data: Datas
     torch.set_num_threads(threads)
     assert torch.equal(found[0][case], found[1][case])
     torch.testing.assert_close(found[0][case], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalization_of_uneven_parts(found: list[dict[str, Any]]) -> None:
+    """Of 48 rows and one, by the statistics of all 49."""
+    expected = uneven(None)
+    for of_rank in found:
+        torch.testing.assert_close(of_rank["uneven"], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_processes(found: list[dict[str, Any]]) -> None:
@@ -199,7 +226,10 @@ def test_one_that_dies_ends_the_others(tmp_path: Path) -> None:
         "except UserError as error:\n"
         "    sys.exit(f'fastmmd: {error}')\n"
     )
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29617", "WORLD_SIZE": "2"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     children = [
         subprocess.Popen(
             [sys.executable, program], env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -211,12 +213,20 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def refusals(rank: int, group: Any) -> list[str]:
     """What processes get that differ, or that have too few points together."""
-    x = torch.randn(4, 3)
+    x, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
     calls: list[Callable[[], object]] = [
         lambda: fastmmd.mmd2(x, x + 1, (1.0 + rank,), group=group),
         lambda: fastmmd.mmd2(x, x + 1, SCALES, estimator=("biased", "unbiased")[rank % 2], group=group),
         lambda: fastmmd.mmd2(x[:, : 3 - rank % 2], x[:, : 3 - rank % 2], SCALES, group=group),
         lambda: fastmmd.fourier_mean(x, FourierFeatures(3, 8, seed=rank), group=group),
+        lambda: fastmmd.mmd2(x, x, SCALES, x_weights=torch.ones(4 - rank), group=group),
+        lambda: fastmmd.mmd2(x, x, SCALES, x_weights=torch.tensor([1.0, -1.0, 1.0, 1.0 - 2 * rank]), group=group),
+        lambda: fastmmd.mmd2(
+            x, x, SCALES, x_labels=labels, y_labels=labels, class_weights=(1.0,), unconditional_weight=1.0 + rank,
+            group=group,
+        ),
+        lambda: fastmmd.fourier_mean(x, FEATURES, group=group) if rank else fastmmd.mmd2(x, x, SCALES, group=group),
+        lambda: fastmmd.fourier_mean(x[:0], FEATURES, group=group),
         lambda: fastmmd.mmd2(x[:0], x, SCALES, group=group),
         lambda: fastmmd.mmd2(x[: 1 - rank], x, SCALES, estimator="unbiased", group=group),
         lambda: fastmmd.mmd2(x, x, SCALES, x_weights=torch.zeros(4), group=group),
@@ -225,14 +235,15 @@ def refusals(rank: int, group: Any) -> list[str]:
             class_weights=(0.5, 0.5), group=group,
         ),
     ]  # fmt: skip
-    said = []
-    for call in calls:
-        try:
-            call()
-            said.append("no error")
-        except (ValueError, TypeError) as error:
-            said.append(str(error))
-    return said
+    return [said(call) for call in calls]
+
+
+def said(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return "no error"
 
 
 def replica(rank: int, folder: str) -> None:
@@ -241,6 +252,7 @@ def replica(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
     )
     groups = {ranks: distributed.new_group(list(range(ranks))) for ranks in (1, 2, 3, RANKS)}
+    odd = distributed.new_group([1, 3])
     results: dict[Any, Any] = {}
     for name, ranks, exchange in RUNS:
         if rank < ranks:
@@ -252,6 +264,15 @@ def replica(rank: int, folder: str) -> None:
         part = shard(whole(case, 2), 2, rank)
         results["summed"] = evaluated(case, part, Shards(groups[2], gradients="summed"))
         results["refused"] = refusals(rank, groups[2])
+    if rank in (1, 3):
+        for exchange in ("gather", "ring"):
+            results["odd", exchange] = evaluated(
+                case, shard(whole(case, 2), 2, rank // 2), Shards(odd, exchange=exchange)
+            )
+        copies = copy.deepcopy(Shards(odd)), pickle.loads(pickle.dumps(Shards()))
+        assert copies[0].group is odd and copies[1] == Shards()
+    else:
+        results["outside"] = said(lambda: fastmmd.mmd2(torch.randn(4, 3), torch.randn(4, 3), SCALES, group=odd))
     if rank < 1:
         results["alone"] = evaluated(case, shard(whole(case, 1), 1, 0), groups[1])
     encoder = DistributedDataParallel(Encoder())
@@ -329,12 +350,26 @@ def test_the_mean_over_shards_is_another_quantity() -> None:
 
 def test_refusals(found: list[dict[Any, Any]]) -> None:
     first, second = (found[rank]["refused"] for rank in range(2))
-    assert first == second
-    for text, said in zip(
-        ("different settings", "different settings", "different settings", "seed 1", "x: got 0 points",
-         "x: got 1 points", "weights that sum to 0", "x_labels: got 0 points of class 1"), first, strict=True,
-    ):  # fmt: skip
-        assert text in said, said
+    texts = (
+        "different settings", "different settings", "different settings", "seed 1",
+        ("rank 1 with an error, x_weights: got shape [3]", "x_weights: got shape [3]"), "weights that sum to 0",
+        "unconditional_weight=2.0", "fourier_mean", "no point", "x: got 0 points", "x: got 1 points",
+        "weights that sum to 0", "x_labels: got 0 points of class 1",
+    )  # fmt: skip
+    for text, said in zip(texts, zip(first, second, strict=True), strict=True):
+        if text is not None:
+            wanted = text if isinstance(text, tuple) else (text, text)
+            assert all(part in one for part, one in zip(wanted, said, strict=True)), said
+
+
+def test_a_group_of_some_processes(found: list[dict[Any, Any]]) -> None:
+    expected = evaluated(CASES["gaussian"], whole(CASES["gaussian"], 2))
+    for exchange in ("gather", "ring"):
+        parts = [found[rank]["odd", exchange] for rank in (1, 3)]
+        assert torch.equal(parts[0]["value"], parts[1]["value"])
+        for name in "xy":
+            torch.testing.assert_close(joined(parts, name, 2), expected[name], rtol=1e-5, atol=1e-8)
+    assert all("this process is not in it" in found[rank]["outside"] for rank in (0, 2))
 
 
 def test_a_group_without_processes() -> None:

@@ -8,6 +8,7 @@ from .gmmn import GMMNAE, GeneratorPrior
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
+from .spread import one_generator
 from .steps import Losses
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "Regularizer",
     "code_health",
     "kernel_problem",
+    "one_generator",
 ]

@@ -300,6 +300,8 @@ def _check_rows(model: Trainable, x: Tensor, networks: tuple[nn.Module, ...]) ->
     remedy = "set drop_last=True in the DataLoader, or a batch size that leaves a larger last batch"
     if x.shape[0] == 0:
         raise ValueError(f"x: got a batch without rows (shape {list(x.shape)}), expected at least one: {remedy}")
+    if model.shards is not None:  # those of all processes count
+        return
     parts = [part for network in networks for part in network.modules() if part.training]
     if any(isinstance(part, nn.BatchNorm1d) or getattr(part, "least_rows", 1) > 1 for part in parts):
         raise ValueError(f"x: got a batch of one row, but batch normalization needs two to train: {remedy}")

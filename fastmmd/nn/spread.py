@@ -82,7 +82,7 @@ class _Total(torch.autograd.Function):
 class BatchNorm1d(nn.BatchNorm1d):
     """The same, of rows that may be some of a batch: by the statistics of all, on any device.
 
-    torch.nn.SyncBatchNorm is for GPUs alone. Every process has as many rows.
+    torch.nn.SyncBatchNorm is for GPUs alone.
     """
 
     shards: Shards | None = None
@@ -102,7 +102,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 def _normalized(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, shards: Shards) -> Tensor:
     values, dims = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, [0, *range(2, x.ndim)]
-    count = values.numel() // values.shape[1] * shards.count
+    count = int(shards.total(torch.tensor(values.numel() // values.shape[1], device=x.device)))
     shape = [1, -1, *[1] * (x.ndim - 2)]
 
     def mean_of(values: Tensor) -> Tensor:

@@ -43,19 +43,30 @@ class Trainable(CountsSteps):
         the codes and draws of all (`group` of `fastmmd.mmd2`), and batch normalization of this package's networks is by
         the statistics of all. Parts of one size make it the step of one process on the whole batch.
 
+        Seed the processes differently (`torch.manual_seed(seed + rank)`), or their noise and draws from the prior are
+        copies of one another; `nn.one_generator` instead makes them those of one process.
+
         Args:
             group: a ProcessGroup of `torch.distributed` or `fastmmd.Shards`; None: this process trains by itself,
                 whatever others do.
 
         Raises:
             TypeError, RuntimeError: see `fastmmd.mmd2`.
+            ValueError: the models of the processes differ in their shapes or in the steps they have done.
         """
         shards = shards_of(group)
-        self.shards = None if shards is None else replace(shards, gradients="averaged")
-        self.regularizer.shards, self._alone = self.shards, shards is None
-        share_statistics(self, self.shards)
-        if self.shards is not None:
-            self.shards.begin_alike([*self.parameters(), *self.buffers()])
+        if shards is not None:
+            tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+            shapes = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()]
+            device = next(iter(tensors.values())).device
+            shards.agree(f"{type(self).__name__} at step {self.steps}, {'; '.join(shapes)}", [], device)
+            shards.begin_alike(list(tensors.values()))
+            shards = replace(shards, gradients="averaged")
+        self.shards, self._alone = shards, shards is None
+        for module in self.modules():
+            if isinstance(module, Regularizer):
+                module.shards = shards
+        share_statistics(self, shards)
 
     def _check_synchronized(self) -> None:
         if self.shards is None and not self._alone and unsynchronized():

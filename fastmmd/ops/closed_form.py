@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
@@ -88,15 +89,8 @@ def mmd2_to_prior(
         TypeError, ValueError: as `mmd2`; a prior without a closed form (sample it and use `mmd2`).
     """
     shards = shards_of(group)
-    check_points(None if shards is None else 2, empty=shards is not None, x=x)
-    kernel_means: Callable[..., KernelMeans] | None = getattr(prior, "kernel_means", None)
-    if kernel_means is None:
-        raise TypeError(
-            f"prior: got {type(prior).__name__}, expected Gaussian, GaussianMixture or Uniform, which have a closed "
-            "form; for another prior use mmd2(x, prior.sample(count))"
-        )
-    if prior.dim != x.shape[-1]:
-        raise ValueError(f"prior: got dimension {prior.dim}, expected {x.shape[-1]} as x of shape {list(x.shape)}")
+    with nullcontext() if shards is None else shards.checking(x):
+        kernel_means = _checked(x, prior, sharded=shards is not None)
     if shards is not None:
         return _of_all(x, kernel_means, bandwidths, check_estimator(estimator), kernel_weights, x_weights, shards)
     unbiased = check_estimator(estimator, x=x)
@@ -118,6 +112,20 @@ def mmd2_to_prior(
     return value.reshape(batch) if batch else value.squeeze(0)
 
 
+def _checked(x: Tensor, prior: EmbeddedPrior, sharded: bool) -> Callable[..., KernelMeans]:
+    """The prior's method, for points of its dimension."""
+    check_points(2 if sharded else None, empty=sharded, x=x)
+    kernel_means: Callable[..., KernelMeans] | None = getattr(prior, "kernel_means", None)
+    if kernel_means is None:
+        raise TypeError(
+            f"prior: got {type(prior).__name__}, expected Gaussian, GaussianMixture or Uniform, which have a closed "
+            "form; for another prior use mmd2(x, prior.sample(count))"
+        )
+    if prior.dim != x.shape[-1]:
+        raise ValueError(f"prior: got dimension {prior.dim}, expected {x.shape[-1]} as x of shape {list(x.shape)}")
+    return kernel_means
+
+
 def _of_all(
     x: Tensor,
     kernel_means: Callable[..., KernelMeans],
@@ -128,18 +136,18 @@ def _of_all(
     shards: Shards,
 ) -> Tensor:
     """`mmd2_to_prior` of the points of all processes."""
-    kernel = kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, x)
-    weights = sample_weights("x_weights", x_weights, "x", x, zero=True)
+    with shards.checking(x):
+        kernel = kernel_arguments(bandwidths, "gaussian", kernel_weights, 1.0, x)
+        weights = sample_weights("x_weights", x_weights, "x", x, zero=True)
     dtype = compute_dtype(x)
     kernel = _as_float32(kernel) if dtype == torch.float32 else kernel
-    own = sharded_mmd2([side_of(x.to(dtype), weights)], kernel, unbiased, shards)
+    own = sharded_mmd2([side_of(x.to(dtype), weights)], kernel, unbiased, shards, also="mmd2_to_prior")
     means = kernel_means(kernel.bandwidths, kernel.weights, x.device)
     masses = x.new_ones(len(x), dtype=F64) if weights is None else weights.to(F64)
-    mass = masses.sum()
-    cross = mass.new_zeros(()) if mass == 0 else (means.cross(x.to(F64)) * masses).sum() / mass
+    cross = (means.cross(x.to(F64)) * masses).sum() if len(x) else masses.sum()
     # The prior's own term, and its gradient, is the same on all processes: each has its share of the gradient.
     of_prior = means.own.detach() + shards.scaled(means.own - means.own.detach()) / shards.count
-    return (own + of_prior - 2 * shards.mean(cross, mass)).to(dtype)
+    return (own + of_prior - 2 * shards.mean(cross, masses.sum())).to(dtype)
 
 
 def _as_float32(kernel: Kernel) -> Kernel:

@@ -115,7 +115,7 @@ class ParzenEstimator:
     def _of_all(self, shards: Shards) -> tuple[Tensor, Tensor, int]:
         """The state that one estimator with the samples of all processes would have."""
         norm = self._points.to(F64).norm().item()
-        settings = f"ParzenEstimator, points {list(self._points.shape)} of norm {norm}, sigmas {self.sigmas}"
+        settings = f"ParzenEstimator, points {list(self._points.shape)} of norm {norm:.6g}, sigmas {self.sigmas}"
         (counts,) = shards.agree(settings, [self.count], self._points.device)
         nearest = shards.least(self._minimum)
         t = 0.5 / self._sums.new_tensor(_scale(self.sigmas)[1]).square()[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -77,7 +78,13 @@ class Shards:
         """What gradients of this process are multiplied by."""
         return self.count if self.gradients == "averaged" else 1
 
+    def __copy__(self) -> Shards:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.group is not None and self.group is not distributed.group.WORLD:
+            raise TypeError("group: a process group cannot be saved; call model.synchronize(None) before, or save the "
+                            "state_dict()")  # fmt: skip
         return Shards, (None, self.exchange, self.gradients)  # in another process the group is another
 
     def total(self, values: Tensor) -> Tensor:
@@ -92,25 +99,41 @@ class Shards:
             distributed.broadcast(tensor.detach(), self.global_rank(0), group=self.group)
 
     def agree(self, settings: str, sizes: Sequence[int], device: torch.device) -> list[list[int]]:
-        """The sizes that each process gives.
+        """The sizes, at most two, that each process gives.
 
         Raises:
             ValueError: their settings differ; on every process.
         """
         digest = int.from_bytes(hashlib.sha256(settings.encode()).digest()[:7], "little")
-        own = torch.tensor([digest, *sizes], device=device)
+        own = torch.tensor([digest, *sizes, 0, 0][:3], device=device)  # as long for every call: any two may meet here
         all_ = [torch.empty_like(own) for _ in range(self.count)]
         distributed.all_gather(all_, own, group=self.group)
         digests, *columns = torch.stack(all_).T.tolist()
         if len(set(digests)) > 1:
             texts: list[Any] = [None] * self.count
-            distributed.all_gather_object(texts, settings, group=self.group)
+            with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+                distributed.all_gather_object(texts, settings, group=self.group)
             other = next(rank for rank, text in enumerate(texts) if text != texts[0])
             raise ValueError(
                 f"group: processes call with different settings: rank 0 with {texts[0]}, rank {other} with "
                 f"{texts[other]}; expected the same on all"
             )
-        return columns
+        return columns[: len(sizes)]
+
+    @contextmanager
+    def checking(self, tensor: object) -> Iterator[None]:
+        """For checks of the arguments of this process: one that fails here raises on the others too, in their `agree`.
+
+        Args:
+            tensor: one of the arguments.
+        """
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            device = tensor.device if isinstance(tensor, Tensor) else torch.device("cpu")
+            with suppress(ValueError):
+                self.agree(f"an error, {error}", [], device)
+            raise
 
     def blocks(self, rows: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
         """The rows [n, C] of all processes, in blocks, each of all rows of some of them.
@@ -146,19 +169,23 @@ class Shards:
                 request.wait()
             block = following
 
-    def mean(self, local: Tensor, mass: Tensor) -> Tensor:
+    def mean(self, sums: Tensor, mass: Tensor) -> Tensor:
         """The mean over the points of all processes, differentiable.
 
         Args:
-            local: the mean over those of this one, of any shape; anything finite where there are none.
-            mass: 0-d, the sum of their weights, of which `local` is a mean.
+            sums: over those of this one, by their weights, of any shape.
+            mass: 0-d float64, the sum of their weights.
+
+        Raises:
+            ValueError: there is no point, or the weights of all sum to 0.
         """
         whole = self.total(mass)
-        share = mass / whole
-        part = share.to(local.dtype) * local
+        if whole == 0:
+            raise ValueError("weights: got no point, or weights that sum to 0, on all processes together")
+        share, part = mass / whole, sums / whole.to(sums.dtype)
         total = self.total(part)
         # Through its mass a point of larger weight takes from what all others count.
-        change = part - part.detach() - (share - share.detach()).to(local.dtype) * total
+        change = part - part.detach() - (share - share.detach()).to(part.dtype) * total
         return total + self.scaled(change)
 
     def scaled(self, tensor: Tensor) -> Tensor:
@@ -172,6 +199,7 @@ def shards_of(group: Group) -> Shards | None:
 
     Raises:
         TypeError: it is something else.
+        ValueError: this process is not one of the group.
         RuntimeError: there are no processes that could have shards.
     """
     if group is None:
@@ -181,14 +209,17 @@ def shards_of(group: Group) -> Shards | None:
             "group: torch.distributed is not initialized; start the program with torchrun and call "
             "torch.distributed.init_process_group first"
         )
-    if isinstance(group, Shards):
-        return group
-    if not isinstance(group, distributed.ProcessGroup):
+    shards = group if isinstance(group, Shards) else Shards(group)
+    if shards.group is distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group: this process is not in it; only its members make the call")
+    if not isinstance(shards.group, distributed.ProcessGroup | None):
         raise TypeError(
-            f"group: got {type(group).__name__}, expected a ProcessGroup, such as torch.distributed.group.WORLD, or "
-            "fastmmd.Shards"
+            f"group: got {type(shards.group).__name__}, expected a ProcessGroup, such as "
+            "torch.distributed.group.WORLD, or fastmmd.Shards"
         )
-    return Shards(group)
+    if shards.rank < 0:
+        raise ValueError("group: this process is not in it; only its members make the call")
+    return shards
 
 
 class _Scaled(torch.autograd.Function):

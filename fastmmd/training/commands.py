@@ -98,7 +98,7 @@ def train(
         group = held.enter_context(processes(where))
         dataset = load_data(data, data_dir, quiet=quiet or not group.leads)
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
-        folder = RunFolder(run_dir or default_run_dir(resolved.name, data))
+        folder = RunFolder(group.same(run_dir or default_run_dir(resolved.name, data)))
         trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
         if group.leads:  # after everything that may refuse a setting: a mistake leaves no folder behind
             RunFolder.create(folder.path)
@@ -158,14 +158,18 @@ def evaluate(
         if part is not None:
             raise UserError("--part: the processes that torchrun starts take a part each; leave it out")
         which = (group.shards.rank + 1, group.shards.count)
-    if which[1] == 1:  # parts by several processes have locks of their own
+    if part is None and group.leads:  # parts by several processes have locks of their own
         held.enter_context(locked(folder.path))
+    group.wait()
     trained = load_trained(folder, data_dir, device)
     count = samples or trained.config.recipe.evaluation.samples
     parzen = None
     if part is not None or resume or count > LARGE or group.shards is not None:
         large = LargeRun(*trained, count, chain_steps)
-        measured = large.measure(which, resume=resume, quiet=quiet or not group.leads)
+        if group.shards is not None:
+            large.require_parts_of(which[1])
+        sigmas = group.same(large.sigmas(quiet=quiet) if group.leads else [])
+        measured = large.measure(which, sigmas, resume=resume, quiet=quiet or not group.leads)
         if group.shards is not None:
             group.wait()
             if not group.leads:

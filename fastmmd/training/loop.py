@@ -83,6 +83,7 @@ class Trainer:
         files = dataset.train_files
         self._checksum = _checksum(dataset.train) if files is None else files.checksum()
         programs = f"fastmmd {fastmmd.__version__}, torch {torch.__version__}"
+        processes.wait()  # for one that has read its data from farther away
         processes.agree(f"{replace(config, device='')}, data {self._checksum}, {programs}")
         self.model.synchronize(processes.shards)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
@@ -129,7 +130,7 @@ class Trainer:
         ):
             while self.epoch < training.epochs and not self._stopped(requested):
                 self._train_epoch(progress, requested)
-        if requested:
+        if self._stopped(requested):
             self.save()
             remedy = f"fastmmd train --resume {shlex.quote(str(self.folder.path))}"
             raise Interrupted(f"stopped after step {self.step}; resume with: {remedy}", requested[0])

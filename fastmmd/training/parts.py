@@ -106,7 +106,36 @@ class LargeRun:
             words += ["--data-dir", self.config.data_dir]
         return shlex.join(map(str, words + (["--resume"] if resume else [])))
 
-    def measure(self, part: Part = (1, 1), *, resume: bool = False, quiet: bool = False) -> LargeEvaluation:
+    def require_parts_of(self, total: int) -> None:
+        """The parts that are here are of so many.
+
+        Raises:
+            UserError: there are parts of another number of parts.
+        """
+        if others := [part for part in self.parts() if part[1] != total]:
+            raise UserError(
+                f"{self.file(others[0])} is one of {others[0][1]} parts, not of {total}: continue with as many "
+                f"processes, or remove {self.path}"
+            )
+
+    def sigmas(self, *, quiet: bool = False) -> list[float]:
+        """Those of the parts that are here, or those that fewer samples suggest."""
+        if parts := self.parts():
+            return list(self._read(parts[0])["sigmas"])
+        if not quiet:
+            print("looking for sigma with fewer samples", flush=True)
+        grid = sigma_grid(self.config.recipe.evaluation)
+        validation = self.dataset.validation.images
+        return pilot_sigmas(self.sampler, validation, self.samples, sigmas=grid, seed=self.config.seed)
+
+    def measure(
+        self,
+        part: Part = (1, 1),
+        sigmas: list[float] | None = None,
+        *,
+        resume: bool = False,
+        quiet: bool = False,
+    ) -> LargeEvaluation:
         """Take all samples of a part; what an earlier process has saved of it is continued.
 
         Raises:
@@ -121,7 +150,7 @@ class LargeRun:
         with writing(self.path):
             self.path.mkdir(exist_ok=True)
         with locked(self.path, f"{file.name}.lock"), stop_requests() as requested:
-            evaluation = self._begin(part, quiet)
+            evaluation = self._begin(part, sigmas, quiet)
             begin, before = time.perf_counter(), evaluation.estimator.count
             saved = -math.inf
             with TrainingProgress(evaluation.total, quiet=quiet) as progress:
@@ -170,19 +199,11 @@ class LargeRun:
         assert merged is not None
         return merged
 
-    def _begin(self, part: Part, quiet: bool) -> LargeEvaluation:
-        """A part as it was saved, or a new one with the sigmas of the other parts that are here."""
-        parts = self.parts()
-        if part in parts:
+    def _begin(self, part: Part, sigmas: list[float] | None, quiet: bool) -> LargeEvaluation:
+        """A part as it was saved, or a new one."""
+        if part in self.parts():
             return self._load(part)
-        if parts:
-            return self._new(part, self._read(parts[0])["sigmas"])
-        if not quiet:
-            print("looking for sigma with fewer samples", flush=True)
-        grid = sigma_grid(self.config.recipe.evaluation)
-        validation = self.dataset.validation.images
-        sigmas = pilot_sigmas(self.sampler, validation, self.samples, sigmas=grid, seed=self.config.seed)
-        return self._new(part, sigmas)
+        return self._new(part, sigmas or self.sigmas(quiet=quiet))
 
     def _new(self, part: Part, sigmas: list[float]) -> LargeEvaluation:
         images = (self.dataset.validation.images, self.dataset.test.images)

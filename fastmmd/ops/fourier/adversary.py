@@ -53,6 +53,8 @@ def fourier_discrepancy(
         RuntimeError: in backward, where alpha needs a gradient.
     """
     if (shards := shards_of(group)) is not None:
+        if alpha.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("alpha: fourier_discrepancy is differentiable in codes and draws only")
         zeta = _difference_of_all(codes, draws, alpha, features, shards)
         return (alpha.to(zeta).repeat(2) * zeta.square()).sum().to(compute_dtype(codes))
     check_clouds(codes, draws, alpha, features)
@@ -90,12 +92,14 @@ def fourier_ascent(
         TypeError, ValueError: naming the argument.
     """
     shards = shards_of(group)
-    check_clouds(codes, draws, alpha, features, empty=shards is not None)
+    if shards is None:
+        check_clouds(codes, draws, alpha, features)
     if check_number("learning_rate", learning_rate, zero=True) > 1:
         raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number from 0 to 1")
     if shards is not None:
         squared = _difference_of_all(codes, draws, alpha, features, shards).square().view(2, -1).sum(0)
-        alpha.copy_((1 - learning_rate) * alpha.to(squared) + learning_rate * squared / squared.mean())
+        mean = squared.mean().clamp(min=torch.finfo(torch.float32).tiny)
+        alpha.copy_((1 - learning_rate) * alpha.to(squared) + learning_rate * squared / mean)
         return
     dtype = compute_dtype(codes)
     fits = alpha.dtype in (torch.float32, torch.float64) and alpha.is_contiguous()
@@ -124,7 +128,8 @@ def _difference_of_all(
     codes: Tensor, draws: Tensor, alpha: Tensor, features: FourierFeatures, shards: Shards
 ) -> Tensor:
     """zeta = mean phi(draws) - mean phi(codes) over all processes: [2 * count] float64."""
-    check_clouds(codes, draws, alpha, features, empty=True)
+    with shards.checking(codes):
+        check_clouds(codes, draws, alpha, features, empty=True)
     agree(shards, "fourier_discrepancy", features, codes, None)
     counts = shards.total(torch.tensor([len(draws), len(codes)], dtype=torch.float64, device=codes.device)).tolist()
     for name, count in zip(("draws", "codes"), counts, strict=True):

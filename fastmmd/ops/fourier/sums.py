@@ -56,14 +56,16 @@ def fourier_mean(
 
 def _of_all(x: Tensor, features: FourierFeatures, weights: Tensor | None, shards: Shards) -> Tensor:
     """`fourier_mean` of the points of all processes."""
-    check_features(features, rank=2, empty=True, x=x)
-    weights = sample_weights("weights", weights, "x", x, zero=True)
-    agree(shards, "fourier_mean", features, x, weights)
-    mass = x.new_tensor(len(x), dtype=torch.float64) if weights is None else weights.to(torch.float64).sum()
-    local = x.new_zeros(2 * features.count, dtype=compute_dtype(x)) + x[:0].sum()  # differentiable all the same
-    if mass != 0:
-        local = fourier_mean(x, features, weights=weights)
-    return shards.mean(local.to(torch.float64), mass).to(local.dtype)
+    with shards.checking(x):
+        check_features(features, rank=2, empty=True, x=x)
+        given = sample_weights("weights", weights, "x", x, zero=True)
+    agree(shards, "fourier_mean", features, x, given)
+    points = x.to(compute_dtype(x))
+    masses = torch.ones_like(points[:, 0]) if given is None else given
+    sums = points.new_zeros(2 * features.count) + points[:0].sum()  # differentiable all the same
+    if len(x):
+        sums = fourier_sum(points[None], masses[None], *flattened(features, x.device), current())[0]
+    return shards.mean(sums.to(torch.float64), masses.to(torch.float64).sum()).to(points.dtype)
 
 
 def agree(shards: Shards, what: str, features: FourierFeatures, x: Tensor, weights: Tensor | None) -> None:

@@ -22,9 +22,10 @@ from ..arguments import (
     kernel_arguments,
     normalized,
     sample_weights,
+    values_are_read,
 )
 from ..dispatch import needs_grad
-from ..labels import Absent, check_classes, class_tensor, into_classes
+from ..labels import Absent, check_classes, class_tensor, into_classes, unknown_labels
 from ..shards import Group, Shards, shards_of
 from .fixed import FixedSample, opened
 from .operators import flattened, mmd2_members, witness_values
@@ -209,21 +210,30 @@ def _of_all(
     classes: Classes,
 ) -> Tensor:
     """`mmd2` of the points of all processes."""
-    if isinstance(y, FixedSample):
-        raise TypeError("y: got a FixedSample beside group, expected a tensor: this process's shard of its points")
-    check_points(2, empty=True, x=x, y=y)
-    unbiased, spec = check_estimator(estimator), kernel_arguments(*kernel, x)
-    x_weights = sample_weights("x_weights", weights[0], "x", x, zero=True)
-    y_weights = sample_weights("y_weights", weights[1], "y", y, zero=True)
-    x, y = x.to(compute_dtype(x)), y.to(compute_dtype(x))
-    whole = side_of(x, x_weights), side_of(y, y_weights)
-    x_labels, y_labels, class_weights, unconditional_weight, absent = classes
-    unconditional_weight = _weight(unconditional_weight)
-    if x_labels is None and y_labels is None and class_weights is None and unconditional_weight == 0:
+    with shards.checking(x):
+        if isinstance(y, FixedSample):
+            raise TypeError("y: got a FixedSample beside group, expected a tensor: this process's shard of its points")
+        check_points(2, empty=True, x=x, y=y)
+        unbiased, spec = check_estimator(estimator), kernel_arguments(*kernel, x)
+        x_weights = sample_weights("x_weights", weights[0], "x", x, zero=True)
+        y_weights = sample_weights("y_weights", weights[1], "y", y, zero=True)
+        x, y = x.to(compute_dtype(x)), y.to(compute_dtype(x))
+        whole = side_of(x, x_weights), side_of(y, y_weights)
+        x_labels, y_labels, class_weights, unconditional_weight, absent = classes
+        unconditional_weight = _weight(unconditional_weight)
+        pi = None
+        if not (x_labels is None and y_labels is None and class_weights is None and unconditional_weight == 0):
+            x_labels, y_labels, pi = check_classes(
+                x, y, x_labels, y_labels, class_weights, unconditional_weight, absent
+            )
+            for name, labels in (("x_labels", x_labels), ("y_labels", y_labels)):
+                if not values_are_read(x.device) and bool(unknown_labels(labels, len(pi)).any()):
+                    raise ValueError(f"{name}: got a label that is no class and not -1")
+    if pi is None or x_labels is None or y_labels is None:
         return sharded_mmd2(whole, spec, unbiased, shards).to(x.dtype)
-    x_labels, y_labels, pi = check_classes(x, y, x_labels, y_labels, class_weights, unconditional_weight, absent)
     sides = side_of(x, x_weights, x_labels, len(pi)), side_of(y, y_weights, y_labels, len(pi))
-    value = sharded_mmd2(sides, spec, unbiased, shards, pi, absent)
+    also = f"mmd2 with labels, unconditional_weight={unconditional_weight}"
+    value = sharded_mmd2(sides, spec, unbiased, shards, pi, absent, also)
     if unconditional_weight != 0:
         value = value + unconditional_weight * sharded_mmd2(whole, spec, unbiased, shards)
     return value.to(x.dtype)

@@ -92,8 +92,12 @@ def sharded_mmd2(
     shards: Shards,
     class_weights: Sequence[float] = (1.0,),
     absent: str = "raise",
+    also: str = "mmd2",
 ) -> Tensor:
     """The value for all points of x and y, 0-d float64, differentiable in those of this process; of x alone U(X, X).
+
+    Args:
+        also: what else has to be the same on all processes.
 
     Raises:
         ValueError: the arguments differ between processes; too few points on all of them, an absent class, weights
@@ -101,7 +105,7 @@ def sharded_mmd2(
     """
     # Not as a decorator: that would import the compiler with the package.
     run = torch.compiler.disable(_sharded_mmd2) if torch.compiler.is_compiling() else _sharded_mmd2
-    value: Tensor = run(sides, kernel, unbiased, shards, class_weights, absent)
+    value: Tensor = run(sides, kernel, unbiased, shards, class_weights, absent, also)
     return value
 
 
@@ -112,10 +116,11 @@ def _sharded_mmd2(
     shards: Shards,
     class_weights: Sequence[float],
     absent: str,
+    also: str,
 ) -> Tensor:
     counts = shards.agree(
         f"{_described(sides, kernel)}, {'unbiased' if unbiased else 'biased'}, class weights {tuple(class_weights)}, "
-        f"absent={absent!r}, exchange={shards.exchange!r}",
+        f"absent={absent!r}, exchange={shards.exchange!r}, {also}",
         [len(side.points) for side in sides],
         sides[0].points.device,
     )
@@ -150,25 +155,24 @@ class _Run:
             torch.zeros_like(leaf) if leaf is not None and leaf.requires_grad else None for leaf in self.leaves
         ]
         sums = [
-            torch.stack([side.by_class(values) for values in (torch.ones_like(mass), mass, mass.square())])
+            torch.stack([number, mass, side.by_class(masses.square()), ((number > 0) & (mass == 0)).to(F64)])
             for side in sides
-            for mass in [side.row_masses().detach().to(F64)]
+            for masses in [side.row_masses().detach().to(F64)]
+            for number, mass in [(side.by_class(torch.ones_like(masses)), side.by_class(masses))]
         ]
-        self.numbers, self.masses, squares = shards.total(torch.stack(sums)).unbind(1)
-        self.present = present = self.masses != 0
-        self.masses = self.masses.where(present, 1.0)
+        self.numbers, self.masses, squares, self.without_mass = shards.total(torch.stack(sums)).unbind(1)
+        self.masses = self.masses.where(self.numbers > 0, 1.0)
         self.concentration = squares / self.masses.square()  # sum a_i^2
         self.alpha = torch.ones_like(squares)
         if unbiased:
-            self.alpha = torch.where(present & (self.concentration < 1), 1 / (1 - self.concentration), 1.0)
+            self.alpha = torch.where(self.numbers > 1, 1 / (1 - self.concentration), 1.0)
         self.pi = torch.ones_like(squares[0])  # [C]
         self.terms, self.inner = torch.zeros_like(squares), torch.zeros_like(squares)  # inner: of U(X, X), U(Y, Y)
 
     def check(self, class_weights: Sequence[float], absent: str) -> None:
         """What only the points of all processes show."""
         least = 2 if self.unbiased else 1
-        labeled = self.sides[0].keys is not None
-        numbers_of = self.numbers.tolist()
+        labeled, numbers_of = self.sides[0].keys is not None, self.numbers.tolist()
         for name, other, numbers, others in zip("xy", "yx", numbers_of, numbers_of[::-1], strict=False):
             for label, (number, of_other) in enumerate(zip(numbers, others, strict=True)):
                 if not labeled and number < least:
@@ -178,8 +182,14 @@ class _Run:
                         f"{name}_labels: got {number:.0f} points of class {label} on all processes, of which {other} "
                         f'has {of_other:.0f}; expected at least {least}, or absent="skip"'
                     )
-            if not labeled and not self.present.all():
-                raise ValueError("x_weights, y_weights: got weights that sum to 0 over all processes")
+        for name, without, masses in zip("xy", self.without_mass.tolist(), self.masses.tolist(), strict=False):
+            for label, (count, mass) in enumerate(zip(without, masses, strict=True)):
+                if count or not mass:
+                    where = f" in class {label}" if labeled else ""
+                    raise ValueError(
+                        f"{name}_weights: got weights that sum to 0{where} on a process, or on all together; expected "
+                        "another sum on each that has points"
+                    )
         self.pi = self.pi.new_tensor(class_weights) * (self.numbers >= least).all(0)
 
     def _shares(self, sides: Sequence[Side]) -> list[Tensor]:
@@ -248,8 +258,6 @@ def _members(own: Side, other: Side | None, kernel: Kernel) -> Tensor:
     there = own if other is None else other
     absent = own.points.new_zeros(own.classes, dtype=F64)
     if not len(own.points) or not len(there.points):
-        return absent
-    if own.keys is None and not (own.masses() * there.masses()).item():
         return absent
     if other is None and own.keys is not None:  # the operator takes classes of two samples only
         return torch.cat([_members(own.of_class(label), None, kernel) for label in range(own.classes)])
