@@ -157,10 +157,10 @@ def main() -> None:
         "",
         *measured(POINTS[quick]),
         "",
-        "A process computes its points with all points, and with themselves again for each of the two samples; a "
-        "single process computes each pair of a sample once. So one process with a group takes longer than "
-        "without one, and two do not halve its time. By the ring the pairs of a shard with itself are computed for every shard that "
-        "passes.",
+        "A single process computes each pair of a sample once, for both of its points. Several compute their own points "
+        "with all points, and with themselves again for each of the two samples: at most half of the processes' number "
+        "is gained, and two processes take longer than one. By the ring the pairs of a shard with itself are computed "
+        "for every shard that passes. A group of one process makes the plain call.",
         "",
         "## Why not the mean of the shards' own values",
         "",
@@ -182,9 +182,9 @@ def main() -> None:
         *(computed(2**power, ranks) for power in (14, 17, 20, 24) for ranks in (1, 8, 64, 1024)),
         "",
         "What is received does not depend on the exchange. The ring hides it behind the pairs, of which it computes "
-        "half as many again; so it is faster where receiving takes more than half of the time of the pairs: few "
-        "points for each of many processes. It needs less memory in any case, 6 N D / R numbers instead of 2 N D: take it where "
-        "2 N D numbers do not fit, which on a GPU of 141 GB is beyond N = 2 10^9 at D = 8, or 9 10^6 at D = 2048.",
+        "half as many again; so it is faster where receiving takes more than half of the time of the pairs: few points "
+        "for each of many processes. It needs less memory in any case, 6 N D / R numbers instead of 2 N D: take it "
+        "where 2 N D numbers do not fit, which on a GPU of 141 GB is beyond N = 9 10^6 at D = 2048.",
     ]) + "\n"  # fmt: skip
     print(text)
     if not quick:

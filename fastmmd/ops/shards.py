@@ -210,12 +210,13 @@ def shards_of(group: Group) -> Shards | None:
             "torch.distributed.init_process_group first"
         )
     shards = group if isinstance(group, Shards) else Shards(group)
-    if shards.group is distributed.GroupMember.NON_GROUP_MEMBER:
+    given: object = shards.group
+    if isinstance(given, int):  # what new_group gives to processes that are not among its ranks
         raise ValueError("group: this process is not in it; only its members make the call")
-    if not isinstance(shards.group, distributed.ProcessGroup | None):
+    if not isinstance(given, distributed.ProcessGroup | None):
         raise TypeError(
-            f"group: got {type(shards.group).__name__}, expected a ProcessGroup, such as "
-            "torch.distributed.group.WORLD, or fastmmd.Shards"
+            f"group: got {type(given).__name__}, expected a ProcessGroup, such as torch.distributed.group.WORLD, or "
+            "fastmmd.Shards"
         )
     if shards.rank < 0:
         raise ValueError("group: this process is not in it; only its members make the call")
