@@ -108,6 +108,8 @@ def measured(sizes: tuple[int, ...]) -> list[str]:
 
 def pairs(n: int, ranks: int, exchange: str) -> float:
     """Of a process: its x and its y with all x and all y, and with themselves, by the ring anew for each block."""
+    if ranks == 1:
+        return 2 * n * n
     own, blocks = n / ranks, ranks if exchange == "ring" else 1
     return 4 * own * n + 4 * blocks * own**2 / 2
 
@@ -157,9 +159,9 @@ def main() -> None:
         "",
         *measured(POINTS[quick]),
         "",
-        "A single process computes each pair of a sample once, for both of its points. Several compute their own points "
-        "with all points, and with themselves again for each of the two samples: at most half of the processes' number "
-        "is gained, and two processes take longer than one. By the ring the pairs of a shard with itself are computed "
+        "A single process computes each pair of a sample once, for both of its points. Several compute their own "
+        "points with all points, and with themselves again for each of the two samples: at most half of the processes' "
+        "number is gained, and two processes take longer than one. By the ring the pairs of a shard with itself are computed "
         "for every shard that passes. A group of one process makes the plain call.",
         "",
         "## Why not the mean of the shards' own values",
