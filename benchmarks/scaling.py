@@ -161,8 +161,8 @@ def main() -> None:
         "",
         "A single process computes each pair of a sample once, for both of its points. Several compute their own "
         "points with all points, and with themselves again for each of the two samples: at most half of the processes' "
-        "number is gained, and two processes take longer than one. By the ring the pairs of a shard with itself are computed "
-        "for every shard that passes. A group of one process makes the plain call.",
+        "number is gained, and two processes take longer than one. By the ring the pairs of a shard with itself are "
+        "computed for every shard that passes. A group of one process makes the plain call.",
         "",
         "## Why not the mean of the shards' own values",
         "",
