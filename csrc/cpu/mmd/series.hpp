@@ -23,8 +23,8 @@ template <class T> struct Series {
 
 namespace {
 
-// Powers of P and Q are of the size 1 / reach and 1 / reach^2, and smaller for wider bandwidths: they shall be
-// normal numbers of T.
+// Powers of P and Q are of the size 1 / reach and 1 / reach^2, and smaller for wider bandwidths: they shall
+// be normal numbers of T.
 template <class T> constexpr double foldable_reach = sizeof(T) == 4 ? 1e12 : 1e30;  // and its reciprocal
 
 // A polynomial rounds as its largest values do: at the far end, where the kernel is exp(-3.5) = 0.03, slopes
