@@ -132,6 +132,14 @@ def merged(other: Any) -> Tensor:
     return fastmmd.ParzenEstimator(x(), 1.0).merge(other).log_likelihood()
 
 
+def streamed(**given: Any) -> Tensor:
+    return fastmmd.StreamingMMD(**given).value()
+
+
+def sharded(**given: Any) -> Tensor:
+    return torch.tensor(float(fastmmd.Shards(**given).exchange in ("gather", "ring")))
+
+
 def fixed(x: Any, **kernel: Any) -> Tensor:
     return fastmmd.mmd2(x, fastmmd.FixedSample(**kernel))
 
@@ -207,6 +215,13 @@ TARGETS: dict[str, Target] = {
         (7,),
     ),
     "FixedSample": Target(fixed, lambda: {"x": x(), "y": y(), **kernel(), "y_weights": positive(M)}, ()),
+    "StreamingMMD": Target(  # network: a function of the caller that takes an argument
+        streamed,
+        lambda: {"x": x(), "y": y(), **kernel(), "estimator": "biased", "block": 8, "device": None},
+        (),
+        network="missing 1 required positional argument",
+    ),  # fmt: skip
+    "Shards": Target(sharded, lambda: {"group": None, "exchange": "ring", "gradients": "summed"}, ()),
     "mmd2_to_prior": Target(
         fastmmd.mmd2_to_prior,
         lambda: (

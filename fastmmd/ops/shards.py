@@ -35,7 +35,8 @@ class Shards:
             over the processes is the gradient.
 
     Raises:
-        ValueError: an unknown exchange or gradients.
+        TypeError: the group is none.
+        ValueError: an unknown exchange or gradients; a group that this process is not in.
     """
 
     group: distributed.ProcessGroup | None = None
@@ -43,11 +44,20 @@ class Shards:
     gradients: Gradients = "averaged"
 
     def __post_init__(self) -> None:
+        given: object = self.group
+        if isinstance(given, int) and not isinstance(given, bool):
+            # What new_group gives to processes that are not among its ranks.
+            raise ValueError(f"group: got {given}; this process is not in it, and only its members make the call")
+        if given is not None and not (distributed.is_available() and isinstance(given, distributed.ProcessGroup)):
+            raise TypeError(
+                f"group: got {type(given).__name__}, expected a ProcessGroup, such as torch.distributed.group.WORLD, "
+                "or fastmmd.Shards"
+            )
         for name, value, allowed in (
             ("exchange", self.exchange, get_args(Exchange)),
             ("gradients", self.gradients, get_args(Gradients)),
         ):
-            if value not in allowed:
+            if not isinstance(value, str) or value not in allowed:
                 raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, allowed))}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shards:
@@ -210,14 +220,6 @@ def shards_of(group: Group) -> Shards | None:
             "torch.distributed.init_process_group first"
         )
     shards = group if isinstance(group, Shards) else Shards(group)
-    given: object = shards.group
-    if isinstance(given, int):  # what new_group gives to processes that are not among its ranks
-        raise ValueError("group: this process is not in it; only its members make the call")
-    if not isinstance(given, distributed.ProcessGroup | None):
-        raise TypeError(
-            f"group: got {type(given).__name__}, expected a ProcessGroup, such as torch.distributed.group.WORLD, or "
-            "fastmmd.Shards"
-        )
     if shards.rank < 0:
         raise ValueError("group: this process is not in it; only its members make the call")
     return shards

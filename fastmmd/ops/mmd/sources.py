@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import check_points, compute_dtype
+from ..arguments import check_points, compute_dtype, reject_unsupported
 
 Source = Tensor | np.ndarray[Any, Any] | Callable[[], Iterable[Any]]
 
@@ -106,16 +106,24 @@ class Chunks:
                     f"{self.name}: got a function that returns {type(parts).__name__}, expected an iterator"
                 )
             for part in parts:
-                if not isinstance(part, (Tensor, np.ndarray)) or part.ndim != 2:
+                if not self._has_rows(part):
                     self._checked(part)  # for its error
                 if len(part) > skip:
                     yield self._checked(part[skip:])
                 skip = max(0, skip - len(part))
-        elif self.source.ndim != 2 or len(self.source) == 0:
+        elif not self._has_rows(self.source) or len(self.source) == 0:
             self._checked(self.source)
         else:
             for start in range(skip, len(self.source), self.size):
                 yield self._checked(self.source[start : start + self.size])
+
+    def _has_rows(self, part: Any) -> bool:
+        """Whether it can be cut by rows."""
+        if isinstance(part, Tensor):
+            reject_unsupported(self.name, part)
+            if part.device.type == "meta":
+                raise ValueError(f"{self.name}: got a tensor on the device meta, which has no values")
+        return isinstance(part, (Tensor, np.ndarray)) and part.ndim == 2
 
     def _checked(self, part: Any) -> Tensor:
         if isinstance(part, np.ndarray):

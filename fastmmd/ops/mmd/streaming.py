@@ -73,7 +73,13 @@ class StreamingMMD:
         if block is not None and memory is not None:
             raise ValueError(f"block: got {block} beside memory={memory}, which decides it; leave one out")
         self._x, self._y = Chunks("x", x, 1024), Chunks("y", y, 1024)
-        first = self._x.first.to(device or self._x.first.device)
+        try:
+            first = self._x.first.to(self._x.first.device if device is None else torch.device(device))
+            usable = first.device.type != "meta"
+        except (RuntimeError, TypeError, ValueError, AssertionError):
+            usable = False
+        if not usable:
+            raise ValueError(f"device: got {device!r}, expected one of this machine, such as 'cpu' or 'cuda:0'")
         check_points(rank=2, x=first, y=self._y.first.to(first.device))
         self.device = first.device
         row = COPIES * self._x.dim * self._x.dtype.itemsize + ROW_BYTES
