@@ -132,10 +132,6 @@ def merged(other: Any) -> Tensor:
     return fastmmd.ParzenEstimator(x(), 1.0).merge(other).log_likelihood()
 
 
-def streamed(**given: Any) -> Tensor:
-    return fastmmd.StreamingMMD(**given).value()
-
-
 def sharded(**given: Any) -> Tensor:
     return torch.tensor(float(fastmmd.Shards(**given).exchange in ("gather", "ring")))
 
@@ -216,7 +212,7 @@ TARGETS: dict[str, Target] = {
     ),
     "FixedSample": Target(fixed, lambda: {"x": x(), "y": y(), **kernel(), "y_weights": positive(M)}, ()),
     "StreamingMMD": Target(  # network: a function of the caller that takes an argument
-        streamed,
+        lambda **given: fastmmd.StreamingMMD(**given).value(),
         lambda: {"x": x(), "y": y(), **kernel(), "estimator": "biased", "block": 8, "device": None},
         (),
         network="missing 1 required positional argument",
