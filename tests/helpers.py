@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, multiprocessing
 
 F32, F64 = torch.float32, torch.float64
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -128,3 +128,9 @@ def benchmark_modules(*names: str) -> Iterator[SimpleNamespace]:
     os.environ.update(environment)
     yield SimpleNamespace(**modules)
     sys.path.remove(str(BENCHMARKS))
+
+
+def of_ranks(replica: Callable[[int, str], None], count: int, folder: Path) -> list[Any]:
+    """What each of so many processes leaves in FOLDER/RANK.pt, called as replica(rank, folder)."""
+    multiprocessing.spawn(replica, (str(folder),), count)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]

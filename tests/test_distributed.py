@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import of_ranks
 from test_nn import data, small
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
@@ -80,9 +81,7 @@ def replica(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """Of both processes, by case and name."""
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(replica, (str(folder),), RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return of_ranks(replica, RANKS, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import FULL
-from torch import distributed, multiprocessing
+from helpers import FULL, of_ranks
+from torch import distributed
 
 from fastmmd.data import Dataset, load_data
 from fastmmd.errors import UserError
@@ -124,9 +124,7 @@ def replica(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(replica, (str(folder),), RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return of_ranks(replica, RANKS, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")

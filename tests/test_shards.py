@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from helpers import of_ranks
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastmmd
@@ -286,9 +287,7 @@ def replica(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each process got."""
-    folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(replica, (str(folder),), RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return of_ranks(replica, RANKS, tmp_path_factory.mktemp("ranks"))
 
 
 # --- the tests ---

@@ -102,22 +102,24 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 def _normalized(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, shards: Shards) -> Tensor:
     values, dims = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, [0, *range(2, x.ndim)]
-    count = int(shards.total(torch.tensor(values.numel() // values.shape[1], device=x.device)))
     shape = [1, -1, *[1] * (x.ndim - 2)]
 
-    def mean_of(values: Tensor) -> Tensor:
-        total: Tensor = _Total.apply(values.sum(dims), shards)  # type: ignore[no-untyped-call]
-        return total / count
+    def total(sums: Tensor) -> Tensor:
+        of_all: Tensor = _Total.apply(sums, shards)  # type: ignore[no-untyped-call]
+        return of_all
 
-    mean = mean_of(values)
+    own = values.new_full((1,), values.numel() // values.shape[1])
+    totals = total(torch.cat([values.sum(dims), own]))
+    count = totals[-1].detach()
+    mean = totals[:-1] / count
     centered = values - mean.view(shape)
-    variance = mean_of(centered.square())
+    variance = total(centered.square().sum(dims)) / count
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     with torch.no_grad():
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
-        norm.running_var.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var), norm.momentum)
+        norm.running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(norm.running_var), norm.momentum)
     normal = centered * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         normal = normal * norm.weight.view(shape) + norm.bias.view(shape)

@@ -73,12 +73,6 @@ class Shards:
         """How many processes there are."""
         return distributed.get_world_size(self.group)
 
-    def least(self, values: Tensor) -> Tensor:
-        """The minimum over all processes, element by element."""
-        values = values.detach().clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(values, distributed.ReduceOp.MIN, group=self.group)
-        return values
-
     def global_rank(self, rank: int) -> int:
         """The rank in the default group of a process of this one."""
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)
@@ -99,8 +93,15 @@ class Shards:
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes; the same bits on each."""
+        return self._reduced(values, distributed.ReduceOp.SUM)
+
+    def least(self, values: Tensor) -> Tensor:
+        """The minimum over all processes, element by element."""
+        return self._reduced(values, distributed.ReduceOp.MIN)
+
+    def _reduced(self, values: Tensor, operation: Any) -> Tensor:
         values = values.detach().clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(values, group=self.group)
+        distributed.all_reduce(values, operation, group=self.group)
         return values
 
     def begin_alike(self, tensors: Sequence[Tensor]) -> None:

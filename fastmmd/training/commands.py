@@ -166,9 +166,10 @@ def evaluate(
     parzen = None
     if part is not None or resume or count > LARGE or group.shards is not None:
         large = LargeRun(*trained, count, chain_steps)
+        sigmas = None  # those that the part finds
         if group.shards is not None:
             large.require_parts_of(which[1])
-        sigmas = group.same(large.sigmas(quiet=quiet) if group.leads else [])
+            sigmas = group.same(large.sigmas(quiet=quiet) if group.leads else [])
         measured = large.measure(which, sigmas, resume=resume, quiet=quiet or not group.leads)
         if group.shards is not None:
             group.wait()

@@ -26,7 +26,8 @@ class Processes:
     leads = True  # this is the one that writes files and prints
 
     def agree(self, settings: str) -> None:
-        """
+        """All train the same model.
+
         Raises:
             UserError: the processes were given different settings.
         """
