@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 
 import oracle
 import pytest
 import torch
 from helpers import EMULATED, F32, F64, assert_close, leaf, points, positive, value_and_gradients
+from memory import measured
 from test_mmd import NAMES, largest, sample, scales, value_bound
 from torch import Tensor
 
@@ -349,7 +348,7 @@ def test_gradients_not_needed_come_back_empty(backend: str) -> None:
 # --- time and memory ---
 
 MEMORY = """
-import resource, sys, torch, fastmmd
+import sys, torch, fastmmd
 from fastmmd.backends.reference import tiles
 tiles.TILE_ELEMENTS //= 8
 torch.set_num_threads(2)
@@ -358,15 +357,14 @@ def run(n, classes):
     with fastmmd.backend(sys.argv[1]):
         fastmmd.mmd2(x, y, (1.0,), x_labels=labels, y_labels=labels, class_weights=[0.1] * classes).backward()
 run(1000, 10)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 run(4_000, 2)
 run(4_000, 300)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(peak() - before)
 """
 
 
 def test_memory_is_linear(backend: str) -> None:
     """A float32 matrix for two classes would take 15 MiB each, one [300, N, D] for three hundred 27 MiB."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, backend], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 12
+    (grown,) = measured(MEMORY, backend)
+    assert grown < 12

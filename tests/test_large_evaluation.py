@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import FULL, assert_same
+from memory import measured
 from torch import Tensor
 
 import fastmmd
@@ -140,23 +138,17 @@ def test_wrong_arguments(changed: dict[str, object], message: str) -> None:
 
 
 MEMORY = """
-import resource
+import sys
 import torch
 from fastmmd.evaluation import LargeEvaluation, Sampler
 
-POINTS, STEPS = {points}, {steps}
-
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
+POINTS, STEPS = map(int, sys.argv[1:])
 sampler = Sampler("uniform", lambda count, generator: torch.rand(count, 784, generator=generator), torch.device("cpu"))
 points = torch.rand(POINTS, 784)
 evaluation = LargeEvaluation(sampler, points[: POINTS // 10], points, 10**7, [0.1 * 1.02**k for k in range(41)])
 for _ in range(5):
     evaluation.advance()
-evaluation.result()
+    evaluation.result()
 before = peak()
 for _ in range(STEPS):
     evaluation.advance()
@@ -166,9 +158,5 @@ print(before, peak())
 
 
 def test_memory_is_constant() -> None:
-    script = MEMORY.format(points=10_000 if FULL else 300, steps=8 if FULL else 10)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True,
-                             text=True, check=True)  # fmt: skip
-    before, after = map(float, process.stdout.split())
-    assert after - before < 20 and after < 1_000  # MB; the samples of one update are 25
+    before, after = measured(MEMORY, *((10_000, 8) if FULL else (300, 10)))
+    assert after - before < 20 and after < 1_000  # MiB; the samples of one update are 25

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import oracle
 import pytest
 import torch
 from helpers import EMULATED, F32, F64, FULL, assert_close, points
+from memory import measured
 from test_mmd import sample, scales, value_bound
 from torch import Tensor
 
@@ -248,22 +247,22 @@ def test_errors(call: Callable[[], object], error: type[Exception], message: str
         call()
 
 
-PEAK = """
-import resource, sys
+MEMORY = """
+import sys
 import numpy as np
 import fastmmd
 base = np.random.default_rng(0).random((100, 4096), dtype=np.float32)
 def rows(count, shift):
     return lambda: (base + np.float32(shift + i / 10) for i in range(count))
-def peak(count):
+def run(count):
     fastmmd.StreamingMMD(rows(count, 0.0), rows(count, 0.5), (50.0, 100.0), memory=2**23).value()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak(1)
-print(peak(int(sys.argv[1])) - before)
+    return peak()
+before = run(1)
+print(run(int(sys.argv[1])) - before)
 """
 
 
 def test_memory_does_not_grow() -> None:
     """16 MB of samples within the 8 MB that were allowed."""
-    done = subprocess.run([sys.executable, "-c", PEAK, "5"], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2**13, f"{done.stdout} KiB"
+    (grown,) = measured(MEMORY, 5)
+    assert grown < 8
