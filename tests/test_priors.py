@@ -303,6 +303,6 @@ print(peak() - before)
 
 
 def test_memory_of_many_components() -> None:
-    """The axes of all pairs of 300 components would take 2.9 GB, of 60 118 MB; of 20,000 draws 330 MB; here 50 to 70."""
+    """The axes of all pairs of 300 components would take 2.9 GB, of 60 118 MB; of 20,000 draws 330 MB; here 70."""
     (grown,) = measured(MEMORY)
     assert grown < 110
