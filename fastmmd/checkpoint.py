@@ -77,12 +77,16 @@ def load_weights(module: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict`, which by itself takes moments of other shapes.
+    """`optimizer.load_state_dict`, which by itself takes moments of other shapes, and the state of another optimizer.
 
     Raises:
         ValueError: groups, or shapes, differ.
     """
+    expected = [set(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, names in zip(optimizer.param_groups, expected, strict=True):
+        if missing := names - set(group):
+            raise ValueError(f"{', '.join(sorted(missing))} missing: the state of another optimizer")
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from typing import NoReturn
@@ -55,5 +56,6 @@ def _without_extra(missing: list[str]) -> NoReturn:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"fastmmd: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK")  # of torchrun, whose processes may fail for different reasons
+    print(f"fastmmd{f' (process {rank})' if rank else ''}: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -229,6 +229,15 @@ def moments(state: dict[str, Any]) -> dict[str, Any]:
     return next(iter(next(iter(state["optimizers"].values()))["state"].values()))
 
 
+def of_sgd(state: dict[str, Any]) -> None:
+    """The run's optimizers as those of a user who trained with gradient descent and momentum."""
+    for optimizer in state["optimizers"].values():
+        optimizer["state"] = {n: {"momentum_buffer": of["exp_avg"]} for n, of in optimizer["state"].items()}
+        for group in optimizer["param_groups"]:
+            del group["betas"], group["eps"]
+            group.update(momentum=0.9, dampening=0.0, nesterov=False)
+
+
 UNUSABLE: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "random": lambda state: random.Random(0).randbytes(5_000),
     "empty": lambda state: b"",
@@ -248,6 +257,7 @@ UNUSABLE: dict[str, Callable[[dict[str, Any]], bytes]] = {
 UNRESUMABLE: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "no optimizers": changed(lambda state, name: state.pop("optimizers")),
     "another optimizer": changed(lambda state, name: state.update(optimizers={"other": {}})),
+    "another kind of optimizer": changed(lambda state, name: of_sgd(state)),
     "moments": changed(lambda state, name: moments(state).update(exp_avg=torch.zeros(3))),
     "infinite moments": changed(lambda state, name: moments(state)["exp_avg_sq"].fill_(float("inf"))),
     "random states": changed(lambda state, name: state.update(random={"cpu": torch.zeros(3)})),

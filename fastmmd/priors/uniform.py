@@ -17,6 +17,9 @@ from .closed_form import ClosedFormPrior
 class Uniform(ClosedFormPrior):
     """The uniform distribution on the box [low, high]^D.
 
+    The closed form of a kernel t times as wide as the box has relative error t^2 2^-52, which t < 1e4 leaves below that
+    of float32.
+
     Args:
         dim: dimension D.
         low, high: numbers or [D]; low < high.
