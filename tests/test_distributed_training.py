@@ -34,7 +34,11 @@ from fastmmd.training.run import RunConfig, RunFolder, load_trained
 from fastmmd.training.terms import TERMS
 
 RANKS = 2
+#: Roundings grow by a factor of ten every few steps where codes and an adversary chase each other: in float32 a few
+#: steps can be compared, in float64 all but those of one recipe, whose last 100 are as unpredictable.
 STEPS = 200 if FULL else 12
+UNPREDICTABLE = "ds-aae-paper"
+pytestmark = pytest.mark.timeout(1800 if FULL else 300)
 SETTINGS = [
     "model.precision=float32", "training.threads=1", "training.health_every=0", "training.evaluate_every=0",
 ]  # fmt: skip
@@ -65,7 +69,7 @@ def losses(case: str, data: Dataset, shards: Shards | None) -> torch.Tensor:
     torch.manual_seed(0)
     model = recipe.build(data.data_dim).train()
     images = data.train.images
-    if name == "gmmn-ae":  # in which roundings grow: Adam follows gradients that normalization makes 0
+    if FULL or name == "gmmn-ae":  # in which Adam follows gradients that normalization makes 0
         model, images = model.double(), images.double()
     model.synchronize(shards)
     optimizers = model.configure_optimizers()
@@ -139,7 +143,9 @@ def test_steps_are_those_of_one_process(found: list[dict[str, Any]], data: Datas
     expected = losses(case, data, None)
     torch.set_num_threads(threads)
     assert torch.equal(found[0][case], found[1][case])
-    torch.testing.assert_close(found[0][case], expected, rtol=1e-4, atol=1e-6)
+    steps = 100 if case == UNPREDICTABLE else STEPS
+    rtol = 1e-6 if FULL else 1e-4
+    torch.testing.assert_close(found[0][case][:steps], expected[:steps], rtol=rtol, atol=1e-2 * rtol)
 
 
 def test_batch_normalization_of_uneven_parts(found: list[dict[str, Any]]) -> None:
