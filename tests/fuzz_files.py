@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import struct
 import tempfile
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from fuzz_junk import JUNK
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastmmd.data.datasets import load_data, read_idx
+from fastmmd.data import load_data
 from fastmmd.data.folders import image_files
+from fastmmd.data.idx import read_idx
 from fastmmd.errors import UserError
 from fastmmd.training.batches import Batches
 from fastmmd.training.config import load_recipe
@@ -148,7 +150,7 @@ def read(path: Path) -> None:
         folder = image_files(path.parent)
         images = folder.read()
         judge(images, folder.labels)
-        assert images.shape == (1, folder.image_shape[0] * folder.image_shape[1])
+        assert images.shape == (1, math.prod(folder.image_shape))
 
 
 def judge(images: torch.Tensor, labels: torch.Tensor | None) -> None:

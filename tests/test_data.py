@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastmmd.data import datasets
-from fastmmd.data.datasets import IDX_SOURCES, load_data, read_idx
+from fastmmd.data import IDX_SOURCES, load_data
 from fastmmd.data.download import DownloadError, download
+from fastmmd.data.idx import read_idx
+from fastmmd.data.published import cache_folder
 from fastmmd.errors import UserError
 
 FILES = list(IDX_SOURCES["mnist"][1])
@@ -256,7 +257,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch
     message = str(caught.value)
     assert all(name in message for name in FILES)
     assert "--data-dir" in message and "FASTMMD_DATA" in message and "refused" in message
-    assert str(datasets.cache_folder() / "mnist") in message
+    assert str(cache_folder() / "mnist") in message
 
 
 def test_missing_folder_is_not_created(tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=BYTES, b=BYTES)
     with pytest.raises(UserError, match="no array named 'images' among a, b"):
         load_data(str(tmp_path / "two.npz"))
-    with pytest.raises(UserError, match="no such file or folder: mnits .allowed: digits, mnist"):
+    with pytest.raises(UserError, match="no such file or folder: mnits .allowed: digits, .*mnist"):
         load_data("mnits")
 
 

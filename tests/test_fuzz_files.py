@@ -20,8 +20,8 @@ from test_fuzz import HERE, run_child
 
 from fastmmd import cli
 from fastmmd.data import load_data
-from fastmmd.data.datasets import IDX_SOURCES, read_idx
 from fastmmd.data.download import md5_of_content
+from fastmmd.data.idx import IDX_SOURCES, read_idx
 from fastmmd.errors import UserError
 from fastmmd.training.batches import Batches
 from fastmmd.training.config import load_recipe

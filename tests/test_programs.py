@@ -148,7 +148,7 @@ def test_sample_names_its_sampler(fastmmd: Command, run_dir: Path, tmp_path: Pat
         (("--sampler", "posterior", "--chain-steps", 1), f"{posterior}, 1 encode-decode step"),
     ):
         result = fastmmd("sample", run_dir, *options, *arguments)
-        assert result.code == 0 and result.out == f"300 images of 64 pixels from the {name}: {path}\n", result.err
+        assert result.code == 0 and result.out == f"300 images of 64 numbers from the {name}: {path}\n", result.err
         record = json.loads((tmp_path / "a.npy.json").read_text())
         run = {"count": 300, "seed": 0, "run": str(run_dir), "recipe": "ds-aae"}
         assert record == {"sampler": name, **run} and np.load(path).shape == (300, 64)

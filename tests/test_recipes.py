@@ -175,7 +175,7 @@ def test_config_of_a_run_repeats_it(tmp_path: Path) -> None:
 def test_data_of_another_shape_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", np.zeros((40, 5)))
     config = RunConfig(load_recipe("vae"), str(tmp_path / "mine.npy"), data_dim=4)
-    with pytest.raises(UserError, match="has 5 pixels per image, the run 4"):
+    with pytest.raises(UserError, match="has 5 numbers per image, the run 4"):
         config.load_data()
 
 

@@ -1,8 +1,11 @@
-"""Image data sets as tensors in memory: embedded digits, MNIST and Fashion-MNIST (IDX), arrays, folders."""
+"""Image data sets as tensors in memory: embedded and published ones by name, arrays, folders."""
 
 from __future__ import annotations
 
-from .datasets import IDX_SOURCES, NAMES, Dataset, Split, load_data
+from .datasets import EMBEDDED, NAMES, load_data
 from .folders import ImageFiles
+from .idx import IDX_SOURCES
+from .images import DataSettings
+from .splits import Dataset, Split
 
-__all__ = ["IDX_SOURCES", "NAMES", "Dataset", "ImageFiles", "Split", "load_data"]
+__all__ = ["EMBEDDED", "IDX_SOURCES", "NAMES", "DataSettings", "Dataset", "ImageFiles", "Split", "load_data"]

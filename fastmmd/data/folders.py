@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from fastmmd.data.limits import check_memory, memory
-from fastmmd.errors import UserError, first_line, require
+from fastmmd.data.images import DataSettings, read_image
+from fastmmd.data.limits import memory
+from fastmmd.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm")
 MEMORY = "FASTMMD_DATA_MEMORY"
@@ -32,6 +30,7 @@ class ImageFiles(TorchDataset[Tensor]):
     image_shape: tuple[int, ...]
     labels: Tensor | None = None  # [N] int64
     device: torch.device = torch.device("cpu")  # where `batches` puts them
+    settings: DataSettings = DataSettings()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -42,18 +41,22 @@ class ImageFiles(TorchDataset[Tensor]):
         Raises:
             UserError: the file is no image, or of another size.
         """
-        image = read_image(self.paths[index])
-        if image.shape != self.image_shape:
-            sizes = [f"{width}x{height}" for height, width in (image.shape, self.image_shape)]
+        path = self.paths[index]
+        image, first = read_image(path, self.settings), self.image_shape
+        if image.shape[-2:] != first[-2:]:
+            sizes = [f"{width}x{height}" for height, width in (image.shape[-2:], first[-2:])]
             raise UserError(
-                f"{self.paths[index]} is {sizes[0]}, the first image is {sizes[1]}: images must have equal sizes"
+                f"{path} is {sizes[0]}, the first image is {sizes[1]}: images must have equal sizes, or data.size and "
+                "data.fit say which"
             )
-        return torch.from_numpy(image.reshape(-1))
+        if image.shape != first:
+            raise UserError(f"{path} has color, the first image has none: set data.color to 'gray' or 'color'")
+        return image.reshape(-1)
 
     def rows(self, rows: Tensor) -> ImageFiles:
         """Some of them."""
         labels = None if self.labels is None else self.labels[rows]
-        return ImageFiles(tuple(self.paths[row] for row in rows), self.image_shape, labels, self.device)
+        return replace(self, paths=tuple(self.paths[row] for row in rows), labels=labels)
 
     def read(self) -> Tensor:
         """All of them: [N, data_dim]."""
@@ -87,8 +90,10 @@ class ImageFiles(TorchDataset[Tensor]):
         return f"{zlib.crc32(os.linesep.join(parts).encode()):08x}"
 
 
-def image_files(folder: Path) -> ImageFiles:
+def image_files(folder: Path, settings: DataSettings | None = None) -> ImageFiles:
     """All images of a folder; the sub-folders are labels where all images are in one.
+
+    The first one says what the settings leave open: whether the images have color, and their size.
 
     Raises:
         UserError: there are none, or the first one cannot be read.
@@ -100,26 +105,13 @@ def image_files(folder: Path) -> ImageFiles:
     labels = None
     if len(classes) > 1 and folder not in classes:
         labels = torch.tensor([classes[path.parent] for path in paths])
-    return ImageFiles(tuple(paths), read_image(paths[0]).shape, labels)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """[H, W] float32 in [0, 1].
-
-    Raises:
-        UserError: the file is no image, or the range of its pixels is unknown.
-    """
-    pillow = require("PIL.Image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(path) as picture:  # its size; pixels are read below
-                check_memory(path, picture.width * picture.height)
-                return _grayscale(picture, path)
-    except UserError:
-        raise
-    except Exception as error:  # its readers raise whatever the broken content leads them to
-        raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+    settings = settings or DataSettings()
+    first = read_image(paths[0], settings)
+    if first.ndim == 3:
+        settings = replace(settings, color="color")
+    if settings.fit is not None:
+        settings = replace(settings, size=first.shape[-1])
+    return ImageFiles(tuple(paths), tuple(first.shape), labels, settings=settings)
 
 
 def memory_for_data() -> float:
@@ -134,23 +126,6 @@ def memory_for_data() -> float:
             raise UserError(f"{MEMORY}: a number of bytes expected, got {given!r}")
         return int(given)
     return memory() / 2
-
-
-def _grayscale(picture: Any, path: Path) -> np.ndarray:
-    """[H, W] float32 in [0, 1] of an opened image."""
-    if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":  # of a camera, with a preview
-        raise UserError(f"{path}: {frames} frames in one file; save each as an image of its own")
-    if "transparency" in picture.info or "A" in picture.getbands():
-        alpha = picture.convert("RGBA").getchannel("A").getextrema()
-        if alpha != (255, 255):  # what lies behind is not said, and colors of transparent pixels mean nothing
-            raise UserError(f"{path}: has transparent pixels; save it without, on the background that it shall have")
-        picture = picture.convert("RGBA").convert("RGB")
-    if picture.mode.startswith("I;16"):  # convert("L") would cut its values off at 255
-        return np.asarray(picture).astype(np.float32) / np.float32(65535)
-    if picture.mode in ("I", "F"):
-        remedy = "save it with 8 bits, as a 16-bit PNG, or all images as an .npy of floats in 0..1"
-        raise UserError(f"{path}: the range of its pixels (mode {picture.mode}) is unknown: {remedy}")
-    return np.asarray(picture.convert("L")) / np.float32(255)
 
 
 def _leave_interrupts_to_the_parent(_: int) -> None:

@@ -23,7 +23,7 @@ class Classifier(nn.Module):
     """A small convolutional network: two layers of 3x3 filters with pooling, one fully connected layer.
 
     Args:
-        image_shape: (height, width), each at least 4.
+        image_shape: (height, width), each at least 4, or (channels, height, width).
         num_classes: C.
 
     Raises:
@@ -32,12 +32,14 @@ class Classifier(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
-        if len(image_shape) != 2 or min(image_shape) < 4:
-            raise UserError(f"image_shape: got {tuple(image_shape)}, expected (height, width), each at least 4")
+        if len(image_shape) not in (2, 3) or min(image_shape[-2:]) < 4:
+            what = "(height, width), each at least 4, or (channels, height, width)"
+            raise UserError(f"image_shape: got {tuple(image_shape)}, expected {what}")
         self.image_shape = tuple(image_shape)
-        height, width = (size // 4 for size in image_shape)
+        self.channels = image_shape[0] if len(image_shape) == 3 else 1
+        height, width = (size // 4 for size in image_shape[-2:])
         self.layers = nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(self.channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Dropout(0.25), nn.Linear(32 * height * width, 128), nn.ReLU()),
             *(nn.Dropout(0.5), nn.Linear(128, num_classes)),
@@ -45,7 +47,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, data_dim] in [0, 1] -> logits [B, C]."""
-        return self.layers(images.unflatten(1, (1, *self.image_shape)))  # type: ignore[no-any-return]
+        return self.layers(images.unflatten(1, (self.channels, *self.image_shape[-2:])))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def train_classifier(
     """A classifier trained on a data set's training images and labels, in eval mode.
 
     Args:
-        dataset: with labels from 0 on, and images of two axes.
+        dataset: with labels from 0 on, and images, gray or color.
         path: a file that keeps the classifier; one of the same data and settings there is loaded instead.
         epochs: default: about 600 steps or 3 epochs, whichever is more (MNIST: 3 epochs, 99% of the test images).
         seed: of the weights and the order of the images.

@@ -1,4 +1,7 @@
-"""Pictures of a model: samples, reconstructions, codes, walks."""
+"""Pictures of a model: samples, reconstructions, codes, walks.
+
+The `image_shape` of images [N, data_dim] is (H, W), or (3, H, W) of those in color.
+"""
 
 from __future__ import annotations
 
@@ -184,12 +187,10 @@ def _scatter(axis: Any, points: np.ndarray[Any, Any], labels: Tensor | None, leg
 
 
 def _picture(row: np.ndarray[Any, Any], shape: Sequence[int]) -> np.ndarray[Any, Any]:
-    """[data_dim] -> [H, W] or [H, W, 3]."""
+    """[data_dim] -> [H, W] or [H, W, 3]; a row of no image as a strip."""
     image = row.reshape(tuple(shape))
     if image.ndim == 3 and image.shape[0] == 3:
-        image = image.transpose(1, 2, 0)
-    if image.ndim == 3 and image.shape[2] == 3:
-        return image
+        return image.transpose(1, 2, 0)
     return image.reshape(image.shape[0], -1) if image.ndim > 1 else image[None]
 
 

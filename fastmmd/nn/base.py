@@ -102,11 +102,17 @@ def _networks(data_dim: int, settings: FixedPriorSettings) -> tuple[nn.Module, n
     encoder: nn.Module
     decoder: nn.Module
     if settings.network == "convolutional":
-        channels = settings.channels
+        channels, shape = settings.channels, settings.image_shape
         encoder = ConvEncoder(
-            data_dim, channels, outputs, input_dropout=dropout, noise_inputs=noise, precision=precision
+            data_dim,
+            channels,
+            outputs,
+            image_shape=shape,
+            input_dropout=dropout,
+            noise_inputs=noise,
+            precision=precision,
         )
-        decoder = ConvDecoder(inputs, channels[::-1], data_dim, precision=precision)
+        decoder = ConvDecoder(inputs, channels[::-1], data_dim, image_shape=shape, precision=precision)
     else:
         hidden = settings.hidden
         encoder = MLP(data_dim + noise, hidden, outputs, input_dropout=dropout, noise_inputs=noise, precision=precision)

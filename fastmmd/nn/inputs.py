@@ -32,7 +32,7 @@ M = TypeVar("M", bound=nn.Module)
 def data_width(encoder: nn.Module, noise_size: int = 0) -> int | None:
     """The columns of data that an encoder takes, besides the noise; None for one that is not of this package."""
     if isinstance(encoder, ConvEncoder):
-        return encoder.side**2
+        return math.prod(encoder.image_shape)
     inputs = encoder.inputs if isinstance(encoder, MLP) else getattr(encoder, "in_features", None)
     return inputs - noise_size if isinstance(inputs, int) else None
 

@@ -79,6 +79,7 @@ class FixedPriorOptions(ModelOptions, total=False):
     num_classes: int
     network: Network
     channels: Sequence[int]
+    image_shape: Sequence[int] | None
     regularizer_weight: float
 
 
@@ -94,8 +95,9 @@ class FixedPriorSettings(ModelSettings):
         labels: what sees the labels of `training_step`: "none", "regularizer" (class i goes to the i-th part of the
             prior, a component of the mixture or a stretch of the roll) or "decoder" (the code keeps the style).
         num_classes: of the labels; the mixture has ten.
-        network: "mlp" with the widths `hidden`, or "convolutional", for square images, with `channels`: see `MLP`,
-            `ConvEncoder` and `ConvDecoder`.
+        network: "mlp" with the widths `hidden`, or "convolutional" with `channels`: see `MLP`, `ConvEncoder` and
+            `ConvDecoder`.
+        image_shape: for convolutional networks: (H, W), or (C, H, W) of images in color; None: square gray ones.
     """
 
     prior: PriorName = "gaussian"
@@ -106,6 +108,7 @@ class FixedPriorSettings(ModelSettings):
     num_classes: int = 10
     network: Network = "mlp"
     channels: Sequence[int] = (64, 128, 256)
+    image_shape: Sequence[int] | None = None
     regularizer_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -118,6 +121,8 @@ class FixedPriorSettings(ModelSettings):
         self._keep(
             num_classes=check_int("num_classes", self.num_classes), channels=check_widths("channels", self.channels)
         )
+        if self.image_shape is not None:
+            self._keep(image_shape=check_widths("image_shape", self.image_shape))
         if self.noise_size is not None:
             self._keep(noise_size=check_int("noise_size", self.noise_size))
         elif self.posterior == "implicit":

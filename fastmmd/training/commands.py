@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fastmmd.data import load_data
+from fastmmd.data import NAMES, load_data
 from fastmmd.errors import Interrupted, UserError, unknown
 from fastmmd.evaluation import ParzenResult
 from fastmmd.training.lock import locked
@@ -28,7 +28,9 @@ app = typer.Typer(
 )
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder of the MNIST files (default: the run's, or the cache).")]
+DataDir = Annotated[
+    str | None, typer.Option(help="Folder of the files of published data (default: the run's, or the cache).")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")]
 ChainSteps = Annotated[int, typer.Option(min=0, help="Encode-decode steps after the draw from the prior.")]
 
@@ -38,7 +40,7 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name, or the path of a TOML file.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="digits (default), mnist, fashion-mnist, .npy/.npz/.pt file, folder of images."),
+        typer.Option(help=f"{', '.join(NAMES)}, .npy/.npz/.pt file, folder of images (default: digits)."),
     ] = None,
     data_dir: DataDir = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data (default: the recipe's).")] = None,
@@ -96,7 +98,7 @@ def train(
         resolved = load_recipe(recipe, data, overrides)
         where = choose_device(local_device(device))
         group = held.enter_context(processes(where))
-        dataset = load_data(data, data_dir, quiet=quiet or not group.leads)
+        dataset = load_data(data, data_dir, quiet=quiet or not group.leads, **asdict(resolved.data))
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(group.same(run_dir or default_run_dir(resolved.name, data)))
         trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
@@ -249,7 +251,7 @@ def sample(
         for chunk in source.stream(count, seed):
             images[done : done + len(chunk)] = chunk.cpu().numpy()
             done += len(chunk)
-    print(f"{count:,} images of {config.data_dim} pixels from the {source.name}: {output}")
+    print(f"{count:,} images of {config.data_dim} numbers from the {source.name}: {output}")
 
 
 @app.command()

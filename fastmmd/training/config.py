@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from fastmmd.data import DataSettings
 from fastmmd.errors import UserError, first_line, require, unknown
 from fastmmd.files import write_text
 from fastmmd.nn import MODELS
 from fastmmd.nn.base import Model
-from fastmmd.nn.settings import ModelSettings
+from fastmmd.nn.settings import FixedPriorSettings, ModelSettings
 
 Schedule = Literal["constant", "cosine"]
 FORMER_NAMES = {("training", "labelled"): "labeled"}  # in recipes and runs made before
@@ -93,16 +94,29 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model by the name of its class, its settings, and how it is trained and measured."""
+    """A model by the name of its class, its settings, how it is trained and measured, and how its images are read."""
 
     name: str
     kind: str
     model: ModelSettings
     training: Training
     evaluation: Evaluation
+    data: DataSettings = DataSettings()
+
+    def for_images(self, image_shape: Sequence[int]) -> Recipe:
+        """The same recipe for images of this shape, which convolutional networks have to know.
+
+        A shape that the recipe has stays, and so does its default for square gray images.
+        """
+        model, gray_square = self.model, len(image_shape) == 2 and len(set(image_shape)) == 1
+        if not isinstance(model, FixedPriorSettings) or model.network != "convolutional" or model.image_shape:
+            return self
+        if gray_square or len(image_shape) < 2:
+            return self
+        return replace(self, model=replace(model, image_shape=tuple(image_shape)))
 
     def build(self, data_dim: int) -> Model:
-        """The model of this recipe for images of `data_dim` pixels.
+        """The model of this recipe for images of `data_dim` numbers.
 
         Raises:
             UserError: settings that do not fit together, or the images.
@@ -113,6 +127,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         return {
             "model": {"kind": self.kind, **self.model.keywords()},
+            "data": asdict(self.data),
             "training": asdict(self.training),
             "evaluation": asdict(self.evaluation),
         }
@@ -153,7 +168,7 @@ def recipe_names() -> list[str]:
 def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """Read a recipe by name or path.
 
-    A recipe has the tables [model], [training], [evaluation], and may have tables for one data set, such as
+    A recipe has the tables [model], [data], [training], [evaluation], and may have tables for one data set, such as
     [digits.training], which override them. `overrides` come last.
 
     Args:
@@ -189,7 +204,7 @@ def recipe_from_dict(
     if not isinstance(kind, str) or kind not in MODELS:
         raise unknown(f"model.kind in recipe {name}:", str(kind), MODELS)
     settings = MODELS[kind].Settings
-    tables_of = {"model": settings, "training": Training, "evaluation": Evaluation}
+    tables_of = {"model": settings, "data": DataSettings, "training": Training, "evaluation": Evaluation}
     allowed = {table: [field.name for field in fields(made_of)] for table, made_of in tables_of.items()}
     layers: list[Mapping[str, Any]] = [{**tables, "model": model}]
     specific = layers[0].get(data) if data not in allowed else None
@@ -212,7 +227,8 @@ def recipe_from_dict(
                 raise unknown("key", f"{table}.{inner}".rstrip("."), dotted)
     with _named_settings():
         made = settings(**merged["model"])
-    return Recipe(name, kind, made, Training(**merged["training"]), Evaluation(**merged["evaluation"]))
+    training, evaluation = Training(**merged["training"]), Evaluation(**merged["evaluation"])
+    return Recipe(name, kind, made, training, evaluation, DataSettings(**merged["data"]))
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -267,12 +283,34 @@ def _without_none(value: T) -> T:
 
 def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(overrides, Mapping):
-        overrides = dict(map(_parse_override, overrides))
+        overrides = parse_overrides(overrides)
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         table, _, name = key.partition(".")
         nested.setdefault(table, {})[name] = value
     return nested
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Dotted keys and values of `"table.key=value"` with TOML values.
+
+    Raises:
+        UserError: a text is something else.
+    """
+    return dict(map(_parse_override, texts))
+
+
+def data_settings(overrides: Mapping[str, Any]) -> DataSettings:
+    """The settings of the table [data] among overrides, by dotted keys.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    given, allowed = _nested(overrides).get("data", {}), [field.name for field in fields(DataSettings)]
+    for key in given:
+        if key not in allowed:
+            raise unknown("key", f"data.{key}", (f"data.{name}" for name in allowed))
+    return DataSettings(**given)
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

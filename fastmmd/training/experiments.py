@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,13 @@ from typing import Any, NamedTuple
 import torch
 
 from fastmmd.checkpoint import load_checkpoint
-from fastmmd.data import Dataset, load_data
+from fastmmd.data import NAMES, Dataset, load_data
 from fastmmd.errors import Interrupted, UserError, interruptible
 from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
 from fastmmd.files import write_text, writing
 from fastmmd.nn.base import Model
-from fastmmd.training.config import load_recipe
+from fastmmd.training.config import data_settings, load_recipe, parse_overrides
 from fastmmd.training.lock import locked
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
@@ -100,7 +100,8 @@ class Experiment:
         try:
             with interruptible():
                 device = choose_device(options.device)
-                data = load_data(options.data, options.data_dir).to(device)
+                settings = data_settings(parse_overrides(options.set))
+                data = load_data(options.data, options.data_dir, **asdict(settings)).to(device)
                 with writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
                 with locked(folder):
@@ -202,10 +203,12 @@ class Experiment:
 
     def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
         options = self.options
-        overrides = dict(spec.overrides)
+        chosen = parse_overrides(options.set)
+        overrides = {**spec.overrides, **chosen}
         if options.epochs is not None:
             overrides["training.epochs"] = options.epochs
         recipe = load_recipe(spec.recipe, options.data, overrides)
+        recipe = replace(recipe, data=data_settings(chosen))  # as the data of all models were read
         seed = options.seed if spec.seed is None else spec.seed
         config = RunConfig.resolved(recipe, options.data, self.data, seed, self.device, options.data_dir)
         return config, RunFolder(self.folder / f"{slug(spec.name)}-seed{seed}")
@@ -231,9 +234,11 @@ class Experiment:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all experiments share: a program's docstring is its help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="digits", help="digits, mnist, fashion-mnist, an array or a folder")
-    parser.add_argument("--data-dir", help="folder of the MNIST files")
+    parser.add_argument("--data", default="digits", help=f"{', '.join(NAMES)}, an array or a folder")
+    parser.add_argument("--data-dir", help="folder of the files of published data")
     parser.add_argument("--epochs", type=int, help="epochs of every model; default: the recipes'")
+    what = "override the recipe of every model, or how a folder of images is read"
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help=what)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run-dir", type=Path, help="default: runs/PROGRAM-DATA-TIMESTAMP; an existing one is resumed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")

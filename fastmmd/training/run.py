@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import torch
 import fastmmd
 from fastmmd.backends import cuda_build, native_build
 from fastmmd.checkpoint import load_checkpoint, load_weights
-from fastmmd.data import IDX_SOURCES, NAMES, Dataset, load_data
+from fastmmd.data import EMBEDDED, NAMES, Dataset, load_data
 from fastmmd.errors import UserError, first_line
 from fastmmd.files import TEMPORARY, write_text, writing
 from fastmmd.nn.base import Model
@@ -49,14 +49,16 @@ class RunConfig:
 
         Args:
             data: the data set's name, or the path of an array or a folder.
-            data_dir: of the MNIST files, as given; the run folder keeps where they were found.
+            data_dir: of the files of published data, as given; the run folder keeps where they were found.
 
         Raises:
             UserError: settings that do not fit together, or the images.
         """
+        recipe = recipe.for_images(dataset.image_shape)
         recipe.build(dataset.data_dim)  # what it refuses is refused here, before the first run of many
         settings = replace(recipe.model, precision=resolve_precision(recipe.model.precision, device.type))
-        kept = absolute(data_dir or (os.environ.get("FASTMMD_DATA") if data in IDX_SOURCES else None) or None)
+        published = data in NAMES and data not in EMBEDDED
+        kept = absolute(data_dir or (os.environ.get("FASTMMD_DATA") if published else None) or None)
         name = data if data in NAMES else str(absolute(data))
         return cls(replace(recipe, model=settings), name, dataset.data_dim, seed, str(device), kept)
 
@@ -66,9 +68,9 @@ class RunConfig:
         Raises:
             UserError: it is gone, or no longer of the run's size.
         """
-        dataset = load_data(self.data, self.data_dir, quiet=quiet)
+        dataset = load_data(self.data, self.data_dir, quiet=quiet, **asdict(self.recipe.data))
         if dataset.data_dim != self.data_dim:
-            raise UserError(f"{self.data} has {dataset.data_dim} pixels per image, the run {self.data_dim}")
+            raise UserError(f"{self.data} has {dataset.data_dim} numbers per image, the run {self.data_dim}")
         return dataset
 
     def write(self, path: Path) -> None:
@@ -94,7 +96,9 @@ class RunConfig:
         for key in ("data_dim", "seed"):
             if type(run.get(key, 0)) is not int or not 0 <= run.get(key, 0) < 2**32:
                 raise UserError(f"{path}: run.{key} must be a whole number from 0 to 2^32 - 1, got {run[key]!r}")
-        wanted = {name: tables.get(name, {}) for name in ("model", "training", "evaluation")}
+        wanted = {name: tables.get(name, {}) for name in ("model", "data", "training", "evaluation")}
+        if "data" not in tables and os.path.isdir(run["data"]):
+            wanted["data"] = {"color": "gray"}  # as folders were read when runs had no such table
         recipe = recipe_from_dict(str(run["recipe"]), wanted)
         device = str(run.get("device", "cpu"))
         return cls(recipe, run["data"], run["data_dim"], run.get("seed", 0), device, run.get("data_dir"))
@@ -263,7 +267,7 @@ def load_trained(folder: RunFolder, data_dir: str | None, device: str) -> Traine
     """A run that can be evaluated.
 
     Args:
-        data_dir: of the MNIST files; None: the run's.
+        data_dir: of the files of published data; None: the run's.
         device: see `choose_device`.
 
     Raises:
