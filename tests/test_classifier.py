@@ -38,6 +38,9 @@ def test_classifier_learns_the_digits(digits: Dataset) -> None:
     probabilities = classifier.probabilities(digits.test.images)
     assert probabilities.shape == (len(digits.test), 10) and not probabilities.requires_grad
     torch.testing.assert_close(probabilities.sum(1), torch.ones(len(digits.test)))
+    features = classifier.features(digits.test.images)
+    assert features.shape == (len(digits.test), 128) and features.min() == 0  # behind a ReLU
+    torch.testing.assert_close(classifier.layers[-1](features).softmax(1), probabilities)
     share = (classifier.predict(digits.test.images) == digits.test.labels).double().mean().item()
     assert share == pytest.approx(classifier.accuracy(digits.test))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_same
 from test_loops import run
-from test_nn import data, every_model, small
+from test_nn import AUTOENCODERS, data, every_model, small
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
@@ -33,7 +33,8 @@ def test_forward_is_one_graph(kind: str) -> None:
     results, counting = [], Counting()
     for compiled in (False, True):
         torch.manual_seed(3)
-        model = small(kind, precision="auto", denoising=0.5)
+        noise = {"denoising": 0.5} if kind in AUTOENCODERS else {}
+        model = small(kind, precision="auto", **noise)
         call = torch.compile(model, backend=counting, fullgraph=True) if compiled else model
         groups = [group for o in model.configure_optimizers().values() for group in o.param_groups]
         optimizer, history = SGD([p for group in groups for p in group["params"]], lr=0.01), []
@@ -75,6 +76,6 @@ def test_training_step_is_compiled_once(kind: str, two_phases: bool) -> None:
         step = torch.compile(model.training_step, backend=counting) if compiles else None
         results.append(run(model, compiled, 8))
     assert_same(*results)
-    graphs = {"aae": 3}.get(kind, 1) + two_phases
+    graphs = {"aae": 3, "gan": 3}.get(kind, 1) + two_phases
     warm = {"ds-aae": 2, "gmmn-ae": 4}.get(kind, 0)
     assert counts[8:] == [1] * warm + [graphs + (warm > 0)] * (8 - warm)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_same
 from test_loops import descend, run
-from test_nn import DATA_DIM, every_model, small
+from test_nn import DATA_DIM, every_autoencoder, small
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -80,7 +80,7 @@ def former_gmmn_step(model: GMMNAE, x: Tensor, optimizers: dict[str, Optimizer],
     return {"loss": reconstruction + penalty, "reconstruction": reconstruction, "regularizer": penalty}
 
 
-@every_model
+@every_autoencoder
 @pytest.mark.parametrize("options", [{}, {"denoising": 0.5, "posterior": "implicit"}], ids=["plain", "noisy"])
 @pytest.mark.parametrize("two_phases", [False, True], ids=["one phase", "two phases"])
 def test_training_step_is_what_it_was(kind: str, options: dict[str, Any], two_phases: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import points
-from test_nn import DATA_DIM, data, every_model, parameters, same, small
+from test_nn import DATA_DIM, data, every_autoencoder, every_model, parameters, same, small
 from torch import Tensor, nn
 
 from fastmmd.nn import MLP, MMDAE, Autoencoder, ClosedFormMMD, ConvEncoder, inputs
@@ -85,7 +85,7 @@ def test_every_model_checks_its_data(kind: str) -> None:
         assert untouched(model, before)
 
 
-@every_model
+@every_autoencoder
 def test_images_are_flattened(kind: str) -> None:
     """In any memory format; codes are codes, and images come back as rows."""
     x = data(12)
@@ -221,7 +221,7 @@ def test_identity_output_is_the_decoder_itself() -> None:
     torch.testing.assert_close(sigmoid.reconstruction_loss(data(6), sigmoid.encode(data(6))), expected)
 
 
-@every_model
+@every_autoencoder
 def test_standardized_features_train(kind: str) -> None:
     """Two factors in 20 features: the reconstruction explains most of their variance."""
     torch.manual_seed(0)

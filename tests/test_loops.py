@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import assert_same, points
-from test_nn import DATA_DIM, data, every_model, parameters, same, small
+from test_nn import DATA_DIM, data, every_autoencoder, parameters, same, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
@@ -42,7 +42,7 @@ def descend(loss: Tensor, optimizer: Optimizer) -> None:
 # --- forward ---
 
 
-@every_model
+@every_autoencoder
 def test_forward_returns_the_losses_and_steps_nothing(kind: str) -> None:
     model, x = small(kind, **({"warmup_steps": 0} if kind == "ds-aae" else {})), data()
     state = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -178,7 +178,7 @@ def test_a_step_may_end_before_the_backward_pass(mode: str) -> None:
     assert same(expected, list(torch.autograd.grad(losses.loss, list(model.parameters()))))
 
 
-@every_model
+@every_autoencoder
 def test_codes_are_checked(kind: str) -> None:
     """Of a model that does something with them, or not."""
     model = small(kind)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from test_nn import DATA_DIM, data, every_model, small, train
+from test_nn import DATA_DIM, data, every_autoencoder, small, train
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
@@ -112,7 +112,7 @@ def test_noise_belongs_to_the_implicit_posterior_and_moments_to_kl() -> None:
 # --- denoising ---
 
 
-@every_model
+@every_autoencoder
 @pytest.mark.parametrize("two_phases", [False, True])
 def test_denoising_corrupts_the_encoders_input_and_not_the_target(kind: str, two_phases: bool) -> None:
     model = small(kind, denoising=0.5, **({"warmup_steps": 0} if kind == "ds-aae" else {}))
@@ -144,7 +144,7 @@ def test_denoising_corrupts_the_encoders_input_and_not_the_target(kind: str, two
     hook.remove()
 
 
-@every_model
+@every_autoencoder
 def test_denoising_models_learn(kind: str) -> None:
     history = train(small(kind, denoising=0.5, learning_rate=1e-2), 50)
     assert history[-1]["reconstruction"] < 0.85 * history[2]["reconstruction"]

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastmmd.evaluation import CodeStatistics, ParzenResult
-from fastmmd.training import experiments, load_recipe, report
+from fastmmd.evaluation import CodeStatistics, ParzenResult, choose_sigma, nearest_neighbors
+from fastmmd.training import experiments, load_data, load_recipe, report
 
 PROGRAMS = Path(__file__).parents[1] / "python"
 Program = Callable[..., str]
@@ -62,10 +62,11 @@ def cells(table: str, name: str) -> list[str]:
 
 
 def test_table1(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = program("table1", "--rows", "mmd-ae,ds-aae-fresh", "--seeds", 2, "--epochs", 1)
+    rows = "mmd-ae,ds-aae-fresh,gmmn,training"
+    first = program("table1", "--rows", rows, "--seeds", 2, "--epochs", 1)
     folder = tmp_path / "run"
     record = json.loads((folder / "table1.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["MMD-AE", "DS-AAE, fresh features"]
+    assert [row["name"] for row in record["rows"]] == ["MMD-AE", "DS-AAE, fresh features", "GMMN"]
     assert record["rows"][1]["model"]["mode"] == "doubly_stochastic" and record["hardware"] and record["date"]
     nats = [run["mean"] for run in record["rows"][0]["runs"]]
     mean, low, high = (float(cell) for cell in cells(first, "MMD-AE")[:3])
@@ -73,8 +74,15 @@ def test_table1(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {run["samples"] for row in record["rows"] for run in row["runs"]} == {10_000}
     text = (folder / "report.md").read_text()
     assert "paper" not in text.lower()  # on the digits there is nothing to compare with
-    assert float(cells(text, "1,259 training images")[0]) == pytest.approx(29.9, abs=0.2)
+    images = cells(text, "1,259 training images")
+    assert float(images[0]) == pytest.approx(29.9, abs=0.2)
     assert (folder / "table1.png").stat().st_size > 5_000
+    precision, recall, density, coverage = map(float, images[5:9])  # by a classifier of 269 test images
+    assert min(precision, recall, coverage) > 0.85 and density == pytest.approx(1, abs=0.15)
+    untrained = [run["precision"] for run in record["rows"][2]["runs"]]
+    assert max(untrained) < 0.5 and cells(text, "GMMN")[5] == f"{np.mean(untrained):.3f}"
+    assert cells(text, "GMMN")[9] == "" != cells(text, "MMD-AE")[9]  # its codes' match with the prior: it has none
+    assert record["rows"][2]["runs"][0]["codes"] is None
     again = program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
     assert "1 epochs, " not in again and again.count("300 samples from the prior") == 2  # measured, not trained again
     assert "300 samples" not in program("table1", "--rows", "mmd-ae", "--seeds", 2, "--epochs", 1, "--samples", 300)
@@ -83,7 +91,7 @@ def test_table1(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "301 samples from the prior" in large and (folder / "mmd-ae-seed0" / "evaluation-301").is_dir()
 
 
-def test_table1_compares_with_the_paper_on_mnist_alone(tmp_path: Path) -> None:
+def test_table1_compares_with_the_papers_on_mnist_alone(tmp_path: Path) -> None:
     table1 = runpy.run_path(str(PROGRAMS / "table1.py"))
     parzen = ParzenResult(300.0, 2.0, 0.16, 10_000, "prior", 10_000, 301.0)
     codes = CodeStatistics(*[(1.0,)] * 6, 1e-3, 5e-4, 10_000)
@@ -93,29 +101,49 @@ def test_table1_compares_with_the_paper_on_mnist_alone(tmp_path: Path) -> None:
         for seed in range(2)
     ]
     results = [(row, runs) for row in table1["ROWS"].values()]
+    figures = dict.fromkeys(table1["FIGURES"], 0.5)
+    traps = [table1["Trap"]("images", parzen, figures)]
     for original in (True, False):
         written: dict[str, Any] = {}
         experiment = SimpleNamespace(
-            data=SimpleNamespace(original=original, name="mnist"),
+            data=SimpleNamespace(original=original, name="mnist", test=SimpleNamespace(images=torch.zeros(9, 1))),
             folder=tmp_path,
             write_record=lambda name, results, written=written: written.update(results),
             write_report=lambda text, written=written: written.update(text=text),
         )
-        table1["write"](results, parzen, experiment)
+        table1["write"](results, traps, lambda run: figures, experiment)
         last = {row.name: cells(written["text"], row.name)[-1] for row, _ in results}
         papers = [row["paper"] for row in written["rows"]]
+        assert cells(written["text"], "images")[5:9] == ["0.500"] * 4 and written["traps"][0]["mean"] == 300
         if original:
             assert last["AAE"] == "340" and last["GMMN+AE"] == "282" and last["MMD-AE"] == "228" and last["VAE"] == ""
-            assert last["DS-AAE, first order"] == "243" and papers == [282, 340, 228, 243, 243, None]
+            assert last["DS-AAE, first order"] == "243" and papers == [282, 340, 228, 243, 243, None, 225, 147]
         else:
             assert set(last.values()) == {"1.0"} and set(papers) == {None}  # minutes
 
 
 def test_table1_names_the_rows_it_knows(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        program("table1", "--rows", "aae,gan")
+        program("table1", "--rows", "aae,nix")
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --rows: unknown gan (allowed: gmmn-ae, aae, mmd-ae, ds-aae,")
+    assert capsys.readouterr().err.startswith("error: --rows: unknown nix (allowed: gmmn-ae, aae, mmd-ae, ds-aae,")
+
+
+def test_what_fools_the_figure() -> None:
+    """Centroids are nearer to all images than as many images are; the blur is the one that validation images choose."""
+    table1, data = runpy.run_path(str(PROGRAMS / "table1.py")), load_data("digits", quiet=True)
+    name, centroids = table1["centroids"](data)
+    assert name == "251 k-means centroids" and centroids.shape == (251, 64)
+
+    def distance(images: torch.Tensor) -> float:
+        return nearest_neighbors(data.train.images, images).squared_distances.mean().item()
+
+    assert distance(centroids) < 0.8 * distance(data.train.images[:251])
+    name, images = table1["blurred"](data)
+    assert name == "1,259 training images, blurred by 0.4 pixels"
+    sharp, validation = table1["training_images"](data)[1], data.validation.images
+    torch.testing.assert_close(images.mean(), sharp.mean(), rtol=0.02, atol=0)
+    assert choose_sigma(images, validation)[1] > choose_sigma(sharp, validation)[1]
 
 
 # --- latent figures ---

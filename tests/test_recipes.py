@@ -26,7 +26,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*_mnist.py"))
 RARELY_SET = {"prior", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
 
 
-@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae"])
+@pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae", "gan", "gmmn"])
 def test_tuned_recipes_are_the_constructors_defaults(name: str) -> None:
     recipe = load_recipe(name)
     defaults = MODELS[recipe.kind].Settings()
@@ -52,6 +52,8 @@ def test_every_recipe_serves_every_data_set() -> None:
         "aae-paper",
         "ds-aae",
         "ds-aae-paper",
+        "gan",
+        "gmmn",
         "gmmn-ae",
         "mmd-ae",
         "mmd-ae-paper",

@@ -6,6 +6,7 @@ from fastmmd.evaluation.classifier import Classifier, train_classifier
 from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_parts
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
 from fastmmd.evaluation.large import LargeEvaluation, pilot_sigmas
+from fastmmd.evaluation.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from fastmmd.evaluation.neighbors import Neighbors, nearest_neighbors
 from fastmmd.evaluation.parzen import ParzenResult, choose_sigma, parzen_evaluation
 from fastmmd.evaluation.plots import save_bars, save_curves, save_heatmap, save_panels
@@ -32,14 +33,17 @@ __all__ = [
     "ChainState",
     "Classifier",
     "CodeStatistics",
+    "DensityCoverage",
     "LargeEvaluation",
     "Neighbors",
     "ParzenResult",
+    "PrecisionRecall",
     "Sampler",
     "chain",
     "choose_sigma",
     "code_statistics",
     "component_walks",
+    "density_coverage",
     "interpolate",
     "lerp",
     "markov_chain",
@@ -50,6 +54,7 @@ __all__ = [
     "pilot_sigmas",
     "posterior_codes",
     "posterior_samples",
+    "precision_recall",
     "prior_parts",
     "prior_samples",
     "roll_walk",

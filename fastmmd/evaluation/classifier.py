@@ -54,6 +54,12 @@ class Classifier(nn.Module):
         """[N, data_dim] in [0, 1] -> the probability of each class, [N, C]; in eval mode."""
         return torch.cat([self(part).softmax(1) for part in images.split(CHUNK)])
 
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[N, data_dim] in [0, 1] -> what the last layer sees of each, [N, 128]; in eval mode."""
+        pictures = (part.unflatten(1, (1, *self.image_shape)) for part in images.split(CHUNK))
+        return torch.cat([self.layers[:-1](picture) for picture in pictures])
+
     def predict(self, images: Tensor) -> Tensor:
         """[N, data_dim] -> the most probable class of each, [N] int64."""
         return self.probabilities(images).argmax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,29 @@ class Neighbors(NamedTuple):
 
     indices: Tensor
     squared_distances: Tensor
+
+
+class Tile(NamedTuple):
+    """Squared distances [R, C] between R rows of one set of points and C of another; `rows`, `columns`: which."""
+
+    rows: slice
+    columns: slice
+    squared: Tensor
+
+
+def distance_tiles(first: Tensor, second: Tensor, center: Tensor) -> Iterator[Tile]:
+    """All squared distances between points [N, D] and [M, D], tile by tile, row of tiles by row of tiles.
+
+    They are |a|^2 + |b|^2 - 2 a.b of the data without `center` [D], and may be slightly negative for copies.
+    """
+    for start in range(0, len(first), ROWS):
+        rows = slice(start, min(start + ROWS, len(first)))
+        a = first[rows] - center
+        own = a.square().sum(1, keepdim=True)
+        for begin in range(0, len(second), COLUMNS):
+            columns = slice(begin, min(begin + COLUMNS, len(second)))
+            b = second[columns] - center
+            yield Tile(rows, columns, torch.addmm(b.square().sum(1), a, b.T, alpha=-2) + own)
 
 
 @torch.no_grad()
@@ -33,20 +57,12 @@ def nearest_neighbors(points: Tensor, images: Tensor) -> Neighbors:
     if points.ndim != 2 or images.ndim != 2 or points.shape[1] != images.shape[1] or len(images) == 0:
         shapes = f"{list(points.shape)} and {list(images.shape)}"
         raise ValueError(f"points [N, D] and images [M >= 1, D] must be matrices with the same D, got {shapes}")
-    center = images.mean(0)
-    nearest = []
-    for rows in points.split(ROWS):
-        a = rows - center
-        best = torch.full((len(rows),), torch.inf, device=rows.device, dtype=rows.dtype)
-        index = torch.zeros(len(rows), device=rows.device, dtype=torch.int64)
-        for start in range(0, len(images), COLUMNS):
-            b = images[start : start + COLUMNS] - center
-            # |a|^2 is the same for every image.
-            least, where = torch.addmm(b.square().sum(1), a, b.T, alpha=-2).min(1)
-            nearer = least < best
-            best = torch.where(nearer, least, best)
-            index = torch.where(nearer, where + start, index)
-        nearest.append((index, (rows - images[index]).square().sum(1)))
-    if not nearest:
-        return Neighbors(torch.zeros(0, device=points.device, dtype=torch.int64), points.new_zeros(0))
-    return Neighbors(*(torch.cat(parts) for parts in zip(*nearest, strict=True)))
+    best = torch.full((len(points),), torch.inf, device=points.device, dtype=points.dtype)
+    index = torch.zeros(len(points), device=points.device, dtype=torch.int64)
+    for rows, columns, squared in distance_tiles(points, images, images.mean(0)):
+        least, where = squared.min(1)
+        nearer = least < best[rows]
+        best[rows] = torch.where(nearer, least, best[rows])
+        index[rows] = torch.where(nearer, where + columns.start, index[rows])
+    parts = zip(points.split(ROWS), index.split(ROWS), strict=True)
+    return Neighbors(index, torch.cat([(part - images[nearest]).square().sum(1) for part, nearest in parts]))

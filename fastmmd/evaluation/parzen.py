@@ -20,13 +20,13 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd.evaluation.sampling import CHUNK, Sampler, prior_samples
-from fastmmd.nn import Autoencoder
+from fastmmd.nn import GenerativeModel
 from fastmmd.nn.inputs import eval_mode
 
 SIGMAS = tuple(float(sigma) for sigma in np.logspace(-1, 0, 10))
 VALIDATION_POINTS = 1_000
 #: What samples come from: a model (its prior), a sampler, a function (count, generator) -> [count, D], or samples.
-Source = Autoencoder | Sampler | Callable[[int, torch.Generator], Tensor] | Tensor
+Source = GenerativeModel | Sampler | Callable[[int, torch.Generator], Tensor] | Tensor
 _REFINED = 11  # sigmas per refinement; two of them place sigma within 1% of the best
 
 
@@ -70,7 +70,7 @@ def parzen_evaluation(
     """Estimate the test log-likelihood of a model by the papers' protocol.
 
     Args:
-        model_or_sampler: an autoencoder (sampled from its prior, in eval mode), a `Sampler`, a function
+        model_or_sampler: a model (an autoencoder sampled from its prior, in eval mode), a `Sampler`, a function
             (count, generator) -> [count, D], or the samples themselves [N, D].
         validation: [V, D]; its first 1,000 rows choose sigma.
         test: [T, D] with T >= 2, touched once.
@@ -160,7 +160,7 @@ def _source(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     if isinstance(source, torch.nn.Module):
-        sampler = prior_samples(cast(Autoencoder, source))
+        sampler = prior_samples(cast(GenerativeModel, source))
     elif isinstance(source, Sampler):
         sampler = source
     elif callable(source):

@@ -1,4 +1,4 @@
-"""Ways to draw images from an autoencoder."""
+"""Ways to draw images from a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastmmd.errors import UserError
 from fastmmd.files import TEMPORARY, replacing, writing
-from fastmmd.nn import Autoencoder
+from fastmmd.nn import Autoencoder, GenerativeModel, GenerativeNetwork
 from fastmmd.nn.inputs import check_codes, check_data
 from fastmmd.ops.arguments import check_int
 
@@ -67,14 +67,28 @@ class Sampler:
         return torch.cat(list(self.stream(count, seed)))
 
 
-def prior_samples(model: Autoencoder) -> Sampler:
-    """Decoded draws from the prior: the papers' sampler."""
+def with_codes(model: GenerativeModel) -> Autoencoder:
+    """The model, which has codes.
+
+    Raises:
+        UserError: it has none: it is a generator alone.
+    """
+    if isinstance(model, GenerativeNetwork):
+        raise UserError(
+            f"model: got {type(model).__name__}, which has no codes, expected an autoencoder; draw from the prior, "
+            "without chain steps"
+        )
+    return cast(Autoencoder, model)
+
+
+def prior_samples(model: GenerativeModel) -> Sampler:
+    """Decoded draws from the prior: the papers' sampler. Of a model without codes, the draws of its generator."""
 
     @torch.no_grad()
     def draw(count: int, generator: torch.Generator) -> Tensor:
         return model.sample(count, generator=generator)
 
-    return Sampler("prior", draw, _device(model))
+    return Sampler("generator" if isinstance(model, GenerativeNetwork) else "prior", draw, _device(model))
 
 
 def posterior_samples(model: Autoencoder, images: Tensor, what: str = "images") -> Sampler:
@@ -90,6 +104,7 @@ def posterior_samples(model: Autoencoder, images: Tensor, what: str = "images") 
     Raises:
         TypeError, ValueError: `images` is no data of the model, or empty; a decoder with classes.
     """
+    model = with_codes(model)
     images = check_data(model, images, "images")
     if len(images) == 0:
         raise ValueError(f"images: got shape {list(images.shape)}, expected [N >= 1, data_dim]")
@@ -131,6 +146,7 @@ def chain(
         TypeError, ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with
             classes.
     """
+    model = with_codes(model)
     _check_steps(model, steps, corrupt)
     return _chain(model, check_codes(model, codes), steps, generator, corrupt)
 
@@ -146,7 +162,7 @@ def _chain(
         yield state
 
 
-def markov_chain(model: Autoencoder, steps: int, start: Sampler | None = None, *, corrupt: bool = False) -> Sampler:
+def markov_chain(model: GenerativeModel, steps: int, start: Sampler | None = None, *, corrupt: bool = False) -> Sampler:
     """Draws of `start`, followed by `steps` rounds of encoding and decoding: see `chain`.
 
     Args:
@@ -156,10 +172,14 @@ def markov_chain(model: Autoencoder, steps: int, start: Sampler | None = None, *
         corrupt: encode with the noise of the denoising criterion.
 
     Raises:
-        ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with classes.
+        ValueError: naming the argument; `corrupt` for a model that was trained without noise; a decoder with classes;
+            steps or `corrupt` for a model without codes.
     """
-    _check_steps(model, steps, corrupt)
     first = prior_samples(model) if start is None else start
+    if check_int("steps", steps, 0) == 0 and not corrupt:
+        return first
+    model = with_codes(model)
+    _check_steps(model, steps, corrupt)
     if steps == 0:
         return first
 
@@ -203,7 +223,11 @@ def posterior_codes(model: Autoencoder, images: Tensor, generator: torch.Generat
     For a deterministic posterior, the code itself.
 
     Over a data set these follow the aggregated posterior, which should match the prior.
+
+    Raises:
+        UserError: a model without codes.
     """
+    model = with_codes(model)
     if model.posterior == "deterministic":
         return model.encode(images)
     return model.draw_codes(images, generator=generator)
@@ -246,6 +270,6 @@ def images_file(path: Path, shape: tuple[int, int], record: Mapping[str, Any]) -
             temporary.unlink(missing_ok=True)
 
 
-def _device(model: Autoencoder) -> torch.device:
+def _device(model: GenerativeModel) -> torch.device:
     parameter: Tensor = next(model.parameters())
     return parameter.device

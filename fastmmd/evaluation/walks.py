@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastmmd.evaluation.sampling import chain
+from fastmmd.evaluation.sampling import chain, with_codes
 from fastmmd.nn import Autoencoder
 from fastmmd.nn.inputs import check_data
 from fastmmd.ops.arguments import check_int
@@ -82,6 +82,7 @@ def interpolate(
     Raises:
         ValueError, TypeError: naming the argument.
     """
+    model = with_codes(model)
     if path not in PATHS:
         raise ValueError(f"path: got {path!r}, expected one of {', '.join(PATHS)}")
     if first.shape != second.shape:

@@ -1,11 +1,13 @@
-"""Generative autoencoders: encoder + decoder + posterior + prior + regularizer, over the fused operators."""
+"""Generative autoencoders and generators, from parts over the fused operators: networks, priors, regularizers."""
 
 from .adversaries import Adversarial, FourierAdversary
 from .autoencoders import Autoencoder
 from .convolutional import ConvDecoder, ConvEncoder
 from .diagnostics import CodeHealth, code_health, kernel_problem
-from .gmmn import GMMNAE, GeneratorPrior
-from .models import AAE, DSAAE, MMDAE, MODELS, VAE
+from .generative import GenerativeModel
+from .generators import GenerativeNetwork, GeneratorPrior
+from .gmmn import GMMNAE
+from .models import AAE, DSAAE, GAN, GMMN, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
 from .spread import one_generator
@@ -14,6 +16,8 @@ from .steps import Losses
 __all__ = [
     "AAE",
     "DSAAE",
+    "GAN",
+    "GMMN",
     "GMMNAE",
     "KL",
     "MLP",
@@ -28,6 +32,8 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "FourierAdversary",
+    "GenerativeModel",
+    "GenerativeNetwork",
     "GeneratorPrior",
     "Losses",
     "Moments",

@@ -118,11 +118,6 @@ class Autoencoder(Trainable):
         """Dimension of the codes."""
         return self.prior.dim
 
-    @property
-    def phase_progress(self) -> float:
-        """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
-        return self.progress or 0.0
-
     @in_eval_mode
     def encode(self, x: Tensor) -> Tensor:
         """[B, data_dim] -> codes [B, code_size]: the Gaussian posterior's mean, the implicit one's code at eta = 0."""

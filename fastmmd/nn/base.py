@@ -1,4 +1,4 @@
-"""What the papers' models share: an autoencoder made from its settings."""
+"""What the papers' models share: they are made from their settings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from ..ops.arguments import check_int
 from ..priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 from .autoencoders import Autoencoder, Posterior
 from .convolutional import ConvDecoder, ConvEncoder
+from .generative import GenerativeModel
+from .generators import GenerativeNetwork, GeneratorPrior
 from .networks import MLP
 from .regularizers import Regularizer
-from .settings import FixedPriorSettings, ModelSettings
+from .settings import AutoencoderSettings, FixedPriorSettings, GenerativeNetworkSettings, ModelSettings
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -25,6 +27,15 @@ class TrainingOptions(TypedDict, total=False):
     generator_learning_rate: float | None
 
 
+class GenerativeNetworkOptions(TypedDict, total=False):
+    """Keyword arguments of `GenerativeNetwork` that only some of the models set."""
+
+    root: bool
+    beta1: float
+    adversary_learning_rate: float
+    adversary_beta1: float
+
+
 class AutoencoderOptions(TrainingOptions, total=False):
     posterior: Posterior
     noise_size: int | None
@@ -32,15 +43,24 @@ class AutoencoderOptions(TrainingOptions, total=False):
     decoder_classes: int
 
 
-class Model(Autoencoder):
-    """An autoencoder made from numbers and names alone, its settings. The subclasses take the settings by keyword."""
+class Model(GenerativeModel):
+    """A model made from numbers and names alone, its settings. The subclasses take the settings by keyword."""
 
     Settings: ClassVar[type[ModelSettings]]
+    _settings: ModelSettings
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that make this model again."""
+        return self._settings.keywords()
+
+
+class AutoencoderModel(Model, Autoencoder):
+    """An autoencoder of this kind."""
 
     def __init__(
         self,
         data_dim: int,
-        settings: ModelSettings,
+        settings: AutoencoderSettings,
         encoder: nn.Module,
         decoder: nn.Module,
         prior: Prior,
@@ -60,12 +80,31 @@ class Model(Autoencoder):
         )
         self.data_dim, self._settings = data_dim, settings
 
-    def settings(self) -> dict[str, Any]:
-        """The keyword arguments that make this model again."""
-        return self._settings.keywords()
+
+class GenerativeNetworkModel(Model, GenerativeNetwork):
+    """A generator of this kind."""
+
+    def __init__(
+        self,
+        data_dim: int,
+        settings: GenerativeNetworkSettings,
+        regularizer: Regularizer,
+        **options: Unpack[GenerativeNetworkOptions],
+    ) -> None:
+        network = MLP(
+            settings.noise_size, settings.generator, data_dim, precision=settings.precision, last_in_float32=False
+        )
+        super().__init__(
+            GeneratorPrior(network, settings.noise_size, data_dim),
+            regularizer,
+            output=settings.output,
+            learning_rate=settings.learning_rate,
+            **options,
+        )
+        self._settings = settings
 
 
-class FixedPriorModel(Model):
+class FixedPriorModel(AutoencoderModel):
     """A model whose prior is chosen, not learned."""
 
     def __init__(

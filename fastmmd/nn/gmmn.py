@@ -9,56 +9,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..ops.arguments import check_int, compute_dtype
-from ..priors import Prior
-from ..priors.base import check_draws
 from . import inputs
-from .base import Model
+from .base import AutoencoderModel
+from .generators import GeneratorPrior, square_root
 from .labels import receivers
-from .networks import MLP, check_module
+from .networks import MLP
 from .regularizers import MMD
 from .settings import GMMNAEOptions, GMMNAESettings
 from .spread import BatchNorm1d
 from .steps import Losses, adam, descend
 
 
-class GeneratorPrior(nn.Module, Prior):
-    """A distribution over codes that a network makes of noise: z = network(u), u uniform in [-1, 1]^noise_size.
-
-    Draws are differentiable in the network's weights.
-
-    Args:
-        network: [N, noise_size] -> [N, dim]. noise_size: dimension of the noise. dim: of the codes.
-    """
-
-    def __init__(self, network: nn.Module, noise_size: int, dim: int) -> None:
-        super().__init__()
-        Prior.__init__(self, dim)
-        self.network, self.noise_size = check_module("network", network), check_int("noise_size", noise_size)
-
-    def sample(
-        self,
-        count: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Independent draws: [count, dim]; see `Prior.sample`. It has no classes."""
-        check_draws(count, generator, device, dtype)
-        u = torch.rand(count, self.noise_size, generator=generator, device=device, dtype=dtype)
-        if labels is not None:
-            self._known(u, labels)
-        weight = next(self.network.parameters(), u)
-        if weight.device != u.device:
-            raise ValueError(f"device: got {u.device}, expected that of the generator network, {weight.device}")
-        z: Tensor = self.network((2 * u - 1).to(weight.dtype))
-        if z.shape != (count, self.dim):
-            raise ValueError(f"network: gives draws of shape {list(z.shape)}, expected {[count, self.dim]}")
-        return z.to(u.dtype)
-
-
-class GMMNAE(Model):
+class GMMNAE(AutoencoderModel):
     """A generative moment matching network in the codes of an autoencoder (Li, Swersky and Zemel 2015, section 4).
 
     Two phases. First a dropout autoencoder with sigmoid codes is trained for reconstruction alone. Then it is frozen,
@@ -153,6 +115,9 @@ class GMMNAE(Model):
         generator = adam(list(self.prior.parameters()), self.prior_learning_rate)  # type: ignore[attr-defined]
         return super().configure_optimizers() | {"prior": generator}
 
+    def optimizer_names(self) -> tuple[str, ...]:
+        return (*super().optimizer_names(), "prior")
+
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
         """The losses of a batch [B, data_dim] in the phase that `progress` says, or in both; see `Autoencoder.forward`.
 
@@ -167,8 +132,7 @@ class GMMNAE(Model):
         if second:
             with torch.no_grad():
                 codes = self.encode(x)
-            squared: Tensor = self.regularizer(codes, self.prior)
-            penalty = squared.clamp(min=1e-12).sqrt()  # the root's slope at 0 is infinite
+            penalty = square_root(self.regularizer(codes, self.prior))
         if first:
             codes = self._infer(self.corrupt(x) if self.training else x, draw=False)[0]
             reconstruction = self.reconstruction_loss(x, codes)
@@ -184,7 +148,7 @@ class GMMNAE(Model):
         """
         self._check_synchronized()
         losses = self(x, labels)
-        inputs.check_optimizers(self, optimizers, "prior")
+        inputs.check_optimizers(self, optimizers)
         terms = {name: getattr(losses, name).detach() for name in ("loss", "reconstruction", "regularizer")}
         first, second = self._phases
         chosen = [optimizers[name] for name in ["autoencoder"] * first + ["prior"] * second]

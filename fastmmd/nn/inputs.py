@@ -17,6 +17,7 @@ from .convolutional import ConvEncoder
 from .networks import MLP
 
 if TYPE_CHECKING:
+    from .generative import GenerativeModel
     from .trainable import Trainable
 
 Reconstruction = Literal["cross_entropy", "squared_error"]
@@ -57,7 +58,9 @@ def data_of(values: Tensor, output: Output) -> Tensor:
     return values.sigmoid() if output == "sigmoid" else values
 
 
-def check_data(model: Trainable, x: Tensor, name: str = "x", *, generator: torch.Generator | None = None) -> Tensor:
+def check_data(
+    model: GenerativeModel, x: Tensor, name: str = "x", *, generator: torch.Generator | None = None
+) -> Tensor:
     """Data [B, data_dim], or [B, ...] of data_dim numbers each, such as images [B, C, H, W]: flattened, [B, data_dim].
 
     With an encoder whose width is not known, `data_dim` None, only the dtype and the batch dimension are checked.
@@ -77,7 +80,7 @@ def check_data(model: Trainable, x: Tensor, name: str = "x", *, generator: torch
     return x.flatten(1) if width is not None and len(shape) > 2 else x
 
 
-def check_target(model: Trainable, x: Tensor, values: Tensor) -> Tensor:
+def check_target(model: GenerativeModel, x: Tensor, values: Tensor) -> Tensor:
     """Data in the shape of the decoder's values for them, which may be another where the encoder takes images.
 
     Raises:
@@ -105,7 +108,7 @@ def check_codes(model: Trainable, codes: Tensor, name: str = "codes") -> Tensor:
     return codes
 
 
-def check_batch(model: Trainable, x: Tensor, *networks: nn.Module) -> Tensor:
+def check_batch(model: GenerativeModel, x: Tensor, *networks: nn.Module) -> Tensor:
     """A batch to train on, as `check_data` gives it: with enough rows, and values that the decoder can give.
 
     The values are looked at in the first batch and in every 50th, without waiting for a GPU: there an error comes a
@@ -125,15 +128,13 @@ def check_batch(model: Trainable, x: Tensor, *networks: nn.Module) -> Tensor:
     return x
 
 
-def check_optimizers(model: Trainable, optimizers: object, *more: str) -> None:
-    """The optimizers of `configure_optimizers`, by name: those of an autoencoder and `more`.
+def check_optimizers(model: GenerativeModel, optimizers: object) -> None:
+    """The optimizers of `configure_optimizers`, by name.
 
     Raises:
         TypeError, ValueError: no dictionary, or other names.
     """
-    generator = ("generator",) if model.generator_learning_rate is not None else ()
-    adversary = ("adversary",) if model.descends_adversary else ()
-    wanted = ("autoencoder", *generator, *adversary, *more)
+    wanted = model.optimizer_names()
     if not isinstance(optimizers, Mapping):
         raise TypeError(
             f"optimizers: got {type(optimizers).__name__}, expected a dictionary with {_listed(wanted)}, as "
@@ -286,16 +287,16 @@ def _check_floats(name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_device(name: str, tensor: Tensor, model: Trainable) -> None:
-    """The device of the encoder's weights, if it has any."""
-    weight = next(model.encoder.parameters(), None)
+def _check_device(name: str, tensor: Tensor, model: GenerativeModel) -> None:
+    """The device of the model's weights, the encoder's first, if it has any."""
+    weight = next(model.parameters(), None)
     if weight is not None and weight.device != tensor.device:
         raise ValueError(
             f'{name}: got device {tensor.device}, expected {weight.device} as the model: {name}.to("{weight.device}")'
         )
 
 
-def _check_rows(model: Trainable, x: Tensor, networks: tuple[nn.Module, ...]) -> None:
+def _check_rows(model: GenerativeModel, x: Tensor, networks: tuple[nn.Module, ...]) -> None:
     """Enough rows, where there are fewer than two."""
     remedy = "set drop_last=True in the DataLoader, or a batch size that leaves a larger last batch"
     if x.shape[0] == 0:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Self, Unpack
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS
+from ..ops.arguments import DEFAULT_BANDWIDTHS, check_int
 from .adversaries import Adversarial, FourierAdversary
-from .base import FixedPriorModel, Model, named_prior
+from .base import FixedPriorModel, GenerativeNetworkModel, Model, named_prior
 from .gmmn import GMMNAE
+from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Regularizer
 from .settings import (
     AAEOptions,
@@ -15,6 +16,10 @@ from .settings import (
     DSAAEOptions,
     DSAAESettings,
     FixedPriorOptions,
+    GANOptions,
+    GANSettings,
+    GMMNOptions,
+    GMMNSettings,
     MMDAEOptions,
     MMDAESettings,
     VAESettings,
@@ -209,4 +214,102 @@ class VAE(FixedPriorModel):
         return cls(data_dim, **(paper | options))
 
 
-MODELS: dict[str, type[Model]] = {"aae": AAE, "mmd-ae": MMDAE, "ds-aae": DSAAE, "vae": VAE, "gmmn-ae": GMMNAE}
+class GAN(GenerativeNetworkModel):
+    """Generative adversarial network (Goodfellow et al. 2014): a discriminator network between generated and real data.
+
+    The generator descends the non-saturating loss, -log D(generated).
+
+    Args:
+        data_dim: number of pixels.
+        discriminator: hidden widths of the discriminator.
+        input_dropout, hidden_dropout: of the discriminator.
+        beta1: Adam's, for generator and discriminator. learning_rate, adversary_learning_rate: Adam's, for each.
+        The others, and all defaults: see `settings.GANSettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    Settings: ClassVar[type[GANSettings]] = GANSettings
+
+    def __init__(self, data_dim: int = 784, **options: Unpack[GANOptions]) -> None:
+        data_dim, settings = check_int("data_dim", data_dim), GANSettings(**options)
+        discriminator = MLP(
+            data_dim,
+            settings.discriminator,
+            1,
+            input_dropout=settings.input_dropout,
+            hidden_dropout=settings.hidden_dropout,
+            precision=settings.precision,
+        )
+        super().__init__(
+            data_dim,
+            settings,
+            Adversarial(discriminator),
+            beta1=settings.beta1,
+            adversary_learning_rate=settings.adversary_learning_rate,
+            adversary_beta1=settings.beta1,
+        )
+
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[GANOptions]) -> Self:
+        """The sizes in the code that the paper refers to, with options over them. Its batch size is 100.
+
+        There the discriminator has 240 maxout units of five linear ones in each layer, the noise is Gaussian, and both
+        networks are trained by gradient descent with momentum; here it has as many rectified units as linear ones
+        there, and the noise is uniform.
+        """
+        paper: GANOptions = {
+            "generator": (1200, 1200),
+            "noise_size": 100,
+            "discriminator": (1200, 1200),
+            "input_dropout": 0.2,
+            "hidden_dropout": 0.5,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
+
+
+class GMMN(GenerativeNetworkModel):
+    """Generative moment matching network (Li, Swersky and Zemel 2015, section 3): the MMD of generated and real data.
+
+    The generator descends MMD(generated, batch), the square root of their `mmd2`. The batches have to be large.
+
+    Args:
+        data_dim: number of pixels.
+        bandwidths: standard deviations of the Gaussian kernels, which are averaged.
+        The others, and all defaults: see `settings.GMMNSettings`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    Settings: ClassVar[type[GMMNSettings]] = GMMNSettings
+
+    def __init__(self, data_dim: int = 784, **options: Unpack[GMMNOptions]) -> None:
+        data_dim, settings = check_int("data_dim", data_dim), GMMNSettings(**options)
+        bandwidths = settings.bandwidths
+        average = [1.0 / len(bandwidths)] * len(bandwidths)
+        super().__init__(data_dim, settings, MMD(bandwidths, kernel_weights=average), root=True)
+
+    @classmethod
+    def paper(cls, data_dim: int = 784, **options: Unpack[GMMNOptions]) -> Self:
+        """The paper's settings, with options over them. Its batch size is 1000; it descends with momentum."""
+        paper: GMMNOptions = {
+            "generator": (64, 256, 256, 1024),
+            "noise_size": 10,
+            "bandwidths": DEFAULT_BANDWIDTHS,
+            "precision": "float32",
+        }
+        return cls(data_dim, **(paper | options))
+
+
+MODELS: dict[str, type[Model]] = {
+    "aae": AAE,
+    "mmd-ae": MMDAE,
+    "ds-aae": DSAAE,
+    "vae": VAE,
+    "gmmn-ae": GMMNAE,
+    "gan": GAN,
+    "gmmn": GMMN,
+}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from ..ops.arguments import Estimator, check_choice, check_int, check_number, positive_floats
+from ..ops.arguments import DEFAULT_BANDWIDTHS, Estimator, check_choice, check_int, check_number, positive_floats
 from .adversaries import Mode
 from .autoencoders import Posterior
 from .inputs import Output, Reconstruction
@@ -23,11 +23,6 @@ Network = Literal["mlp", "convolutional"]
 
 
 class ModelOptions(TypedDict, total=False):
-    code_size: int
-    hidden: Sequence[int]
-    input_dropout: float
-    denoising: float
-    reconstruction: Reconstruction
     output: Output
     learning_rate: float
     precision: Precision
@@ -38,27 +33,16 @@ class ModelSettings:
     """What all models share.
 
     Attributes:
-        code_size: dimension of the codes.
-        hidden: widths of the hidden layers of encoder and, reversed, decoder.
-        input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, reconstruction, output, learning_rate: see `Autoencoder`.
+        output, learning_rate: see `Autoencoder` and `GenerativeNetwork`.
         precision: see `MLP`.
 
     Raises:
-        ValueError, TypeError: naming the field. The networks and `Autoencoder` check what is theirs.
+        ValueError, TypeError: naming the field. The networks and models check what is theirs.
     """
 
-    code_size: int = 4
-    hidden: Sequence[int] = (1024, 512, 216)
-    input_dropout: float = 0.1
-    denoising: float = 0.0
-    reconstruction: Reconstruction = "cross_entropy"
     output: Output = "sigmoid"
     learning_rate: float = 2e-3
     precision: Precision = "auto"
-
-    def __post_init__(self) -> None:
-        self._keep(code_size=check_int("code_size", self.code_size), hidden=check_widths("hidden", self.hidden))
 
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments that make the same settings, without those that are None, which TOML cannot hold."""
@@ -70,7 +54,36 @@ class ModelSettings:
             object.__setattr__(self, name, value)
 
 
-class FixedPriorOptions(ModelOptions, total=False):
+class AutoencoderModelOptions(ModelOptions, total=False):
+    code_size: int
+    hidden: Sequence[int]
+    input_dropout: float
+    denoising: float
+    reconstruction: Reconstruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings(ModelSettings):
+    """What all autoencoders share.
+
+    Attributes:
+        code_size: dimension of the codes.
+        hidden: widths of the hidden layers of encoder and, reversed, decoder.
+        input_dropout: probability of dropping a pixel at the encoder's input while training.
+        denoising, reconstruction: see `Autoencoder`.
+    """
+
+    code_size: int = 4
+    hidden: Sequence[int] = (1024, 512, 216)
+    input_dropout: float = 0.1
+    denoising: float = 0.0
+    reconstruction: Reconstruction = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        self._keep(code_size=check_int("code_size", self.code_size), hidden=check_widths("hidden", self.hidden))
+
+
+class FixedPriorOptions(AutoencoderModelOptions, total=False):
     prior: PriorName
     prior_std: float
     posterior: Posterior
@@ -84,7 +97,7 @@ class FixedPriorOptions(ModelOptions, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedPriorSettings(ModelSettings):
+class FixedPriorSettings(AutoencoderSettings):
     """What the models share whose prior is chosen, not learned.
 
     Attributes:
@@ -239,7 +252,7 @@ class VAESettings(FixedPriorSettings):
             raise ValueError("labels: got 'regularizer', but KL takes none; expected 'none' or 'decoder'")
 
 
-class GMMNAEOptions(ModelOptions, total=False):
+class GMMNAEOptions(AutoencoderModelOptions, total=False):
     hidden_dropout: float
     generator: Sequence[int]
     noise_size: int
@@ -250,7 +263,7 @@ class GMMNAEOptions(ModelOptions, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMMNAESettings(ModelSettings):
+class GMMNAESettings(AutoencoderSettings):
     """Settings of `GMMNAE`, which describes the fields."""
 
     code_size: int = 5
@@ -272,3 +285,66 @@ class GMMNAESettings(ModelSettings):
         )
         check_number("autoencoder_share", self.autoencoder_share, below=1)
         check_number("prior_learning_rate", self.prior_learning_rate)
+
+
+class GenerativeNetworkModelOptions(ModelOptions, total=False):
+    generator: Sequence[int]
+    noise_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeNetworkSettings(ModelSettings):
+    """What the models share that are a generator alone.
+
+    Attributes:
+        generator: hidden widths of the generator.
+        noise_size: dimension of its noise.
+    """
+
+    generator: Sequence[int] = (256, 512, 1024)
+    noise_size: int = 10
+
+    def __post_init__(self) -> None:
+        self._keep(
+            generator=check_widths("generator", self.generator), noise_size=check_int("noise_size", self.noise_size)
+        )
+
+
+class GANOptions(GenerativeNetworkModelOptions, total=False):
+    discriminator: Sequence[int]
+    input_dropout: float
+    hidden_dropout: float
+    beta1: float
+    adversary_learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GANSettings(GenerativeNetworkSettings):
+    """Settings of `GAN`, which describes the fields."""
+
+    learning_rate: float = 2e-4
+    discriminator: Sequence[int] = (512, 256)
+    input_dropout: float = 0.2
+    hidden_dropout: float = 0.3
+    beta1: float = 0.5
+    adversary_learning_rate: float = 2e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep(discriminator=check_widths("discriminator", self.discriminator))
+
+
+class GMMNOptions(GenerativeNetworkModelOptions, total=False):
+    bandwidths: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMMNSettings(GenerativeNetworkSettings):
+    """Settings of `GMMN`, which describes the fields."""
+
+    learning_rate: float = 1e-3
+    bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._keep(bandwidths=positive_floats("bandwidths", self.bandwidths))

@@ -2,80 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..ops.shards import Group, Shards, shards_of
 from ..priors import Prior
 from . import inputs
-from .inputs import Output, RangeWatch
+from .generative import GenerativeModel
 from .labels import check_switch, receivers
-from .regularizers import Moments, Regularizer
-from .spread import share_statistics, unsynchronized
-from .steps import CountsSteps, Losses, adam, descend
+from .regularizers import Moments
+from .steps import Losses, adam, descend
 
 
-class Trainable(CountsSteps):
+class Trainable(GenerativeModel):
     """The training of an `Autoencoder`, which documents the attributes."""
 
     encoder: nn.Module
     decoder: nn.Module
     prior: Prior
-    regularizer: Regularizer
     regularizer_weight: float
-    decoder_classes: int
-    output: Output
-    data_dim: int | None
-    range_watch: RangeWatch
     learning_rate: float
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
-    shards: Shards | None = None
-    _alone = False  # whether it is known that this process trains by itself
-
-    def synchronize(self, group: Group) -> None:
-        """Let the processes of a group train this model together, by `training_step`, each on its part of every batch.
-
-        They begin with the weights of the first, and every step averages gradients over all; a discrepancy is between
-        the codes and draws of all (`group` of `fastmmd.mmd2`), and batch normalization of this package's networks is by
-        the statistics of all. Parts of one size make it the step of one process on the whole batch.
-
-        Seed the processes differently (`torch.manual_seed(seed + rank)`), or their noise and draws from the prior are
-        copies of one another; `nn.one_generator` instead makes them those of one process.
-
-        Args:
-            group: a ProcessGroup of `torch.distributed` or `fastmmd.Shards`; None: this process trains by itself,
-                whatever others do.
-
-        Raises:
-            TypeError, RuntimeError: see `fastmmd.mmd2`.
-            ValueError: the models of the processes differ in their shapes or in the steps they have done.
-        """
-        shards = shards_of(group)
-        if shards is not None:
-            tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-            shapes = [f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()]
-            device = next(iter(tensors.values())).device
-            shards.agree(f"{type(self).__name__} at step {self.steps}, {'; '.join(shapes)}", [], device)
-            shards.begin_alike(list(tensors.values()))
-            shards = replace(shards, gradients="averaged")
-        self.shards, self._alone = shards, shards is None
-        for module in self.modules():
-            if isinstance(module, Regularizer):
-                module.shards = shards
-        share_statistics(self, shards)
-
-    def _check_synchronized(self) -> None:
-        if self.shards is None and not self._alone and unsynchronized():
-            raise RuntimeError(
-                "training_step: torch.distributed runs several processes, and this step would train each one's model "
-                "by itself; call model.synchronize(torch.distributed.group.WORLD) first, or wrap the model in "
-                "DistributedDataParallel and call the wrapped model in a loop of your own (docs/models.md), or say by "
-                "model.synchronize(None) that this is meant"
-            )
 
     @property
     def code_size(self) -> int:
@@ -102,10 +50,9 @@ class Trainable(CountsSteps):
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
         return optimizers
 
-    @property
-    def descends_adversary(self) -> bool:
-        """Whether an optimizer trains the regularizer's adversary."""
-        return self.regularizer.learns and any(True for _ in self.regularizer.parameters())
+    def optimizer_names(self) -> tuple[str, ...]:
+        generator = ("generator",) if self.generator_learning_rate is not None else ()
+        return ("autoencoder", *generator, *(("adversary",) if self.descends_adversary else ()))
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
         """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.

@@ -6,15 +6,17 @@ import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastmmd.data import NAMES, load_data
 from fastmmd.errors import Interrupted, UserError, unknown
-from fastmmd.evaluation import ParzenResult
 from fastmmd.training.lock import locked
 from fastmmd.training.run import RunFolder, absolute, print_info
+
+if TYPE_CHECKING:
+    from fastmmd.training.report import RunResult
 
 held = ExitStack()  # what a command holds until its process, `fastmmd.cli`, closes it
 LARGEST_SEED = 2**32 - 1  # NumPy's generator takes no larger one
@@ -122,7 +124,7 @@ def train(
         remedy = f"fastmmd train --resume {shlex.quote(str(folder.path))}"
         message = f"trained, but stopped in the final evaluation; resume with: {remedy}"
         raise Interrupted(message, stop.signal_number) from None
-    _print_result(result.parzen, folder)
+    _print_result(result, folder)
 
 
 @app.command()
@@ -185,7 +187,7 @@ def evaluate(
             return
         parzen = measured.result()
     result = evaluate_run(*trained, samples=count, chain_steps=chain_steps, parzen=parzen)
-    _print_result(result.parzen, folder)
+    _print_result(result, folder)
 
 
 @app.command()
@@ -208,7 +210,7 @@ def merge(
     trained = load_trained(folder, data_dir, device)
     parzen = LargeRun(*trained, count, steps).merge().result()
     result = evaluate_run(*trained, chain_steps=steps, parzen=parzen)
-    _print_result(result.parzen, folder)
+    _print_result(result, folder)
 
 
 @app.command()
@@ -226,7 +228,14 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw images from a trained run; OUTPUT.json names the sampler."""
-    from fastmmd.evaluation.sampling import SAMPLERS, images_file, markov_chain, posterior_samples, prior_samples
+    from fastmmd.evaluation.sampling import (
+        SAMPLERS,
+        images_file,
+        markov_chain,
+        posterior_samples,
+        prior_samples,
+        with_codes,
+    )
     from fastmmd.training.run import RunConfig, choose_device, load_model
 
     if output.suffix != ".npy":
@@ -241,8 +250,8 @@ def sample(
         start = prior_samples(model)
     else:
         config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
-        start = posterior_samples(model, config.load_data().to(where).train.images, "training images")
-    if corrupt and not model.denoising:
+        start = posterior_samples(with_codes(model), config.load_data().to(where).train.images, "training images")
+    if corrupt and not with_codes(model).denoising:
         raise UserError(f"--corrupt needs a model that was trained with noise: model.denoising of {run} is 0")
     source = markov_chain(model, chain_steps, start, corrupt=corrupt)
     record = {"sampler": source.name, "count": count, "seed": seed, "run": str(run), "recipe": config.recipe.name}
@@ -260,6 +269,7 @@ def info() -> None:
     print_info()
 
 
-def _print_result(parzen: ParzenResult, folder: RunFolder) -> None:
-    print(f"test log-likelihood: {parzen}")
-    print(f"pictures and report: {folder.report} (samples.png, reconstructions.png, latent.png)")
+def _print_result(result: RunResult, folder: RunFolder) -> None:
+    print(f"test log-likelihood: {result.parzen}")
+    pictures = "samples.png" if result.codes is None else "samples.png, reconstructions.png, latent.png"
+    print(f"pictures and report: {folder.report} ({pictures})")

@@ -60,7 +60,7 @@ class Run:
 
     Attributes:
         seconds: of training, without evaluation.
-        parzen, codes: of the test split, None where the run was not evaluated.
+        parzen, codes: of the test split, None where the run was not evaluated; `codes` also of a model without codes.
     """
 
     spec: Spec
@@ -227,7 +227,7 @@ class Experiment:
             epochs=last["epoch"],
             seconds=last["seconds"],
             parzen=None if evaluation is None else _made_of(ParzenResult, evaluation),
-            codes=None if evaluation is None else _made_of(CodeStatistics, evaluation["codes"]),
+            codes=None if not (evaluation and evaluation["codes"]) else _made_of(CodeStatistics, evaluation["codes"]),
         )
 
 

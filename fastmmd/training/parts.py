@@ -21,7 +21,7 @@ from fastmmd.evaluation.large import LargeEvaluation, pilot_sigmas
 from fastmmd.evaluation.parzen import VALIDATION_POINTS
 from fastmmd.evaluation.sampling import CHUNK, Sampler, markov_chain
 from fastmmd.files import writing
-from fastmmd.nn import Autoencoder
+from fastmmd.nn import GenerativeModel
 from fastmmd.training.lock import locked
 from fastmmd.training.loop import stop_requests
 from fastmmd.training.progress import TrainingProgress, join
@@ -59,7 +59,7 @@ class LargeRun:
     folder: RunFolder
     config: RunConfig
     dataset: Dataset
-    model: Autoencoder
+    model: GenerativeModel
     samples: int
     chain_steps: int = 0
 
