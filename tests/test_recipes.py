@@ -92,6 +92,8 @@ def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
         ("vae", ["training.batch_size=true"], "got True"),
         ("vae", ["training.schedule=cosin"], "did you mean cosine"),
         ("vae", ["training.average=1"], "0 <= average < 1"),
+        ("vae", ["training.warmup=1"], "training.warmup must be a share in 0 <= warmup < 1, got 1"),
+        ("vae", ["training.warmup=true"], "got True"),
         ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
         ("vae", ["evaluation.samples=0"], "evaluation.samples"),
     ],

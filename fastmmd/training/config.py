@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ class Training:
         batch_size: images per step; a last incomplete batch of an epoch is left out.
         schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model with several
             phases over the steps of each.
+        warmup: share of those steps in which the learning rates first rise linearly from 0; 0: none. Not to be confused
+            with `model.warmup_steps`, in which DS-AAE trains without reconstruction.
         labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
@@ -47,6 +50,7 @@ class Training:
     epochs: int = 50
     batch_size: int = 1000
     schedule: Schedule = "constant"
+    warmup: float = 0.0
     labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
@@ -67,8 +71,15 @@ class Training:
             _check_whole(f"training.{name}", getattr(self, name), least)
         if self.schedule not in get_args(Schedule):
             raise unknown("training.schedule", str(self.schedule), get_args(Schedule))
-        if type(self.average) not in (int, float) or not 0 <= self.average < 1:
-            raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
+        for name, what in (("warmup", "a share"), ("average", "a decay")):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise UserError(f"training.{name} must be {what} in 0 <= {name} < 1, got {value!r}")
+
+    def rate_factor(self, phase: float) -> float:
+        """What the learning rates are multiplied by where the share `phase` of the phase's steps is done."""
+        rise = min(1.0, phase / self.warmup) if self.warmup else 1.0
+        return rise * (0.5 * (1 + math.cos(math.pi * phase)) if self.schedule == "cosine" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,9 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load_recipe(
+    recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = (), *, batch_size: int | None = None
+) -> Recipe:
     """Read a recipe by name or path.
 
     A recipe has the tables [model], [training], [evaluation], and may have tables for one data set, such as
@@ -160,6 +173,8 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
         recipe: a name of `recipe_names()`, or the path of a TOML file.
         data: the data set's name.
         overrides: `"table.key=value"` with a TOML value, or a mapping of dotted keys to values.
+        batch_size: images per step, with what `for_batch` changes for them. The override `training.batch_size` changes
+            that number only.
 
     Raises:
         UserError: no such recipe, table or key, or a value that is not allowed.
@@ -174,7 +189,23 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
     run = tables.pop("run", None)  # a run's config.toml is a recipe too
     tables.pop("versions", None)
     name = str(run.get("recipe", recipe)) if isinstance(run, dict) else Path(recipe).stem
+    if batch_size is not None:
+        overrides = for_batch(recipe_from_dict(name, tables, data), batch_size) | _dotted(overrides)
     return recipe_from_dict(name, tables, data, overrides)
+
+
+def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
+    """Overrides, by dotted keys, that turn a recipe into the one for another batch size.
+
+    Adam's rates grow with the square root of the batch (Malladi et al. 2022).
+    """
+    growth = batch_size / recipe.training.batch_size
+    rates = {name: rate for name, rate in recipe.model.keywords().items() if name.endswith("learning_rate")}
+    return {
+        "training.batch_size": batch_size,
+        "training.warmup": 0.1 if growth > 1 else recipe.training.warmup,
+        **{f"model.{name}": rate * math.sqrt(growth) for name, rate in rates.items()},
+    }
 
 
 def recipe_from_dict(
@@ -266,13 +297,15 @@ def _without_none(value: T) -> T:
 
 
 def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(overrides, Mapping):
-        overrides = dict(map(_parse_override, overrides))
     nested: dict[str, Any] = {}
-    for key, value in overrides.items():
+    for key, value in _dotted(overrides).items():
         table, _, name = key.partition(".")
         nested.setdefault(table, {})[name] = value
     return nested
+
+
+def _dotted(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    return dict(overrides if isinstance(overrides, Mapping) else map(_parse_override, overrides))
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
