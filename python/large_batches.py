@@ -78,7 +78,7 @@ class Cell(NamedTuple):
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--batches", type=numbers, help="separated by commas; default: 250 to 16384, digits 100 to 1259")
+    parser.add_argument("--batches", type=numbers, help="separated by commas; default: 250 to 16384, 100 to 1259")
     parser.add_argument("--models", default=",".join(MODELS), help=f"separated by commas; default: {','.join(MODELS)}")
     parser.add_argument("--steps", type=int, help="at this number of steps too; with --epochs 0 only so")
     parser.add_argument("--hidden", type=numbers, help="widths of the encoder's hidden layers; default: the recipes'")
@@ -225,8 +225,8 @@ def section(what: str, cells: list[Cell], batches: list[int], experiment: Experi
             reach = [(mean - min(v), max(v) - mean) for mean, v in zip(means, several, strict=True)]
             curves[name] = (means, reach if len(several[0]) > 1 else None)
         picture = f"large-batches-{key}-{slug}.png"
-        label = title.replace("MMD^2", "MMD$^2$")
-        save_curves(experiment.folder / picture, batches, curves, "batch size", label, f"{data.name}, {what}", logx=True)
+        label, above = title.replace("MMD^2", "MMD$^2$"), f"{data.name}, {what}"
+        save_curves(experiment.folder / picture, batches, curves, "batch size", label, above, logx=True)
         lines = [[f"{title}: batch", *map("{:,}".format, batches)], ["---"] * (1 + len(batches))]
         lines += [[name, *(spread(values_of(cell)) for cell in row)] for name, row in rows.items()]
         parts += [table(lines), f"![{title}, {what}]({picture})"]

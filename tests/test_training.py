@@ -105,9 +105,7 @@ def test_rates_rise_and_fall(tmp_path: Path, data: Dataset, schedule: str) -> No
     """All optimizers', step by step: 12 steps, of which a quarter warms up."""
     rates = {"learning_rate": 4e-3, "adversary_learning_rate": 2e-3, "generator_learning_rate": 1e-3}
     overrides = {f"model__{name}": rate for name, rate in rates.items()}
-    made = trainer(
-        tmp_path / "run", tiny("aae", training__schedule=schedule, training__warmup=0.25, **overrides), data
-    )
+    made = trainer(tmp_path / "run", tiny("aae", training__schedule=schedule, training__warmup=0.25, **overrides), data)
     seen, step = [], made.model.training_step
 
     def watched(*arguments: Any) -> dict[str, Tensor]:

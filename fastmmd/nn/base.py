@@ -56,6 +56,7 @@ class Model(Autoencoder):
             reconstruction=settings.reconstruction,
             output=settings.output,
             learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
             **options,
         )
         self.data_dim, self._settings = data_dim, settings

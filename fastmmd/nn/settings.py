@@ -16,6 +16,7 @@ from .adversaries import Mode
 from .autoencoders import Posterior
 from .inputs import Output, Reconstruction
 from .networks import Precision, check_widths
+from .steps import OptimizerName
 
 PriorName = Literal["gaussian", "mixture", "swiss_roll", "uniform"]
 Labels = Literal["none", "regularizer", "decoder"]
@@ -30,6 +31,7 @@ class ModelOptions(TypedDict, total=False):
     reconstruction: Reconstruction
     output: Output
     learning_rate: float
+    optimizer: OptimizerName
     precision: Precision
 
 
@@ -41,7 +43,7 @@ class ModelSettings:
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
         input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, reconstruction, output, learning_rate: see `Autoencoder`.
+        denoising, reconstruction, output, learning_rate, optimizer: see `Autoencoder`.
         precision: see `MLP`.
 
     Raises:
@@ -55,9 +57,11 @@ class ModelSettings:
     reconstruction: Reconstruction = "cross_entropy"
     output: Output = "sigmoid"
     learning_rate: float = 2e-3
+    optimizer: OptimizerName = "adam"
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         self._keep(code_size=check_int("code_size", self.code_size), hidden=check_widths("hidden", self.hidden))
 
     def keywords(self) -> dict[str, Any]:

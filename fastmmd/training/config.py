@@ -197,15 +197,24 @@ def load_recipe(
 def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
     """Overrides, by dotted keys, that turn a recipe into the one for another batch size.
 
-    Adam's rates grow with the square root of the batch (Malladi et al. 2022).
+    Learning rates, the adversaries' too, grow with the square root of the batch (Malladi et al. 2022, for Adam). For
+    larger batches, and so fewer steps, than the recipe's, they rise over the first tenth of the run, encoder and
+    decoder are descended by Muon, and the steps of DS-AAE's regularizer alone become fewer in the same proportion.
+
+    Raises:
+        UserError: no batch size.
     """
-    growth = batch_size / recipe.training.batch_size
-    rates = {name: rate for name, rate in recipe.model.keywords().items() if name.endswith("learning_rate")}
-    return {
-        "training.batch_size": batch_size,
-        "training.warmup": 0.1 if growth > 1 else recipe.training.warmup,
-        **{f"model.{name}": rate * math.sqrt(growth) for name, rate in rates.items()},
-    }
+    _check_whole("training.batch_size", batch_size, 2)
+    model, growth = recipe.model.keywords(), batch_size / recipe.training.batch_size
+    scaled: dict[str, Any] = {"training.batch_size": batch_size}
+    for name, value in model.items():
+        if name.endswith("learning_rate") and isinstance(value, int | float):  # the model refuses anything else
+            scaled[f"model.{name}"] = value * math.sqrt(growth)
+    if growth > 1:
+        scaled |= {"training.warmup": max(0.1, recipe.training.warmup), "model.optimizer": "muon"}
+        if "warmup_steps" in model:
+            scaled["model.warmup_steps"] = round(model["warmup_steps"] / growth)
+    return scaled
 
 
 def recipe_from_dict(
