@@ -120,10 +120,13 @@ def test_rates_rise_and_fall(tmp_path: Path, data: Dataset, schedule: str) -> No
         assert [row[column] for row in seen] == pytest.approx([rate * a * b for a, b in zip(rise, fall, strict=True)])
 
 
-@pytest.mark.parametrize("kind", list(TINY))
-def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [*((kind, "adam") for kind in TINY), ("aae", "muon"), ("ds-aae", "muon")]
+)
+def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str, optimizer: str) -> None:
     """Stopped in the middle of the second of four epochs and of the warm-up, with a schedule and averaged weights."""
-    recipe = tiny(kind, training__schedule="cosine", training__warmup=0.7, training__average=0.9)
+    over = {"training__schedule": "cosine", "training__warmup": 0.7, "training__average": 0.9}
+    recipe = tiny(kind, **over, model__optimizer=optimizer)
     whole = trainer(tmp_path / "whole", recipe, data)
     whole.fit()
     parts = trainer(tmp_path / "parts", recipe, data)
