@@ -173,7 +173,7 @@ def cost(model: Model, batch: int) -> Cost:
 def seconds(function: Callable[[Tensor], Tensor], codes: Tensor) -> float:
     """Of a value and its gradient, the shortest of several: what else a machine does makes others longer."""
     names = {"function": function, "codes": codes.clone().requires_grad_()}
-    return min(Timer("function(codes).backward()", globals=names).blocked_autorange(min_run_time=0.5).times)
+    return min(Timer("function(codes).backward()", globals=names).blocked_autorange(min_run_time=0.2).times)
 
 
 def eager_mmd2(codes: Tensor, prior: priors.Gaussian, regularizer: nn.ClosedFormMMD) -> Tensor:

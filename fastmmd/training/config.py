@@ -197,24 +197,25 @@ def load_recipe(
 def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
     """Overrides, by dotted keys, that turn a recipe into the one for another batch size.
 
-    Learning rates, the adversaries' too, grow with the square root of the batch (Malladi et al. 2022, for Adam). For
-    larger batches, and so fewer steps, than the recipe's, they rise over the first tenth of the run, encoder and
-    decoder are descended by Muon, and the steps of DS-AAE's regularizer alone become fewer in the same proportion.
+    For batches larger than the recipe's, which means fewer steps in an epoch, Muon descends encoder and decoder, all
+    learning rates grow with the fourth root of the batch and rise over the first tenth of the run, and the steps of
+    DS-AAE's regularizer alone become fewer in proportion. Found by experiment: benchmarks/NOTES.md. For smaller batches
+    nothing else changes.
 
     Raises:
         UserError: no batch size.
     """
     _check_whole("training.batch_size", batch_size, 2)
-    model, growth = recipe.model.keywords(), batch_size / recipe.training.batch_size
-    scaled: dict[str, Any] = {"training.batch_size": batch_size}
-    for name, value in model.items():
-        if name.endswith("learning_rate") and isinstance(value, int | float):  # the model refuses anything else
-            scaled[f"model.{name}"] = value * math.sqrt(growth)
+    own, growth = recipe.model.keywords(), batch_size / recipe.training.batch_size
+    changed: dict[str, Any] = {"training.batch_size": batch_size}
     if growth > 1:
-        scaled |= {"training.warmup": max(0.1, recipe.training.warmup), "model.optimizer": "muon"}
-        if "warmup_steps" in model:
-            scaled["model.warmup_steps"] = round(model["warmup_steps"] / growth)
-    return scaled
+        changed |= {"training.warmup": max(0.1, recipe.training.warmup), "model.optimizer": "muon"}
+        for name, value in own.items():
+            if name.endswith("learning_rate") and isinstance(value, int | float):  # the model refuses anything else
+                changed[f"model.{name}"] = value * growth**0.25
+        if "warmup_steps" in own:
+            changed["model.warmup_steps"] = round(own["warmup_steps"] / growth)
+    return changed
 
 
 def recipe_from_dict(
