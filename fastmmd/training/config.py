@@ -198,8 +198,8 @@ def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
     """Overrides, by dotted keys, that turn a recipe into the one for another batch size.
 
     For batches larger than the recipe's, which means fewer steps in an epoch, Muon descends encoder and decoder, all
-    learning rates grow with the fourth root of the batch and rise over the first tenth of the run, and the steps of
-    DS-AAE's regularizer alone become fewer in proportion. Found by experiment: benchmarks/NOTES.md. For smaller batches
+    learning rates grow with the fourth root of the batch and rise over the first tenth of the run, which takes the
+    place of DS-AAE's steps of the regularizer alone. Found by experiment: benchmarks/NOTES.md. For smaller batches
     nothing else changes.
 
     Raises:
@@ -211,10 +211,10 @@ def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
     if growth > 1:
         changed |= {"training.warmup": max(0.1, recipe.training.warmup), "model.optimizer": "muon"}
         for name, value in own.items():
-            if name.endswith("learning_rate") and isinstance(value, int | float):  # the model refuses anything else
+            if name.endswith("learning_rate") and type(value) in (int, float):  # the model refuses anything else
                 changed[f"model.{name}"] = value * growth**0.25
         if "warmup_steps" in own:
-            changed["model.warmup_steps"] = round(own["warmup_steps"] / growth)
+            changed["model.warmup_steps"] = 0
     return changed
 
 
