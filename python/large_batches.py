@@ -15,6 +15,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -163,10 +164,10 @@ def cost(model: Model, batch: int) -> Cost:
         return Cost(seconds(ours, codes), None, 0)
     if isinstance(regularizer, nn.ClosedFormMMD):
         kept = 4 * batch**2 * len(regularizer.bandwidths)  # the exponentials, which are their own derivatives
-        eager: Callable[[Tensor], Tensor] = lambda codes: eager_mmd2(codes, prior, regularizer)  # noqa: E731
+        eager = partial(eager_mmd2, prior=prior, regularizer=regularizer)
     else:
-        kept = 4 * 2 * batch * regularizer.features.count  # angles and features
-        eager = lambda codes: eager_adversary(codes, prior, regularizer)  # noqa: E731
+        kept = 4 * batch * regularizer.features.count  # the angles
+        eager = partial(eager_adversary, prior=prior, regularizer=regularizer)
     return Cost(seconds(ours, codes), seconds(eager, codes) if kept <= EAGER_BYTES else None, kept)
 
 
