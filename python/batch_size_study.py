@@ -7,6 +7,7 @@ number of steps, where they mean many epochs. The two answer different questions
 python python/batch_size_study.py                      # scikit-learn's digits, batches 32 to 1259, about a minute
 python python/batch_size_study.py --steps 500          # ... both questions
 python python/batch_size_study.py --data mnist --data-dir DIR --epochs 50 --steps 10000 --seeds 2 --jobs 2
+python python/batch_size_study.py --data mnist --data-dir DIR --epochs 0 --steps 400 --hidden 128,64  # an hour
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fastmmd.evaluation import save_curves, save_heatmap
-from fastmmd.training import UserError, load_recipe
+from fastmmd.training import UserError, for_batch, load_recipe
 from fastmmd.training.experiments import Experiment, Spec, arguments, numbers
 
 BATCHES = (100, 250, 500, 1_000, 4_096, 16_384)
@@ -29,24 +30,27 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--batches", type=numbers, help="separated by commas; default: 100 to 16384, digits 32 to 1259")
     parser.add_argument("--sigmas", type=numbers, default=SIGMAS, help="default: 0.5,1,2,4,8")
-    parser.add_argument("--steps", type=int, help="the grid at this number of steps too")
-    parser.add_argument(
-        "--scale-rate", action="store_true", help="learning rate times sqrt(batch / the recipe's batch)"
-    )
+    parser.add_argument("--steps", type=int, help="the grid at this number of steps too; with --epochs 0 only so")
+    parser.add_argument("--hidden", type=numbers, help="widths of the encoder's hidden layers; default: the recipe's")
+    parser.add_argument("--adapt", action="store_true", help="recipes for their batch size, as of --batch-size")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell, from --seed on")
     options = parser.parse_args()
     epochs, options.epochs = options.epochs, None  # each cell has its own
     with Experiment.start("Batch size study", options) as experiment:
         recipe = load_recipe("ds-aae", options.data)
-        epochs = epochs or (25 if experiment.is_digits else recipe.training.epochs)
+        if epochs is None:
+            epochs = 25 if experiment.is_digits else recipe.training.epochs
+        if not (epochs or options.steps):
+            raise UserError("--epochs 0 leaves --steps only: it is not given")
         batches = sorted({int(b) for b in options.batches or (DIGITS_BATCHES if experiment.is_digits else BATCHES)})
         if len(batches) < 2 or len(set(options.sigmas)) < 2:
             raise UserError("--batches and --sigmas: at least two different values of each expected")
         if batches[-1] > len(experiment.data.train):
             raise UserError(f"--batches: at most {len(experiment.data.train)}, the training images; got {batches[-1]}")
-        text = study(f"{epochs} epochs", batches, epochs, None, experiment)
+        parts = [study(f"{epochs} epochs", batches, epochs, None, experiment)] if epochs else []
         if options.steps:
-            text += "\n\n" + study(f"{options.steps} steps", batches, None, options.steps, experiment)
+            parts.append(study(f"{options.steps} steps", batches, None, options.steps, experiment))
+        text = "\n\n".join(parts)
         experiment.write_report(text)
         print(text)
 
@@ -61,17 +65,16 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
         for batch in batches:
             per_epoch = len(data.train) // batch
             passes = epochs or max(1, round(steps / per_epoch))
-            overrides: dict[str, Any] = {
+            overrides: dict[str, Any] = for_batch(recipe, batch) if options.adapt else {"training.batch_size": batch}
+            overrides |= {
                 "model.bandwidths": [sigma],
-                "training.batch_size": batch,
                 "training.epochs": passes,
                 "training.evaluate_every": 0,
                 # With few steps, not all of them may go to the regularizer alone.
                 "model.warmup_steps": min(recipe.model.warmup_steps, passes * per_epoch // 10),
             }
-            if options.scale_rate:
-                rate = recipe.model.learning_rate * math.sqrt(batch / recipe.training.batch_size)
-                overrides["model.learning_rate"] = rate
+            if options.hidden:
+                overrides["model.hidden"] = [int(width) for width in options.hidden]
             specs += [Spec(f"sigma {sigma:g} batch {batch} {what}", "ds-aae", overrides, seed) for seed in seeds]
     runs = experiment.run_all(specs)
     nats = np.array([run.parzen.mean for run in runs]).reshape(len(options.sigmas), len(batches), len(seeds))

@@ -168,7 +168,7 @@ def test_a_run_goes_through_both_phases(tmp_path: Path) -> None:
     from fastmmd.training.run import RunConfig, RunFolder
 
     overrides = ["training.epochs=4", "training.evaluate_every=0", "evaluation.samples=50", "model.draws=50"]
-    overrides += ["model.autoencoder_share=0.5"]
+    overrides += ["model.autoencoder_share=0.5", "training.warmup=0.25"]
     config = RunConfig(load_recipe("gmmn-ae", "digits", overrides), "digits", 64)
     trainer = Trainer(config, config.load_data(quiet=True), RunFolder.create(tmp_path / "run"), quiet=True)
     rates, step = [], trainer.model.training_step
@@ -180,7 +180,7 @@ def test_a_run_goes_through_both_phases(tmp_path: Path) -> None:
     trainer.model.training_step = watched
     trainer.fit()
     half = len(rates) // 2
-    factors = [0.5 * (1 + math.cos(math.pi * i / half)) for i in range(half)] * 2
+    factors = [min(1, 4 * i / half) * 0.5 * (1 + math.cos(math.pi * i / half)) for i in range(half)] * 2
     highest = {"autoencoder": trainer.model.learning_rate, "prior": trainer.model.prior_learning_rate}
     for name, rate in highest.items():
         assert [rate_of[name] for rate_of in rates] == pytest.approx([rate * factor for factor in factors])

@@ -215,6 +215,75 @@ def test_batch_size_study_refuses(
     assert stop.value.code == 2 and capsys.readouterr().err == f"{message}\n"
 
 
+# --- large batches ---
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_large_batches(program: Program, tmp_path: Path) -> None:
+    program("large_batches", "--epochs", 0, "--steps", 2, "--batches", "100,1259", "--hidden", "8", "--seeds", 2)
+    text = (tmp_path / "run" / "report.md").read_text()
+    record = json.loads((tmp_path / "run" / "large-batches-2-steps.json").read_text())
+    found = [(cell["model"], cell["batch"]) for cell in record["cells"]]
+    assert found == [(model, batch) for model in ("AAE", "MMD-AE", "DS-AAE") for batch in (100, 1259)]
+    for cell in record["cells"]:
+        settings, batch = cell["settings"], cell["batch"]
+        assert settings["model"]["hidden"] == [8] and settings["training"]["batch_size"] == batch
+        assert settings["model"]["optimizer"] == ("adam" if batch == 100 else "muon")
+        assert [run["steps"] for run in cell["runs"]] == 2 * [12 if batch == 100 else 2]  # 12 steps are an epoch
+        assert [run["seed"] for run in cell["runs"]] == [0, 1]
+        assert (cell["regularizer"]["eager"] is None) == (cell["model"] == "AAE")
+        mean = sum(run["mean"] for run in cell["runs"]) / 2
+        assert f"| {cell['model']} |" in text and f"{mean:.1f} (" in text
+    for picture in ("nats", "match"):
+        assert (tmp_path / "run" / f"large-batches-{picture}-2-steps.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--batches", "2000"), "error: --batches: from 2 to 1259, the training images, expected; got [2000]"),
+        (("--models", "vae"), "error: --models: unknown vae (allowed: aae, mmd-ae, ds-aae)"),
+        (("--epochs", "0"), "error: --epochs 0 leaves --steps only, which is not given"),
+    ],
+)
+def test_large_batches_refuses(
+    program: Program, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program("large_batches", *words)
+    assert stop.value.code == 2 and capsys.readouterr().err == f"{message}\n"
+
+
+def test_eager_regularizers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program times beside ours has the same value and gradient; past its memory it is not called."""
+    large = runpy.run_path(str(PROGRAMS / "large_batches.py"))
+    for name, eager in (("mmd-ae", "eager_mmd2"), ("ds-aae", "eager_adversary")):
+        model = load_recipe(name).build(10)
+        regularizer, prior = model.regularizer, model.prior
+        codes = (1.5 * torch.randn(300, 4, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        torch.manual_seed(2)
+        theirs = large[eager](codes, prior, regularizer)
+        (gradient,) = torch.autograd.grad(theirs, codes)
+        torch.manual_seed(2)
+        regularizer.update(codes.detach(), prior)
+        ours = regularizer(codes, prior)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(ours, codes)[0], gradient, rtol=1e-2, atol=1e-6)
+    model = load_recipe("mmd-ae").build(10)
+    monkeypatch.setitem(large["cost"].__globals__, "seconds", lambda function, codes: 1.0)
+    assert large["cost"](model, 4096) == (1.0, 1.0, 4 * 4 * 4096**2)
+    assert large["cost"](model, 16384) == (1.0, None, 4 * 4 * 16384**2)
+
+
+def test_match_of_draws_from_the_prior() -> None:
+    large = runpy.run_path(str(PROGRAMS / "large_batches.py"))
+    model = load_recipe("aae", "", {"model.prior_std": 3.0}).build(4).eval()
+    for factor, low, high in ((1.0, 0.5, 2.0), (1.2, 10, 1000)):
+        model.encode = lambda images, factor=factor: factor * images
+        images = 3 * torch.randn(5000, 4, generator=torch.Generator().manual_seed(0))
+        assert low < large["match"](model, images, 0) < high
+
+
 # --- nearest neighbors ---
 
 

@@ -23,7 +23,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*_mnist.py"))
 
 
 #: Settings that stand in a recipe only where they are not the default.
-RARELY_SET = {"prior", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
+RARELY_SET = {"prior", "optimizer", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
 
 
 @pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae", "gan", "gmmn"])
@@ -77,6 +77,38 @@ def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
     assert recipe.training.schedule == "cosine"
 
 
+@pytest.mark.parametrize("name", ["aae", "aae-paper", "mmd-ae", "ds-aae", "gmmn-ae"])
+@pytest.mark.parametrize("growth", [0.5, 1, 4, 16, 64])
+def test_recipes_for_another_batch_size(name: str, growth: float) -> None:
+    own = load_recipe(name, "mnist")
+    batch = int(own.training.batch_size * growth)
+    before, after = own.to_dict(), load_recipe(name, "mnist", batch_size=batch).to_dict()
+    expected = {table: dict(settings) for table, settings in before.items()}
+    expected["training"]["batch_size"] = batch
+    if growth > 1:
+        expected["training"]["warmup"] = 0.1
+        expected["model"]["optimizer"] = "muon"
+        factor = {4: 2**0.5, 16: 2, 64: 8**0.5}[growth]
+        for key in ("learning_rate", "adversary_learning_rate", "generator_learning_rate", "prior_learning_rate"):
+            if key in before["model"]:
+                expected["model"][key] = pytest.approx(factor * before["model"][key])
+        if name == "ds-aae":
+            expected["model"]["warmup_steps"] = 0
+    assert after == expected
+
+
+def test_explicit_settings_win_over_those_for_a_batch_size() -> None:
+    made = load_recipe("aae", "", ["model.learning_rate=0.5", "training.warmup=0.0"], batch_size=4_000)
+    assert (made.model.learning_rate, made.training.warmup) == (0.5, 0.0)
+    assert made.model.adversary_learning_rate == pytest.approx(2e-3) and made.model.optimizer == "muon"
+    digits = load_recipe("aae", "digits", batch_size=1_600)  # the recipe's for this data set: 100
+    assert digits.model.learning_rate == pytest.approx(2e-3)
+    with pytest.raises(UserError, match=r"training.batch_size must be a whole number >= 2, got -4"):
+        load_recipe("aae", batch_size=-4)
+    alone = load_recipe("aae", "", {"training.batch_size": 4_000})
+    assert alone.model == load_recipe("aae").model
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
@@ -94,6 +126,8 @@ def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
         ("vae", ["training.batch_size=true"], "got True"),
         ("vae", ["training.schedule=cosin"], "did you mean cosine"),
         ("vae", ["training.average=1"], "0 <= average < 1"),
+        ("vae", ["training.warmup=1"], "training.warmup must be a share in 0 <= warmup < 1, got 1"),
+        ("vae", ["training.warmup=true"], "got True"),
         ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
         ("vae", ["evaluation.samples=0"], "evaluation.samples"),
     ],

@@ -34,7 +34,7 @@ SMALL |= {"evaluation.sigma_low": 0.05, "evaluation.sigma_high": 2.0}
 TINY = {
     "ds-aae": SMALL | {"model.features": 20, "model.warmup_steps": 3},
     "mmd-ae": SMALL,
-    "aae": SMALL | {"model.discriminator": [8]},
+    "aae": SMALL | {"model.discriminator": [8], "model.optimizer": "muon"},
     "vae": SMALL,
 }
 
@@ -102,8 +102,8 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", list(TINY))
 def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str) -> None:
-    """Stopped in the middle of the second of four epochs, with a schedule and averaged weights."""
-    recipe = tiny(kind, training__schedule="cosine", training__average=0.9)
+    """Stopped in the middle of the second of four epochs and of the warm-up, with a schedule and averaged weights."""
+    recipe = tiny(kind, training__schedule="cosine", training__warmup=0.7, training__average=0.9)
     whole = trainer(tmp_path / "whole", recipe, data)
     whole.fit()
     parts = trainer(tmp_path / "parts", recipe, data)

@@ -19,6 +19,7 @@ from .labels import check_switch, receivers
 from .networks import check_module
 from .regularizers import KL, Moments, Regularizer
 from .spread import own_rows
+from .steps import OptimizerName
 from .trainable import Trainable
 
 Posterior = Literal["deterministic", "gaussian", "implicit"]
@@ -49,7 +50,9 @@ class Autoencoder(Trainable):
         output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
-        learning_rate: Adam's, for encoder and decoder.
+        learning_rate: of encoder and decoder.
+        optimizer: "adam", or "muon": Muon for the weight matrices of encoder and decoder, see `MuonAdam`; for large
+            batches. The adversary's is Adam.
         adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
         decoder_classes: C > 0: the decoder sees [code, one-hot of the label], so the code keeps what the class does
             not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabeled:
@@ -76,6 +79,7 @@ class Autoencoder(Trainable):
         regularizer_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
+        optimizer: OptimizerName = "adam",
         adversary_learning_rate: float = 1e-3,
         adversary_beta1: float = 0.9,
         generator_learning_rate: float | None = None,
@@ -91,6 +95,7 @@ class Autoencoder(Trainable):
         denoising = check_number("denoising", denoising, zero=True)
         regularizer_weight = check_number("regularizer_weight", regularizer_weight, zero=True)
         check_number("learning_rate", learning_rate)
+        check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_number("adversary_learning_rate", adversary_learning_rate)
         check_number("adversary_beta1", adversary_beta1, zero=True, below=1)
         if generator_learning_rate is not None:
@@ -109,6 +114,7 @@ class Autoencoder(Trainable):
         self.data_dim, self.range_watch = inputs.data_width(encoder, self.noise_size), inputs.RangeWatch()
         self.regularizer_weight = regularizer_weight
         self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
+        self.optimizer = optimizer
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
         self.progress: float | None = None  # share of the run that is done, where the loop sets it: for phases

@@ -76,6 +76,7 @@ class AutoencoderModel(Model, Autoencoder):
             reconstruction=settings.reconstruction,
             output=settings.output,
             learning_rate=settings.learning_rate,
+            optimizer=settings.optimizer,
             **options,
         )
         self.data_dim, self._settings = data_dim, settings

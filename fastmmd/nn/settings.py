@@ -16,6 +16,7 @@ from .adversaries import Mode
 from .autoencoders import Posterior
 from .inputs import Output, Reconstruction
 from .networks import Precision, check_widths
+from .steps import OptimizerName
 
 PriorName = Literal["gaussian", "mixture", "swiss_roll", "uniform"]
 Labels = Literal["none", "regularizer", "decoder"]
@@ -60,6 +61,7 @@ class AutoencoderModelOptions(ModelOptions, total=False):
     input_dropout: float
     denoising: float
     reconstruction: Reconstruction
+    optimizer: OptimizerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class AutoencoderSettings(ModelSettings):
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
         input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, reconstruction: see `Autoencoder`.
+        denoising, reconstruction, optimizer: see `Autoencoder`.
     """
 
     code_size: int = 4
@@ -78,8 +80,10 @@ class AutoencoderSettings(ModelSettings):
     input_dropout: float = 0.1
     denoising: float = 0.0
     reconstruction: Reconstruction = "cross_entropy"
+    optimizer: OptimizerName = "adam"
 
     def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         self._keep(code_size=check_int("code_size", self.code_size), hidden=check_widths("hidden", self.hidden))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, Literal, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from ..ops.shards import Shards
 from .spread import average_gradients
 
 P = ParamSpec("P")
+
+OptimizerName = Literal["adam", "muon"]
 
 PATIENCE = 100  # training batches without `end_step` until a warning
 
@@ -43,6 +45,47 @@ def adam(parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.
     """Adam, fused where the device has it."""
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(beta1, 0.999), fused=fused or None)
+
+
+class MuonAdam(Optimizer):
+    """Muon for the weight matrices, Adam for the other parameters, as one optimizer.
+
+    Muon (Jordan et al. 2024) descends along the orthogonal factor of the momentum: all directions of a matrix alike. It
+    needs far fewer steps where batches are large and steps few. A step moves the entries of a matrix by
+    `learning_rate` in root mean square, which is what Adam's first step does, so both take rates of the same size.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], learning_rate: float) -> None:
+        matrices = [parameter for parameter in parameters if parameter.ndim == 2]
+        others = [parameter for parameter in parameters if parameter.ndim != 2]
+        # "match_rms_adamw" makes the root mean square 0.2 times the rate (Liu et al. 2025, "Muon is scalable").
+        rate = 5 * learning_rate
+        self._parts: list[Optimizer] = []
+        if matrices:
+            self._parts.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._parts.append(adam(others, learning_rate))
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The state and the groups of the whole become those of its parts."""
+        for part, group in zip(self._parts, self.param_groups, strict=True):
+            part.state, part.param_groups = self.state, [group]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of both; there is no closure to evaluate."""
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def descent(name: OptimizerName, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+    """The optimizer of encoder and decoder by name."""
+    return adam(parameters, learning_rate) if name == "adam" else MuonAdam(parameters, learning_rate)
 
 
 def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:

@@ -10,7 +10,7 @@ from . import inputs
 from .generative import GenerativeModel
 from .labels import check_switch, receivers
 from .regularizers import Moments
-from .steps import Losses, adam, descend
+from .steps import Losses, OptimizerName, adam, descend, descent
 
 
 class Trainable(GenerativeModel):
@@ -21,6 +21,7 @@ class Trainable(GenerativeModel):
     prior: Prior
     regularizer_weight: float
     learning_rate: float
+    optimizer: OptimizerName
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
@@ -40,11 +41,12 @@ class Trainable(GenerativeModel):
         raise NotImplementedError
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
-        """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
+        """One for "autoencoder", for "generator" in two-phase training; Adam for "adversary" where one is trained."""
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": adam(both, self.learning_rate)}
+        optimizers = {"autoencoder": descent(self.optimizer, both, self.learning_rate)}
         if self.generator_learning_rate is not None:
-            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
+            encoder = list(self.encoder.parameters())
+            optimizers["generator"] = descent(self.optimizer, encoder, self.generator_learning_rate)
         if self.descends_adversary:
             adversary = list(self.regularizer.parameters())
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)

@@ -46,7 +46,9 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data (default: the recipe's).")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step (default: the recipe's).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step, with rates and optimizer to match (default: the recipe's).")
+    ] = None,
     device: Device = "auto",
     seed: Annotated[
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights, batches, noise, samples.")
@@ -96,8 +98,7 @@ def train(
             raise UserError(f"train needs a recipe ({', '.join(recipe_names())}, or a file) or --resume RUN")
         overrides = list(set_ or [])
         overrides += [] if epochs is None else [f"training.epochs={epochs}"]
-        overrides += [] if batch_size is None else [f"training.batch_size={batch_size}"]
-        resolved = load_recipe(recipe, data, overrides)
+        resolved = load_recipe(recipe, data, overrides, batch_size=batch_size)
         where = choose_device(local_device(device))
         group = held.enter_context(processes(where))
         dataset = load_data(data, data_dir, quiet=quiet or not group.leads, **asdict(resolved.data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ class Training:
         batch_size: images per step; a last incomplete batch of an epoch is left out.
         schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model with several
             phases over the steps of each.
+        warmup: share of those steps in which the learning rates first rise linearly from 0; 0: none. Not to be confused
+            with `model.warmup_steps`, in which DS-AAE trains without reconstruction.
         labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
@@ -48,6 +51,7 @@ class Training:
     epochs: int = 50
     batch_size: int = 1000
     schedule: Schedule = "constant"
+    warmup: float = 0.0
     labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
@@ -68,8 +72,15 @@ class Training:
             _check_whole(f"training.{name}", getattr(self, name), least)
         if self.schedule not in get_args(Schedule):
             raise unknown("training.schedule", str(self.schedule), get_args(Schedule))
-        if type(self.average) not in (int, float) or not 0 <= self.average < 1:
-            raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
+        for name, what in (("warmup", "a share"), ("average", "a decay")):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise UserError(f"training.{name} must be {what} in 0 <= {name} < 1, got {value!r}")
+
+    def rate_factor(self, phase: float) -> float:
+        """What the learning rates are multiplied by where the share `phase` of the phase's steps is done."""
+        rise = min(1.0, phase / self.warmup) if self.warmup else 1.0
+        return rise * (0.5 * (1 + math.cos(math.pi * phase)) if self.schedule == "cosine" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +176,9 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load_recipe(
+    recipe: str, data: str = "", overrides: Sequence[str] | Mapping[str, Any] = (), *, batch_size: int | None = None
+) -> Recipe:
     """Read a recipe by name or path.
 
     A recipe has the tables [model], [data], [training], [evaluation], and may have tables for one data set, such as
@@ -175,6 +188,8 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
         recipe: a name of `recipe_names()`, or the path of a TOML file.
         data: the data set's name.
         overrides: `"table.key=value"` with a TOML value, or a mapping of dotted keys to values.
+        batch_size: images per step, with what `for_batch` changes for them. The override `training.batch_size` changes
+            that number only.
 
     Raises:
         UserError: no such recipe, table or key, or a value that is not allowed.
@@ -189,7 +204,33 @@ def load_recipe(recipe: str, data: str = "", overrides: Sequence[str] | Mapping[
     run = tables.pop("run", None)  # a run's config.toml is a recipe too
     tables.pop("versions", None)
     name = str(run.get("recipe", recipe)) if isinstance(run, dict) else Path(recipe).stem
+    if batch_size is not None:
+        overrides = for_batch(recipe_from_dict(name, tables, data), batch_size) | dotted(overrides)
     return recipe_from_dict(name, tables, data, overrides)
+
+
+def for_batch(recipe: Recipe, batch_size: int) -> dict[str, Any]:
+    """Overrides, by dotted keys, that turn a recipe into the one for another batch size.
+
+    For batches larger than the recipe's, which means fewer steps in an epoch, Muon descends encoder and decoder, all
+    learning rates grow with the fourth root of the batch and rise over the first tenth of the run, which takes the
+    place of DS-AAE's steps of the regularizer alone. Found by experiment: benchmarks/NOTES.md. For smaller batches,
+    and for models without codes, nothing else changes.
+
+    Raises:
+        UserError: no batch size.
+    """
+    _check_whole("training.batch_size", batch_size, 2)
+    own, growth = recipe.model.keywords(), batch_size / recipe.training.batch_size
+    changed: dict[str, Any] = {"training.batch_size": batch_size}
+    if growth > 1 and "optimizer" in own:
+        changed |= {"training.warmup": max(0.1, recipe.training.warmup), "model.optimizer": "muon"}
+        for name, value in own.items():
+            if name.endswith("learning_rate") and type(value) in (int, float):  # the model refuses anything else
+                changed[f"model.{name}"] = value * growth**0.25
+        if "warmup_steps" in own:
+            changed["model.warmup_steps"] = 0
+    return changed
 
 
 def recipe_from_dict(
@@ -282,22 +323,11 @@ def _without_none(value: T) -> T:
 
 
 def _nested(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(overrides, Mapping):
-        overrides = parse_overrides(overrides)
     nested: dict[str, Any] = {}
-    for key, value in overrides.items():
+    for key, value in dotted(overrides).items():
         table, _, name = key.partition(".")
         nested.setdefault(table, {})[name] = value
     return nested
-
-
-def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """Dotted keys and values of `"table.key=value"` with TOML values.
-
-    Raises:
-        UserError: a text is something else.
-    """
-    return dict(map(_parse_override, texts))
 
 
 def data_settings(overrides: Mapping[str, Any]) -> DataSettings:
@@ -311,6 +341,11 @@ def data_settings(overrides: Mapping[str, Any]) -> DataSettings:
         if key not in allowed:
             raise unknown("key", f"data.{key}", (f"data.{name}" for name in allowed))
     return DataSettings(**given)
+
+
+def dotted(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values, also of texts `"table.key=value"` with TOML values."""
+    return dict(overrides if isinstance(overrides, Mapping) else map(_parse_override, overrides))
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

@@ -38,7 +38,7 @@ from fastmmd.evaluation.codes import CodeStatistics
 from fastmmd.evaluation.parzen import ParzenResult
 from fastmmd.files import write_text, writing
 from fastmmd.nn.base import Model
-from fastmmd.training.config import data_settings, load_recipe, parse_overrides
+from fastmmd.training.config import data_settings, dotted, load_recipe
 from fastmmd.training.lock import locked
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import evaluate_run
@@ -100,7 +100,7 @@ class Experiment:
         try:
             with interruptible():
                 device = choose_device(options.device)
-                settings = data_settings(parse_overrides(options.set))
+                settings = data_settings(dotted(options.set))
                 data = load_data(options.data, options.data_dir, **asdict(settings)).to(device)
                 with writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ class Experiment:
 
     def _plan(self, spec: Spec) -> tuple[RunConfig, RunFolder]:
         options = self.options
-        chosen = parse_overrides(options.set)
+        chosen = dotted(options.set)
         overrides = {**spec.overrides, **chosen}
         if options.epochs is not None:
             overrides["training.epochs"] = options.epochs

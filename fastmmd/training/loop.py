@@ -261,7 +261,7 @@ class Trainer:
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
         self.model.progress = self.step / self.total_steps
-        _set_rates(self.optimizers, self._rates, self.model.phase_progress if training.schedule == "cosine" else 0.0)
+        _set_rates(self.optimizers, self._rates, training.rate_factor(self.model.phase_progress))
         with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
@@ -314,9 +314,8 @@ def _diverged(trainer: Trainer, what: str) -> UserError:
     return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
 
 
-def _set_rates(optimizers: dict[str, torch.optim.Optimizer], rates: dict[str, list[float]], phase: float) -> None:
-    """Learning rates on a cosine from the first ones to 0, where `phase` goes from 0 to 1."""
-    factor = 0.5 * (1 + math.cos(math.pi * phase))
+def _set_rates(optimizers: dict[str, torch.optim.Optimizer], rates: dict[str, list[float]], factor: float) -> None:
+    """The first learning rates times a factor."""
     for name, optimizer in optimizers.items():
         for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
             group["lr"] = rate * factor
