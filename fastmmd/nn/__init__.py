@@ -5,6 +5,7 @@ from .autoencoders import Autoencoder
 from .convolutional import ConvDecoder, ConvEncoder
 from .diagnostics import CodeHealth, code_health, kernel_problem
 from .gmmn import GMMNAE, GeneratorPrior
+from .memory import CodeMemory
 from .models import AAE, DSAAE, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
@@ -25,6 +26,7 @@ __all__ = [
     "Autoencoder",
     "ClosedFormMMD",
     "CodeHealth",
+    "CodeMemory",
     "ConvDecoder",
     "ConvEncoder",
     "FourierAdversary",

@@ -11,6 +11,7 @@ from ..ops.arguments import check_int
 from ..priors import Gaussian, GaussianMixture, Prior, SwissRoll, Uniform
 from .autoencoders import Autoencoder, Posterior
 from .convolutional import ConvDecoder, ConvEncoder
+from .memory import CodeMemory
 from .networks import MLP
 from .regularizers import Regularizer
 from .settings import FixedPriorSettings, ModelSettings
@@ -78,6 +79,8 @@ class FixedPriorModel(Model):
     ) -> None:
         data_dim = check_int("data_dim", data_dim)
         encoder, decoder = _networks(data_dim, settings)
+        if settings.memory:
+            regularizer = CodeMemory(regularizer, settings.memory, settings.code_size)
         super().__init__(
             data_dim,
             settings,

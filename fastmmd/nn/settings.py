@@ -80,6 +80,7 @@ class FixedPriorOptions(ModelOptions, total=False):
     network: Network
     channels: Sequence[int]
     regularizer_weight: float
+    memory: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,8 @@ class FixedPriorSettings(ModelSettings):
         num_classes: of the labels; the mixture has ten.
         network: "mlp" with the widths `hidden`, or "convolutional", for square images, with `channels`: see `MLP`,
             `ConvEncoder` and `ConvDecoder`.
+        memory: number of codes that the regularizer compares with the prior, those of the batch and of steps before:
+            see `CodeMemory`; 0: those of the batch.
     """
 
     prior: PriorName = "gaussian"
@@ -107,6 +110,7 @@ class FixedPriorSettings(ModelSettings):
     network: Network = "mlp"
     channels: Sequence[int] = (64, 128, 256)
     regularizer_weight: float = 1.0
+    memory: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +120,9 @@ class FixedPriorSettings(ModelSettings):
         check_choice("network", self.network, get_args(Network))
         check_number("prior_std", self.prior_std)
         self._keep(
-            num_classes=check_int("num_classes", self.num_classes), channels=check_widths("channels", self.channels)
+            num_classes=check_int("num_classes", self.num_classes),
+            channels=check_widths("channels", self.channels),
+            memory=check_int("memory", self.memory, 0),
         )
         if self.noise_size is not None:
             self._keep(noise_size=check_int("noise_size", self.noise_size))
@@ -232,6 +238,8 @@ class VAESettings(FixedPriorSettings):
             raise ValueError(f"prior: got {self.prior!r}, expected 'gaussian': KL has a closed form for it only")
         if self.labels == "regularizer":
             raise ValueError("labels: got 'regularizer', but KL takes none; expected 'none' or 'decoder'")
+        if self.memory:
+            raise ValueError(f"memory: got {self.memory}, expected 0: KL compares no codes with the prior")
 
 
 class GMMNAEOptions(ModelOptions, total=False):

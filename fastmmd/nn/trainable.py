@@ -105,7 +105,7 @@ class Trainable(CountsSteps):
     @property
     def descends_adversary(self) -> bool:
         """Whether an optimizer trains the regularizer's adversary."""
-        return self.regularizer.learns and any(True for _ in self.regularizer.parameters())
+        return self.regularizer.descends_adversary
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Losses:
         """The losses of a batch [B, data_dim], for a loop of your own; no optimizer and no adversary is stepped.
@@ -122,7 +122,7 @@ class Trainable(CountsSteps):
         x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
-        self._expect_end_step(self.regularizer.learns and not self.regularizer.trains_adversary)
+        self._expect_end_step(self.regularizer.ends_steps)
         codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
         classes = () if parts is None else (parts,)
         adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
@@ -156,7 +156,7 @@ class Trainable(CountsSteps):
         """
         inputs.check_codes(self, codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
-        if not self.regularizer.trains_adversary:
+        if self.regularizer.ends_steps:
             self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
         self._count_step()
 
