@@ -51,7 +51,9 @@ class CodeMemory(Regularizer):
         self.regularizer, self.size = check_module("regularizer", regularizer, Regularizer), check_int("size", size)
         if isinstance(regularizer, KL | CodeMemory):
             kind = type(regularizer).__name__
-            raise ValueError(f"regularizer: got {kind}, expected one that compares codes with the prior, without memory")
+            raise ValueError(
+                f"regularizer: got {kind}, expected one that compares codes with the prior, without memory"
+            )
         self.num_classes = regularizer.num_classes
         self.register_buffer("codes", torch.zeros(self.size, check_int("code_size", code_size)))
         self.register_buffer("labels", torch.full((self.size,), -1))
@@ -89,7 +91,7 @@ class CodeMemory(Regularizer):
         self.regularizer.update(union, prior, optimizer, *classes)
 
     @property
-    def shards(self) -> Shards | None:  # type: ignore[override]
+    def shards(self) -> Shards | None:
         """None: a memory is of one process."""
         return None
 

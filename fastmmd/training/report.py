@@ -190,8 +190,8 @@ def _codes(codes: CodeStatistics) -> list[str]:
         f"at {', '.join(f'{scale:g}' for scale in SCALES)} times the prior's std, biased estimator."
     )
     holes = (
-        f"Holes: **{codes.holes:.1%}** of the draws from the prior are farther from every code than {NEAR:.0%} of them are "
-        f"from the nearest of as many draws (a perfect match: {1 - NEAR:.0%})."
+        f"Holes: **{codes.holes:.1%}** of the draws from the prior are farther from every code than {NEAR:.0%} of them "
+        f"are from the nearest of as many draws (a perfect match: {1 - NEAR:.0%})."
     )
     return [moments, norms, mmd, holes]
 
