@@ -92,6 +92,8 @@ def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:
         ("vae", ["training.batch_size=true"], "got True"),
         ("vae", ["training.schedule=cosin"], "did you mean cosine"),
         ("vae", ["training.average=1"], "0 <= average < 1"),
+        ("vae", ["training.regularizer_growth=0"], "training.regularizer_growth must be a positive factor, got 0"),
+        ("gmmn-ae", ["training.regularizer_growth=2"], "must be 1 for gmmn-ae, whose regularizer has no weight"),
         ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
         ("vae", ["evaluation.samples=0"], "evaluation.samples"),
     ],

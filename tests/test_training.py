@@ -100,10 +100,15 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
 # --- the loop ---
 
 
-@pytest.mark.parametrize("kind", list(TINY))
-def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str) -> None:
+FILLS = {"model__memory": 40, "training__regularizer_growth": 50.0}  # of batches of 16
+
+
+@pytest.mark.parametrize(("kind", "more"), [*((kind, {}) for kind in TINY), ("ds-aae", FILLS), ("aae", FILLS)])
+def test_interrupted_and_resumed_is_bit_identical(
+    tmp_path: Path, data: Dataset, kind: str, more: dict[str, Any]
+) -> None:
     """Stopped in the middle of the second of four epochs, with a schedule and averaged weights."""
-    recipe = tiny(kind, training__schedule="cosine", training__average=0.9)
+    recipe = tiny(kind, training__schedule="cosine", training__average=0.9, **more)
     whole = trainer(tmp_path / "whole", recipe, data)
     whole.fit()
     parts = trainer(tmp_path / "parts", recipe, data)
@@ -119,6 +124,19 @@ def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset,
     assert_same(state_of(tmp_path / "parts"), state_of(tmp_path / "whole"))
     assert metrics_of(tmp_path / "parts") == metrics_of(tmp_path / "whole")
     assert metrics_of(tmp_path / "whole")[-1]["validation_log_likelihood"] < math.inf
+
+
+def test_the_weight_of_the_regularizer_grows(tmp_path: Path, data: Dataset) -> None:
+    made = trainer(tmp_path / "run", tiny(epochs=2, training__regularizer_growth=64), data)
+    take, weights = made.model.training_step, []
+
+    def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
+        weights.append(made.model.regularizer_weight)
+        return take(batch, optimizers, labels)
+
+    made.model.training_step = training_step  # type: ignore[method-assign]
+    made.fit()
+    assert weights == pytest.approx([1000.0 * 2**step for step in range(6)])  # 64 times after the last step
 
 
 def test_two_and_two_epochs_are_four(tmp_path: Path, data: Dataset) -> None:

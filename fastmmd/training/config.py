@@ -30,6 +30,8 @@ class Training:
         batch_size: images per step; a last incomplete batch of an epoch is left out.
         schedule: "constant", or "cosine": the learning rates fall to 0 over the run's steps, in a model with several
             phases over the steps of each.
+        regularizer_growth: factor by which model.regularizer_weight grows over the run's steps, geometrically: the
+            decoder learns first where codes belong, then they fill the prior, while the learning rate falls.
         labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
@@ -47,6 +49,7 @@ class Training:
     epochs: int = 50
     batch_size: int = 1000
     schedule: Schedule = "constant"
+    regularizer_growth: float = 1.0
     labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
@@ -69,6 +72,9 @@ class Training:
             raise unknown("training.schedule", str(self.schedule), get_args(Schedule))
         if type(self.average) not in (int, float) or not 0 <= self.average < 1:
             raise UserError(f"training.average must be a decay in 0 <= average < 1, got {self.average!r}")
+        growth = self.regularizer_growth
+        if type(growth) not in (int, float) or not 0 < growth < float("inf"):
+            raise UserError(f"training.regularizer_growth must be a positive factor, got {growth!r}")
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ class Recipe:
     model: ModelSettings
     training: Training
     evaluation: Evaluation
+
+    def __post_init__(self) -> None:
+        if self.training.regularizer_growth != 1 and not hasattr(self.model, "regularizer_weight"):
+            raise UserError(f"training.regularizer_growth must be 1 for {self.kind}, whose regularizer has no weight")
 
     def build(self, data_dim: int) -> Model:
         """The model of this recipe for images of `data_dim` pixels.

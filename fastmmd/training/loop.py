@@ -90,6 +90,7 @@ class Trainer:
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
+        self._weight = self.model.regularizer_weight
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
         images = self.dataset.train_files or self.dataset.train.images
@@ -262,6 +263,7 @@ class Trainer:
         training = self.config.recipe.training
         self.model.progress = self.step / self.total_steps
         _set_rates(self.optimizers, self._rates, self.model.phase_progress if training.schedule == "cosine" else 0.0)
+        self.model.regularizer_weight = self._weight * training.regularizer_growth**self.model.progress
         with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
