@@ -97,8 +97,7 @@ class Trainer:
         self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, processes.shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
-        self.step = 0
-        self.epoch = 0
+        self.step, self.epoch = 0, 0
         self.seconds = 0.0  # of training, without evaluation
         self.terms = Terms(self.device, processes)
         self.checked = 0  # the last step whose losses were looked at
