@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import uniform
 from torch import Tensor
 
 import fastmmd
@@ -21,6 +22,7 @@ from fastmmd.evaluation import (
     markov_chain,
     parzen_evaluation,
     posterior_codes,
+    prior_holes,
     prior_samples,
     save_latent,
     save_reconstructions,
@@ -219,6 +221,22 @@ def test_code_statistics() -> None:
     assert good.prior_norm_quantiles == pytest.approx(rayleigh, rel=0.15)
     with pytest.raises(ValueError, match="one shape"):
         code_statistics(draws, draws[:10], more)
+
+
+def test_prior_holes() -> None:
+    draws, more = uniform(4_000, 2, seed=1), uniform(1_000, 2, seed=2)
+    assert prior_holes(draws, draws, more) == 0.01  # by definition: 10 draws are farther than the 990th
+    assert prior_holes(uniform(4_000, 2, seed=3), draws, more) == pytest.approx(0.01, abs=0.01)  # another match
+    disk = (draws - 0.5).norm(dim=1) < 0.25
+    around = torch.cat([draws[~disk], 9 + draws[: int(disk.sum())]])  # as many codes, none in the disk
+    near = torch.cdist(more, draws).amin(1).sort().values[989]
+    expected = (torch.cdist(more, around).amin(1) > near).double().mean().item()
+    assert prior_holes(around, draws, more) == pytest.approx(expected, abs=1e-9) and 0.1 < expected < math.pi / 16
+    assert code_statistics(around, draws, draws.flip(0)).holes == prior_holes(around, draws, draws.flip(0))
+    assert prior_holes(draws[:1], draws[:1] + 0.1, draws[:1] + 0.3) == 1.0  # one of each
+    for other in ((draws[:5], more), (draws, more[:, :1]), (draws, more[:0])):
+        with pytest.raises(ValueError, match=r"draws: got shape"):
+            prior_holes(draws, *other)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 4), (4, 4, 3), (7,)])

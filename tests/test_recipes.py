@@ -23,7 +23,17 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*_mnist.py"))
 
 
 #: Settings that stand in a recipe only where they are not the default.
-RARELY_SET = {"prior", "optimizer", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
+RARELY_SET = {
+    "prior",
+    "optimizer",
+    "labels",
+    "num_classes",
+    "network",
+    "channels",
+    "reconstruction",
+    "output",
+    "memory",
+}
 
 
 @pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae", "gan", "gmmn"])
@@ -128,6 +138,8 @@ def test_explicit_settings_win_over_those_for_a_batch_size() -> None:
         ("vae", ["training.average=1"], "0 <= average < 1"),
         ("vae", ["training.warmup=1"], "training.warmup must be a share in 0 <= warmup < 1, got 1"),
         ("vae", ["training.warmup=true"], "got True"),
+        ("vae", ["training.regularizer_growth=0"], "training.regularizer_growth must be a positive factor, got 0"),
+        ("gmmn-ae", ["training.regularizer_growth=2"], "must be 1 for gmmn-ae, whose regularizer has no weight"),
         ("vae", ["evaluation.sigma_low=2"], "0 < sigma_low < sigma_high"),
         ("vae", ["evaluation.samples=0"], "evaluation.samples"),
     ],

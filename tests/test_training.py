@@ -37,6 +37,7 @@ TINY = {
     "aae": SMALL | {"model.discriminator": [8], "model.optimizer": "muon"},
     "vae": SMALL,
 }
+FILLS = {"model__memory": 40, "training__regularizer_growth": 50.0}  # of batches of 16
 
 
 @pytest.fixture(autouse=True)
@@ -100,10 +101,10 @@ def metrics_of(path: Path) -> list[dict[str, Any]]:
 # --- the loop ---
 
 
-@pytest.mark.parametrize("kind", list(TINY))
-def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "more"), [*((kind, {}) for kind in TINY), ("ds-aae", FILLS), ("aae", FILLS)])
+def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, data: Dataset, kind: str, more: Any) -> None:
     """Stopped in the middle of the second of four epochs and of the warm-up, with a schedule and averaged weights."""
-    recipe = tiny(kind, training__schedule="cosine", training__warmup=0.7, training__average=0.9)
+    recipe = tiny(kind, training__schedule="cosine", training__warmup=0.7, training__average=0.9, **more)
     whole = trainer(tmp_path / "whole", recipe, data)
     whole.fit()
     parts = trainer(tmp_path / "parts", recipe, data)
@@ -147,8 +148,7 @@ def test_complete_run_goes_on_only_to_its_missing_evaluation(tmp_path: Path, dat
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_interrupt_in_an_evaluation_is_heeded(tmp_path: Path, data: Dataset, epoch: int) -> None:
-    recipe = tiny(epochs=2, training__evaluate_every=1)
-    made = trainer(tmp_path / "my run", recipe, data)
+    made = trainer(tmp_path / "my run", recipe := tiny(epochs=2, training__evaluate_every=1), data)
     evaluate = made.evaluate
 
     def interrupted() -> dict[str, float]:
@@ -227,22 +227,22 @@ def test_metrics_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
     assert folder.metrics.read_text().count("\n") == 3
 
 
-def test_cosine_schedule_and_average(tmp_path: Path, data: Dataset) -> None:
-    made = trainer(tmp_path / "run", tiny(epochs=2, training__schedule="cosine", training__average=0.5), data)
-    rates: list[float] = []
-    weights: list[Tensor] = []
-    take = made.model.training_step
+def test_cosine_schedule_average_and_growth(tmp_path: Path, data: Dataset) -> None:
+    recipe = tiny(epochs=2, training__schedule="cosine", training__average=0.5, training__regularizer_growth=64)
+    made, base = trainer(tmp_path / "run", recipe, data), recipe.model
+    rates, growth, weights, take = [], [], list[Tensor](), made.model.training_step
 
     def training_step(batch: Tensor, optimizers: Any, labels: Any = None) -> Any:
         rates.append(optimizers["autoencoder"].param_groups[0]["lr"])
+        growth.append(made.model.regularizer_weight / base.regularizer_weight)
         terms = take(batch, optimizers)
         weights.append(next(made.model.parameters()).detach().clone())
         return terms
 
     made.model.training_step = training_step
     made.fit()
-    base = made.config.recipe.model.learning_rate
-    assert rates == pytest.approx([base * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
+    assert rates == pytest.approx([base.learning_rate * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)])
+    assert growth == pytest.approx([2.0**step for step in range(6)])  # 64 after the last step
     expected = weights[0]
     for step, weight in enumerate(weights[1:], 2):
         expected = torch.lerp(expected, weight, 1 - min(0.5, (1 + step) / (10 + step)))

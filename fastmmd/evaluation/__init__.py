@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastmmd.evaluation.classifier import Classifier, train_classifier
-from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_parts
+from fastmmd.evaluation.codes import CodeStatistics, code_statistics, prior_holes, prior_parts
 from fastmmd.evaluation.figures import save_grid, save_latent, save_reconstructions, save_samples, save_walks
 from fastmmd.evaluation.large import LargeEvaluation, pilot_sigmas
 from fastmmd.evaluation.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
@@ -55,6 +55,7 @@ __all__ = [
     "posterior_codes",
     "posterior_samples",
     "precision_recall",
+    "prior_holes",
     "prior_parts",
     "prior_samples",
     "roll_walk",

@@ -7,9 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+import fastmmd
 from fastmmd.evaluation.figures import _figure, _save, _scatter
+
+HELD = (0.99, 0.9, 0.5)  # of a prior's draws, inside of its contours
+HELD_DRAWS = 5_000  # of which the levels are quantiles
+CELLS = 150  # of a contour's grid, along each side
 
 _Path = str | os.PathLike[str]
 _Array = np.ndarray[Any, Any]
@@ -151,8 +157,8 @@ def save_panels(
 
     Args:
         panels: (title, codes [N, 2], labels [N] or None); labels color the codes.
-        prior: draws [M, 2] that set the frame; default: the panels' own codes. Codes outside of it are counted in
-            the panel's corner.
+        prior: draws [M, 2] that set the frame, with the contours that hold `HELD` of them under the codes; default: the
+            panels' own codes set it. Codes outside of it are counted in the panel's corner.
 
     Raises:
         ValueError: codes that are not [N, 2].
@@ -165,9 +171,12 @@ def save_panels(
     reach = 1.15 * np.abs(frame - center).max()
     figure, axes = _figure(3.3 * len(panels) + 0.7, 3.9 if title else 3.6, columns=len(panels))
     axes = np.atleast_1d(axes)
+    contours = None if prior is None else _contours(prior, center, reach)
     for axis, (name, codes, labels) in zip(axes, panels, strict=True):
         shown = codes.cpu().numpy()
         _scatter(axis, shown, labels, legend_on=axes[-1])
+        if contours is not None:
+            axis.contour(*contours, colors="#222222", linewidths=0.6, alpha=0.8)
         axis.set_xlim(center[0] - reach, center[0] + reach)
         axis.set_ylim(center[1] - reach, center[1] + reach)
         axis.set_aspect("equal")
@@ -180,6 +189,18 @@ def save_panels(
     if title:
         figure.suptitle(title, fontsize=10)
     _save(figure, path)
+
+
+def _contours(prior: Tensor, center: _Array, reach: float) -> tuple[_Array, _Array, _Array, list[float]]:
+    """x, y, the density of draws [M, 2] on a square about the center, and its levels that hold `HELD` of them."""
+    draws = prior.cpu().float()
+    x, y = (torch.linspace(middle - reach, middle + reach, CELLS) for middle in center.tolist())
+    points = torch.cartesian_prod(x, y)
+    sigma = 1.5 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
+    density = fastmmd.parzen_log_likelihood(torch.cat([points, draws[:HELD_DRAWS]]), draws, sigma)
+    on_grid, at_draws = density.split([len(points), len(density) - len(points)])
+    levels = at_draws.quantile(1 - torch.tensor(HELD)).unique()
+    return x.numpy(), y.numpy(), on_grid.view(CELLS, CELLS).T.numpy(), levels.tolist()
 
 
 def _numbers(values: _Array) -> list[str]:

@@ -74,7 +74,7 @@ class GenerativeModel(CountsSteps):
     @property
     def descends_adversary(self) -> bool:
         """Whether an optimizer trains the regularizer's adversary."""
-        return self.regularizer.learns and any(True for _ in self.regularizer.parameters())
+        return self.regularizer.descends_adversary
 
     @property
     def phase_progress(self) -> float:

@@ -161,7 +161,7 @@ class GenerativeNetwork(GenerativeModel):
             ValueError, TypeError: a batch that `check_batch` refuses; labels, for there are no classes.
         """
         x = self._batch(x, labels)
-        self._expect_end_step(self.regularizer.learns and not self.regularizer.trains_adversary)
+        self._expect_end_step(self.regularizer.ends_steps)
         data, batch = self._generate(x), _Batch(x)
         adversary = self.regularizer.adversary_loss(data.detach(), batch)
         penalty = self._penalty(data, batch)
@@ -178,7 +178,7 @@ class GenerativeNetwork(GenerativeModel):
             ValueError, TypeError: data that do not fit; no batch for an adversary that needs it.
         """
         codes = inputs.check_data(self, codes, "codes")
-        if self.regularizer.learns and not self.regularizer.trains_adversary:
+        if self.regularizer.ends_steps:
             if x is None:
                 raise ValueError(f"x: got None, expected the batch, by which {type(self.regularizer).__name__} moves")
             self.regularizer.update(codes.detach(), _Batch(inputs.check_data(self, x)))

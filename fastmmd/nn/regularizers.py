@@ -64,6 +64,16 @@ class Regularizer(nn.Module):
         """Whether `update` changes anything: there is an adversary, trained by an optimizer or not."""
         return self.trains_adversary or type(self).update is not Regularizer.update
 
+    @property
+    def descends_adversary(self) -> bool:
+        """Whether an optimizer trains its adversary."""
+        return self.learns and any(True for _ in self.parameters())
+
+    @property
+    def ends_steps(self) -> bool:
+        """Whether `update` has to follow each step of a loop of one's own."""
+        return self.learns and not self.trains_adversary
+
     def forward(self, codes: Tensor, prior: Prior, moments: Moments | None = None) -> Tensor:
         """[B, D] codes -> 0-d loss, differentiable in the codes (and in the moments where it uses them)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")

@@ -71,7 +71,7 @@ class Trainable(GenerativeModel):
         x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
-        self._expect_end_step(self.regularizer.learns and not self.regularizer.trains_adversary)
+        self._expect_end_step(self.regularizer.ends_steps)
         codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
         classes = () if parts is None else (parts,)
         adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
@@ -105,7 +105,7 @@ class Trainable(GenerativeModel):
         """
         inputs.check_codes(self, codes)
         parts, _ = receivers(labels, self.regularizer, self.decoder_classes)
-        if not self.regularizer.trains_adversary:
+        if self.regularizer.ends_steps:
             self.regularizer.update(codes.detach(), self.prior, None, *(() if parts is None else (parts,)))
         self._count_step()
 

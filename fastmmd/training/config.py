@@ -34,6 +34,8 @@ class Training:
             phases over the steps of each.
         warmup: share of those steps in which the learning rates first rise linearly from 0; 0: none. Not to be confused
             with `model.warmup_steps`, in which DS-AAE trains without reconstruction.
+        regularizer_growth: factor by which model.regularizer_weight grows over the run's steps, geometrically: the
+            decoder learns first where codes belong, then they fill the prior, while the learning rate falls.
         labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
@@ -52,6 +54,7 @@ class Training:
     batch_size: int = 1000
     schedule: Schedule = "constant"
     warmup: float = 0.0
+    regularizer_growth: float = 1.0
     labeled: int = 0
     average: float = 0.0
     evaluate_every: int = 5
@@ -76,6 +79,9 @@ class Training:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 <= value < 1:
                 raise UserError(f"training.{name} must be {what} in 0 <= {name} < 1, got {value!r}")
+        growth = self.regularizer_growth
+        if type(growth) not in (int, float) or not 0 < growth < float("inf"):
+            raise UserError(f"training.regularizer_growth must be a positive factor, got {growth!r}")
 
     def rate_factor(self, phase: float) -> float:
         """What the learning rates are multiplied by where the share `phase` of the phase's steps is done."""
@@ -125,6 +131,10 @@ class Recipe:
         if gray_square or len(image_shape) < 2:
             return self
         return replace(self, model=replace(model, image_shape=tuple(image_shape)))
+
+    def __post_init__(self) -> None:
+        if self.training.regularizer_growth != 1 and not hasattr(self.model, "regularizer_weight"):
+            raise UserError(f"training.regularizer_growth must be 1 for {self.kind}, whose regularizer has no weight")
 
     def build(self, data_dim: int) -> Model:
         """The model of this recipe for images of `data_dim` numbers.

@@ -321,6 +321,6 @@ def _finish_in_worker(finish: Callable[..., str], *one: object) -> str:
 
 
 def _made_of(kind: Any, record: Mapping[str, Any]) -> Any:
-    """A result restored from its record."""
-    values = {field.name: record[field.name] for field in fields(kind)}
+    """A result restored from its record; what the version that made it did not know has its default."""
+    values = {field.name: record[field.name] for field in fields(kind) if field.name in record}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

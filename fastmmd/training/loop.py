@@ -90,14 +90,14 @@ class Trainer:
         self._rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
+        self._weight = getattr(self.model, "regularizer_weight", 1.0)
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
         images = self.dataset.train_files or self.dataset.train.images
         self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, processes.shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
-        self.step = 0
-        self.epoch = 0
+        self.step, self.epoch = 0, 0
         self.seconds = 0.0  # of training, without evaluation
         self.terms = Terms(self.device, processes)
         self.checked = 0  # the last step whose losses were looked at
@@ -262,6 +262,8 @@ class Trainer:
         training = self.config.recipe.training
         self.model.progress = self.step / self.total_steps
         _set_rates(self.optimizers, self._rates, training.rate_factor(self.model.phase_progress))
+        if training.regularizer_growth != 1:  # of a model that has a weight
+            self.model.regularizer_weight = self._weight * training.regularizer_growth**self.model.progress
         with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.data import Dataset
-from fastmmd.evaluation.codes import QUANTILES, SCALES, CodeStatistics, code_statistics
+from fastmmd.evaluation.codes import NEAR, QUANTILES, SCALES, CodeStatistics, code_statistics
 from fastmmd.evaluation.figures import save_latent, save_reconstructions, save_samples
 from fastmmd.evaluation.parzen import ParzenResult, parzen_evaluation
 from fastmmd.evaluation.sampling import Sampler, markov_chain, posterior_codes
@@ -206,7 +206,11 @@ def _codes(codes: CodeStatistics) -> list[str]:
         f"between two independent sets of draws (a perfect match): {codes.mmd2_null:.2e}. Gaussian kernels "
         f"at {', '.join(f'{scale:g}' for scale in SCALES)} times the prior's std, biased estimator."
     )
-    return [moments, norms, mmd]
+    holes = (
+        f"Holes: **{codes.holes:.1%}** of the draws from the prior are farther from every code than {NEAR:.0%} of them "
+        f"are from the nearest of as many draws (a perfect match: {1 - NEAR:.0%})."
+    )
+    return [moments, norms, mmd, holes]
 
 
 def _training(folder: RunFolder, config: RunConfig) -> str:
