@@ -43,6 +43,7 @@ from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
 from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.schedules import Schedules
 from fastmmd.training.terms import TERMS, Terms
 from fastmmd.training.timing import RegularizerTimer
 
@@ -87,10 +88,7 @@ class Trainer:
         processes.agree(f"{replace(config, device='')}, data {self._checksum}, {programs}")
         self.model.synchronize(processes.shards)
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
-        self._rates = {
-            name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
-        }
-        self._weight = getattr(self.model, "regularizer_weight", 1.0)
+        self.schedules = Schedules(self.model, self.optimizers, training)
         self.average = AveragedModel(self.model) if training.average else None
         labels = training_labels(self.model, dataset, config, self.device)
         images = self.dataset.train_files or self.dataset.train.images
@@ -261,9 +259,7 @@ class Trainer:
     def _train_step(self, batch: Batch, progress: TrainingProgress) -> None:
         training = self.config.recipe.training
         self.model.progress = self.step / self.total_steps
-        _set_rates(self.optimizers, self._rates, training.rate_factor(self.model.phase_progress))
-        if training.regularizer_growth != 1:  # of a model that has a weight
-            self.model.regularizer_weight = self._weight * training.regularizer_growth**self.model.progress
+        self.schedules.advance()
         with self.timer.step(self.step), one_generator(self.model.shards):
             terms = self.model.training_step(batch.images, self.optimizers, batch.labels)
         self.step += 1
@@ -314,13 +310,6 @@ def _diverged(trainer: Trainer, what: str) -> UserError:
     hint = "lower the learning rates or the weight of the regularizer (--set model.KEY=VALUE in a new run, or "
     hint += "config.toml before --resume)"
     return UserError(f"the run diverged {when}: {what}; {hint}; {kept}")
-
-
-def _set_rates(optimizers: dict[str, torch.optim.Optimizer], rates: dict[str, list[float]], factor: float) -> None:
-    """The first learning rates times a factor."""
-    for name, optimizer in optimizers.items():
-        for group, rate in zip(optimizer.param_groups, rates[name], strict=True):
-            group["lr"] = rate * factor
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:
