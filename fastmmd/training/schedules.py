@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch.optim import Optimizer
 
+from fastmmd.nn import Autoencoder
 from fastmmd.nn.base import Model
 from fastmmd.training.config import Training
 
@@ -27,7 +29,5 @@ class Schedules:
         groups = [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
         for group, rate in zip(groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        if self.training.regularizer_growth != 1:  # of a model that has a weight
-            self.model.regularizer_weight = self._weight * self.training.regularizer_growth ** (
-                self.model.progress or 0
-            )
+        if (growth := self.training.regularizer_growth) != 1:  # of a model that has a weight
+            cast(Autoencoder, self.model).regularizer_weight = self._weight * growth ** (self.model.progress or 0)
