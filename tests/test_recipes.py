@@ -49,6 +49,8 @@ def test_every_recipe_serves_every_data_set() -> None:
     assert recipe_names() == [
         "aae",
         "aae-conv",
+        "aae-conv-paper",
+        "aae-faces",
         "aae-paper",
         "ds-aae",
         "ds-aae-paper",
@@ -56,6 +58,7 @@ def test_every_recipe_serves_every_data_set() -> None:
         "mmd-ae",
         "mmd-ae-paper",
         "vae",
+        "vae-conv-paper",
     ]
     for name in recipe_names():
         for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 16)):

@@ -242,14 +242,18 @@ def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     models = ("aae", "daae", "vae", "dvae")
     names = {f"{model}-{what}.png" for model in models for what in ("samples", "interpolations")}
     runs = {f"{model}-mlp-seed3" for model in models}
-    others = {"likelihood.png", "confidence.png", "classifier.pt", "report.md"}
+    others = {"likelihood.png", "confidence.png", "code-std.png", "classifier.pt", "report.md", "markov-sampling.json"}
     assert {path.name for path in tmp_path.iterdir()} == names | runs | others
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     for model in ("AAE", "DAAE", "VAE", "DVAE"):
         rows = [line.split(" | ") for line in report.splitlines() if line.startswith(f"| {model} | ")]
         steps = [f"prior, {steps} step{'s' if steps != 1 else ''}" for steps in range(11)]
-        assert [row[1] for row in rows] == [*steps, "aggregated posterior of 1,259 training images"]
-        assert all(0.1 <= float(row[4].strip(" |")) <= 1 for row in rows)  # of ten classes
+        assert [row[1] for row in rows] == [
+            *steps,
+            "aggregated posterior of 1,259 training images",
+            "codes of 269 test images",
+        ]
+        assert all(0.1 <= float(row[5].strip(" |")) <= 1 for row in rows[:-1])  # of ten classes
         assert len({row[2] for row in rows}) > 1 and f"{model}, prior, 5 steps, " in out
 
 
@@ -262,8 +266,9 @@ def test_script_measures_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     walked = list(script["walk"](experiment, model, 10))
     expected = list(chain(model, model.prior.sample(10, generator=seeded(5)), 10))
     assert len(walked) == len(expected) == 11
-    for images, state in zip(walked, expected, strict=True):
-        torch.testing.assert_close(images, state.images)
+    for ours, state in zip(walked, expected, strict=True):
+        torch.testing.assert_close(ours.images, state.images)
+        torch.testing.assert_close(ours.codes, state.codes)
 
 
 def test_script_ends_in_one_line(

@@ -56,6 +56,8 @@ class Model(Autoencoder):
             reconstruction=settings.reconstruction,
             output=settings.output,
             learning_rate=settings.learning_rate,
+            beta1=settings.beta1,
+            standardize=settings.standardize,
             **options,
         )
         self.data_dim, self._settings = data_dim, settings

@@ -30,6 +30,8 @@ class ModelOptions(TypedDict, total=False):
     reconstruction: Reconstruction
     output: Output
     learning_rate: float
+    beta1: float
+    standardize: bool
     precision: Precision
 
 
@@ -41,7 +43,7 @@ class ModelSettings:
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
         input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, reconstruction, output, learning_rate: see `Autoencoder`.
+        denoising, reconstruction, output, learning_rate, beta1, standardize: see `Autoencoder`.
         precision: see `MLP`.
 
     Raises:
@@ -55,6 +57,8 @@ class ModelSettings:
     reconstruction: Reconstruction = "cross_entropy"
     output: Output = "sigmoid"
     learning_rate: float = 2e-3
+    beta1: float = 0.9
+    standardize: bool = False
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:

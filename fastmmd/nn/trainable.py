@@ -30,6 +30,7 @@ class Trainable(CountsSteps):
     data_dim: int | None
     range_watch: RangeWatch
     learning_rate: float
+    beta1: float
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
@@ -94,9 +95,11 @@ class Trainable(CountsSteps):
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "autoencoder", for "generator" in two-phase training, for "adversary" where one is trained."""
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": adam(both, self.learning_rate)}
+        optimizers = {"autoencoder": adam(both, self.learning_rate, self.beta1)}
         if self.generator_learning_rate is not None:
-            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate)
+            optimizers["generator"] = adam(
+                list(self.encoder.parameters()), self.generator_learning_rate, self.beta1
+            )
         if self.descends_adversary:
             adversary = list(self.regularizer.parameters())
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
