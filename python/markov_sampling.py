@@ -111,9 +111,7 @@ def classifier_of(experiment: Experiment) -> Classifier | None:
     return train_classifier(experiment.data, experiment.folder / "classifier.pt", seed=experiment.options.seed)
 
 
-def measure_all(
-    experiment: Experiment, model: Any, samples: int, classifier: Classifier | None
-) -> dict[str, Figures]:
+def measure_all(experiment: Experiment, model: Any, samples: int, classifier: Classifier | None) -> dict[str, Figures]:
     """By name: the samples after each step, and those from the codes of training images."""
     train, seed = experiment.data.train.images, experiment.options.seed
     rows = {

@@ -12,7 +12,7 @@ from helpers import assert_close, points
 from test_nn import DATA_DIM, SMALL
 from torch import Tensor, nn
 
-from fastmmd.nn import MODELS, Autoencoder, ClosedFormMMD, VAE
+from fastmmd.nn import MODELS, VAE, Autoencoder, ClosedFormMMD
 from fastmmd.nn.networks import MLP
 from fastmmd.priors import Gaussian
 from fastmmd.training import Dataset, Split, load_recipe

@@ -97,9 +97,7 @@ class Trainable(CountsSteps):
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
         optimizers = {"autoencoder": adam(both, self.learning_rate, self.beta1)}
         if self.generator_learning_rate is not None:
-            optimizers["generator"] = adam(
-                list(self.encoder.parameters()), self.generator_learning_rate, self.beta1
-            )
+            optimizers["generator"] = adam(list(self.encoder.parameters()), self.generator_learning_rate, self.beta1)
         if self.descends_adversary:
             adversary = list(self.regularizer.parameters())
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
