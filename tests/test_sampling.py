@@ -264,7 +264,7 @@ def test_script_in_the_papers_setting(tmp_path: Path, monkeypatch: pytest.Monkey
     """Of images in color without labels no classifier is asked, and the record holds what was measured."""
     np.save(tmp_path / "mine.npy", np.random.RandomState(0).rand(60, 3, 8, 12))
     words = ["--network", "paper", "--data", str(tmp_path / "mine.npy"), "--run-dir", str(tmp_path / "run")]
-    words += ["--set", "model.channels=[4, 4]", "--set", "training.batch_size=16", "--set", "model.discriminator=[8]"]
+    words += ["--set", "model.channels=[4, 4]", "--set", "training.batch_size=16"]
     run_script(monkeypatch, *words, "--epochs", "1", "--samples", "20")
     record = json.loads((tmp_path / "run" / "markov-sampling.json").read_text())
     assert [model["name"] for model in record["models"]] == ["VAE", "DVAE", "AAE", "DAAE"]
