@@ -15,7 +15,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from fastmmd.evaluation import nearest_neighbors, prior_samples, save_grid
+from fastmmd.evaluation import nearest_neighbors, parzen_evaluation, prior_samples, save_grid
 from fastmmd.training.experiments import Experiment, Spec, arguments
 
 MODELS = {"mmd-ae": "MMD-AE", "ds-aae": "DS-AAE", "aae": "AAE"}  # recipes, and what they are called
@@ -40,6 +40,7 @@ def main() -> None:
         # As many training images as test images: the nearest of many is nearer than the nearest of few.
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: len(test)]
         some = train[chosen.to(train.device)]
+        count = max(options.samples or len(test), SHOWN)
         real = measure(unseen, unseen, train, some, test)
         specs = [
             Spec(MODELS.get(recipe, recipe), recipe, {"training.evaluate_every": 0})
@@ -55,10 +56,7 @@ def main() -> None:
         grid, names, copies, rows = [], [], [], []
         for run in experiment.run_all(specs):
             assert run.parzen is not None
-            name, samples = (
-                run.spec.name,
-                prior_samples(run.model).sample(max(options.samples or len(test), SHOWN), seed),
-            )
+            name, samples = run.spec.name, prior_samples(run.model).sample(count, seed)
             figures = measure(samples, unseen, train, some, test)
             lines.append(line(name, figures) + f" {run.parzen.mean:.1f} +- {run.parzen.standard_error:.1f} |")
             for shown in samples[:SHOWN].split(COLUMNS)[: max(1, PAIRS // len(specs))]:
@@ -72,14 +70,16 @@ def main() -> None:
         save_grid(experiment.folder / "neighbors.png", torch.stack(grid), data.image_shape, title, names)
         text = (
             "Squared pixel distances, medians. A model that copies has a smaller quotient than the validation images, "
-        )
-        text += (
             "which no model has seen, and many samples nearer to training images than 95% of those are. Smooth samples "
+            "lie nearer to all images than sharp ones.\n\n" + "\n".join(lines)
         )
-        text += "lie nearer to all images than sharp ones.\n\n" + "\n".join(lines)
         text += f"\n\nA quotient below {COPIED_QUOTIENT} times that of the validation images and more than "
         text += f"{COPIED_SHARE:.0%} of the samples that near: **{', '.join(copies) or 'no model'}**."
-        experiment.write_record("neighbors", {"data": data.name, "validation_images": real, "models": rows})
+        copy = parzen_evaluation(train[:10_000], unseen, test)
+        text += f" {copy.samples:,} training images in place of samples: test log-likelihood {copy.mean:.1f} +- "
+        text += f"{copy.standard_error:.1f}."
+        record = {"data": data.name, "validation_images": real, "training_images": asdict(copy), "models": rows}
+        experiment.write_record("neighbors", record)
         experiment.write_report(f"{text}\n\n![samples and their nearest training images](neighbors.png)")
         print(text)
 
