@@ -36,7 +36,7 @@ from fastmmd.training.experiments import Experiment, Run, arguments
 
 STEPS = range(11)
 SHOWN = (0, 1, 5, 10)  # in the pictures
-COLUMNS, ARCS = 14, 3
+SMALL = 3 * 32 * 32  # numbers of an image; of larger ones the pictures show fewer
 NOISE = 0.5  # standard deviation of the denoising criterion's noise, as in the paper
 CHUNK = 1_000  # codes that walk together
 
@@ -188,20 +188,21 @@ def draw_pictures(experiment: Experiment, model: Any, name: str) -> None:
     """Samples, and arcs between codes of the prior, after some steps of the chain: a row for each."""
     data, folder = experiment.data, experiment.folder
     random = generator(experiment)
-    draws = model.prior.sample(COLUMNS, generator=random, device=experiment.device)
-    ends = model.prior.sample(2 * ARCS, generator=random, device=experiment.device)
-    arcs = slerp(ends[:ARCS], ends[ARCS:], COLUMNS)  # [ARCS, COLUMNS, code_size]
+    count, width = (3, 14) if data.data_dim <= SMALL else (2, 10)  # arcs, images in a row
+    draws = model.prior.sample(width, generator=random, device=experiment.device)
+    ends = model.prior.sample(2 * count, generator=random, device=experiment.device)
+    arcs = slerp(ends[:count], ends[count:], width)  # [count, width, code_size]
     corrupt = model.denoising > 0
     states = list(chain(model, torch.cat([draws, arcs.flatten(0, 1)]), max(STEPS), random, corrupt=corrupt))
-    images = torch.stack([states[step].images for step in SHOWN])  # [steps, (1 + ARCS) * COLUMNS, data_dim]
-    paths = images[:, COLUMNS:].unflatten(1, (ARCS, COLUMNS)).transpose(0, 1)  # [ARCS, steps, COLUMNS, data_dim]
+    images = torch.stack([states[step].images for step in SHOWN])  # [steps, (1 + count) * width, data_dim]
+    paths = images[:, width:].unflatten(1, (count, width)).transpose(0, 1)  # [count, steps, width, data_dim]
     what = f"{name} on {data.name}, {'noise and ' if corrupt else ''}encode-decode steps"
     rows = [f"{step} step{'s' if step != 1 else ''}" for step in SHOWN]
     path = folder / f"{name.lower()}-samples.png"
-    save_grid(path, images[:, :COLUMNS], data.image_shape, f"{what}: from the prior", rows)
+    save_grid(path, images[:, :width], data.image_shape, f"{what}: from the prior", rows)
     path = folder / f"{name.lower()}-interpolations.png"
-    title = f"{what}: three arcs between codes of the prior"
-    save_grid(path, paths.flatten(0, 1), data.image_shape, title, ARCS * rows)
+    title = f"{what}: arcs between codes of the prior"
+    save_grid(path, paths.flatten(0, 1), data.image_shape, title, count * rows)
 
 
 def save_figures(experiment: Experiment, figures: dict[str, list[Figures]]) -> None:
