@@ -33,6 +33,7 @@ from fastmmd.evaluation import (
     train_classifier,
 )
 from fastmmd.training.experiments import Experiment, Run, arguments
+from fastmmd.training.report import sigma_grid
 
 STEPS = range(11)
 SHOWN = (0, 1, 5, 10)  # in the pictures
@@ -86,7 +87,7 @@ def main() -> None:
                 overrides["training.epochs"] = 100
             run = experiment.run(f"{name}, {options.network}", recipe, overrides, evaluate=False)
             draw_pictures(experiment, run.model, name)
-            rows = measure_all(experiment, run.model, samples, classifier)
+            rows = measure_all(experiment, run, samples, classifier)
             measured[name] = [rows[step_name(step)] for step in STEPS]
             test_std = code_std(encode(experiment, run.model, data.test.images))
             for what, figures in rows.items():
@@ -111,16 +112,16 @@ def classifier_of(experiment: Experiment) -> Classifier | None:
     return train_classifier(experiment.data, experiment.folder / "classifier.pt", seed=experiment.options.seed)
 
 
-def measure_all(experiment: Experiment, model: Any, samples: int, classifier: Classifier | None) -> dict[str, Figures]:
+def measure_all(experiment: Experiment, run: Run, samples: int, classifier: Classifier | None) -> dict[str, Figures]:
     """By name: the samples after each step, and those from the codes of training images."""
-    train, seed = experiment.data.train.images, experiment.options.seed
+    train, sigmas = experiment.data.train.images, sigma_grid(run.config.recipe.evaluation)
     rows = {
-        step_name(step): measure(experiment, state, classifier)
-        for step, state in zip(STEPS, walk(experiment, model, samples), strict=True)
+        step_name(step): measure(experiment, state, classifier, sigmas)
+        for step, state in zip(STEPS, walk(experiment, run.model, samples), strict=True)
     }
-    posterior = posterior_samples(model, train, "training images")
-    state = ChainState(encode(experiment, model, train), posterior.sample(samples, seed))
-    rows[posterior.name] = measure(experiment, state, classifier)
+    posterior = posterior_samples(run.model, train, "training images")
+    state = ChainState(encode(experiment, run.model, train), posterior.sample(samples, experiment.options.seed))
+    rows[posterior.name] = measure(experiment, state, classifier, sigmas)
     return rows
 
 
@@ -140,9 +141,10 @@ def walk(experiment: Experiment, model: Any, samples: int) -> Iterator[ChainStat
         yield ChainState(*(torch.cat(parts) for parts in zip(*states, strict=True)))
 
 
-def measure(experiment: Experiment, state: ChainState, classifier: Classifier | None) -> Figures:
+def measure(experiment: Experiment, state: ChainState, classifier: Classifier | None, sigmas: list[float]) -> Figures:
     """The figures of codes and images."""
-    likelihood = parzen_evaluation(state.images, experiment.data.validation.images, experiment.data.test.images)
+    data = experiment.data
+    likelihood = parzen_evaluation(state.images, data.validation.images, data.test.images, sigmas=sigmas)
     confidence = None if classifier is None else classifier.probabilities(state.images).amax(1).mean().item()
     return Figures(likelihood, code_std(state.codes), confidence)
 
