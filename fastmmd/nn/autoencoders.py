@@ -134,7 +134,8 @@ class Autoencoder(Trainable):
     def standardize_to(self, images: Tensor) -> None:
         """Take mean and standard deviation of each pixel from the training images [N, data_dim], before training.
 
-        With `synchronize`, before or after it, all processes get those of the first. A no-op without `standardize`.
+        With `synchronize`, before or after it, all processes call it and get those of the first. Without `standardize`
+        it does nothing.
 
         Raises:
             ValueError, TypeError: no images, or not the model's data.
