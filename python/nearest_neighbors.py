@@ -62,7 +62,7 @@ def main() -> None:
             for shown in samples[:SHOWN].split(COLUMNS)[: max(1, PAIRS // len(specs))]:
                 grid += [shown, train[nearest_neighbors(shown, train).indices]]
                 names += [name, "nearest"]
-            copied = figures["quotient"] / real["quotient"] < COPIED_QUOTIENT and figures["share"] > COPIED_SHARE
+            copied = figures["quotient"] / real["quotient"] < COPIED_QUOTIENT and figures["share_nearer"] > COPIED_SHARE
             copies += [name] * copied
             made = {"model": run.config.recipe.model.keywords(), "epochs": run.epochs, "minutes": run.seconds / 60}
             rows.append({"name": name, **figures, "copies": copied, "likelihood": asdict(run.parzen), **made})
@@ -101,20 +101,20 @@ def share(points: Tensor, unseen: Tensor, train: Tensor) -> float:
 
 
 def measure(points: Tensor, unseen: Tensor, train: Tensor, some: Tensor, test: Tensor) -> dict[str, float]:
-    """What the table says of points [N, D]."""
+    """Medians of squared distances of points [N, D] to images, and what the table says besides, in its order."""
     return {
-        "train": median(points, train),
-        "share": share(points, unseen, train),
-        "some": median(points, some),
-        "test": median(points, test),
+        "to_training_images": median(points, train),
+        "share_nearer": share(points, unseen, train),
+        "to_as_many_training_images": median(points, some),
+        "to_test_images": median(points, test),
         "quotient": quotient(points, some, test),
     }
 
 
 def line(name: str, figures: dict[str, float]) -> str:
     """A line of the table, but for its last cell."""
-    cells = [name, f"{figures['train']:.2f}", f"{figures['share']:.0%}", f"{figures['some']:.2f}"]
-    cells += [f"{figures['test']:.2f}", f"{figures['quotient']:.2f}"]
+    to_all, share, to_some, to_test, quotient = figures.values()
+    cells = [name, f"{to_all:.2f}", f"{share:.0%}", f"{to_some:.2f}", f"{to_test:.2f}", f"{quotient:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
