@@ -28,7 +28,7 @@ def load_patches(name: str) -> Dataset:
     require("PIL.Image")
     regions, labels = [], []
     for label, photograph in enumerate(require("sklearn.datasets").load_sample_images().images):
-        pixels = torch.from_numpy(photograph).movedim(2, 0)  # [3, 427, 640]
+        pixels = torch.tensor(photograph).movedim(2, 0)  # [3, 427, 640]
         cells = pixels.unfold(1, CELL, CELL).unfold(2, CELL, CELL)  # [3, 6, 10, 64, 64]
         patches = cells.unfold(3, PATCH, STRIDE).unfold(4, PATCH, STRIDE)  # [3, 6, 10, 5, 5, 32, 32]
         regions.append(patches.movedim(0, 4).reshape(-1, (1 + (CELL - PATCH) // STRIDE) ** 2, 3, PATCH, PATCH))
