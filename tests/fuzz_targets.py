@@ -94,7 +94,7 @@ def codes() -> dict[str, Any]:
 SMALL: dict[str, Any] = {"data_dim": 16, "code_size": 2, "hidden": (5,)}
 SETTINGS: dict[str, Any] = SMALL | {
     "input_dropout": 0.1, "denoising": 0.0, "reconstruction": "cross_entropy", "output": "sigmoid",
-    "learning_rate": 1e-3, "optimizer": "adam", "precision": "float32",
+    "learning_rate": 1e-3, "beta1": 0.5, "standardize": False, "optimizer": "adam", "precision": "float32",
 }  # fmt: skip
 FIXED: dict[str, Any] = SETTINGS | {
     "prior": "gaussian", "prior_std": 1.0, "posterior": "deterministic", "noise_size": None, "labels": "none",
@@ -385,8 +385,8 @@ TARGETS: dict[str, Target] = {
             {"encoder": nn.Linear(4, D), "decoder": nn.Linear(D, 4), "prior": priors.Gaussian(D)}
             | {"regularizer": MMD((1.0,)), "posterior": "deterministic", "noise_size": None, "denoising": 0.1}
             | {"reconstruction": "cross_entropy", "output": "sigmoid", "regularizer_weight": 1.0, "warmup_steps": 0}
-            | {"learning_rate": 0.1, "adversary_learning_rate": 0.1, "adversary_beta1": 0.5, "decoder_classes": 0}
-            | {"optimizer": "muon"}
+            | {"learning_rate": 0.1, "beta1": 0.5, "standardize": False, "adversary_learning_rate": 0.1}
+            | {"adversary_beta1": 0.5, "decoder_classes": 0, "optimizer": "muon"}
         ),
     ),
     "model()": Target(of_model("forward"), lambda: {"x": torch.rand(4, 16), "labels": None}),

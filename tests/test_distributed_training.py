@@ -21,7 +21,7 @@ from torch import distributed
 
 from fastmmd.data import Dataset, load_data
 from fastmmd.errors import UserError
-from fastmmd.nn import MMDAE
+from fastmmd.nn import MMDAE, VAE
 from fastmmd.nn.spread import one_generator
 from fastmmd.nn.steps import descend
 from fastmmd.ops.shards import Shards
@@ -72,6 +72,7 @@ def losses(case: str, data: Dataset, shards: Shards | None) -> torch.Tensor:
     if FULL or name == "gmmn-ae":  # in which Adam follows gradients that normalization makes 0
         model, images = model.double(), images.double()
     model.synchronize(shards)
+    model.standardize_to(images)
     optimizers = model.configure_optimizers()
     batches = Batches(images, 40, 0, training_labels(model, data, config, torch.device("cpu")), shards=shards)
     steps: list[torch.Tensor] = []
@@ -122,6 +123,10 @@ def replica(rank: int, folder: str) -> None:
     except UserError as error:
         found["differ"] = str(error)
     found["uneven"] = uneven(Shards(), rank)
+    model = VAE(5, hidden=(4,), reconstruction="squared_error", output="identity", standardize=True)
+    model.synchronize(Shards())
+    model.standardize_to(torch.full((3, 5), 1.0 + rank))
+    found["mean"] = model.standardization.mean
     torch.save(found, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -159,6 +164,7 @@ def test_processes(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert "model.synchronize(torch.distributed.group.WORLD)" in of_rank["refused"]
         assert of_rank["any"] == 7
+        assert torch.equal(of_rank["mean"], torch.ones(5))  # that of the first process
         assert "rank 1 with seed=1" in of_rank["differ"]
 
 

@@ -292,10 +292,21 @@ def test_nearest_neighbors(program: Program, tmp_path: Path) -> None:
     out = program("nearest_neighbors", "--epochs", 1)
     assert (tmp_path / "run" / "neighbors.png").stat().st_size > 5_000
     for name in ("validation images", "MMD-AE", "DS-AAE", "AAE"):
-        every, _, some, test, quotient = cells(out, name)
+        every, _, some, test, quotient, likelihood = cells(out, name)
         assert float(every) <= float(some)  # the nearest of more is nearer
         assert float(quotient) == pytest.approx(float(some) / float(test), abs=0.01)
-    assert "no model" in out
+        assert (" +- " in likelihood) == (name != "validation images")
+    record = json.loads((tmp_path / "run" / "neighbors.json").read_text())
+    assert [row["name"] for row in record["models"]] == ["MMD-AE", "DS-AAE", "AAE"] and "no model" in out
+    assert not any(row["copies"] for row in record["models"])
+
+
+@pytest.mark.usefixtures("few_samples")
+def test_nearest_neighbors_of_other_recipes(program: Program, tmp_path: Path) -> None:
+    out = program("nearest_neighbors", "--epochs", 1, "--recipes", "aae-faces", "--samples", 50)
+    assert cells(out, "aae-faces") and "| MMD-AE |" not in out
+    (row,) = json.loads((tmp_path / "run" / "neighbors.json").read_text())["models"]
+    assert row["model"]["standardize"] is True and row["likelihood"]["n_test"] == 269
 
 
 def test_a_copy_has_a_small_quotient() -> None:

@@ -23,17 +23,8 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*_mnist.py"))
 
 
 #: Settings that stand in a recipe only where they are not the default.
-RARELY_SET = {
-    "prior",
-    "optimizer",
-    "labels",
-    "num_classes",
-    "network",
-    "channels",
-    "reconstruction",
-    "output",
-    "memory",
-}
+RARELY_SET = {"prior", "optimizer", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
+RARELY_SET |= {"memory", "beta1", "standardize"}
 
 
 @pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae", "gan", "gmmn"])
@@ -59,6 +50,8 @@ def test_every_recipe_serves_every_data_set() -> None:
     assert recipe_names() == [
         "aae",
         "aae-conv",
+        "aae-conv-paper",
+        "aae-faces",
         "aae-paper",
         "ds-aae",
         "ds-aae-paper",
@@ -68,6 +61,7 @@ def test_every_recipe_serves_every_data_set() -> None:
         "mmd-ae",
         "mmd-ae-paper",
         "vae",
+        "vae-conv-paper",
     ]
     for name in recipe_names():
         for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 16)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import runpy
 import sys
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_programs_papers import use_few_samples
@@ -28,6 +30,7 @@ from fastmmd.evaluation import (
     slerp,
 )
 from fastmmd.nn import AAE, MMDAE, VAE
+from fastmmd.training import load_recipe
 
 F64 = torch.float64
 
@@ -242,15 +245,37 @@ def test_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     models = ("aae", "daae", "vae", "dvae")
     names = {f"{model}-{what}.png" for model in models for what in ("samples", "interpolations")}
     runs = {f"{model}-mlp-seed3" for model in models}
-    others = {"likelihood.png", "confidence.png", "classifier.pt", "report.md"}
+    others = {"likelihood.png", "confidence.png", "code-std.png", "classifier.pt", "report.md", "markov-sampling.json"}
     assert {path.name for path in tmp_path.iterdir()} == names | runs | others
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     for model in ("AAE", "DAAE", "VAE", "DVAE"):
         rows = [line.split(" | ") for line in report.splitlines() if line.startswith(f"| {model} | ")]
         steps = [f"prior, {steps} step{'s' if steps != 1 else ''}" for steps in range(11)]
-        assert [row[1] for row in rows] == [*steps, "aggregated posterior of 1,259 training images"]
-        assert all(0.1 <= float(row[4].strip(" |")) <= 1 for row in rows)  # of ten classes
+        assert [row[1] for row in rows] == [
+            *steps,
+            "aggregated posterior of 1,259 training images",
+            "codes of 269 test images",
+        ]
+        assert all(0.1 <= float(row[5].strip(" |")) <= 1 for row in rows[:-1])  # of ten classes
         assert len({row[2] for row in rows}) > 1 and f"{model}, prior, 5 steps, " in out
+
+
+def test_script_in_the_papers_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images in color without labels no classifier is asked, and the record holds what was measured."""
+    np.save(tmp_path / "mine.npy", np.random.RandomState(0).rand(60, 3, 8, 12))
+    words = ["--network", "paper", "--data", str(tmp_path / "mine.npy"), "--run-dir", str(tmp_path / "run")]
+    words += ["--set", "model.channels=[4, 4]", "--set", "training.batch_size=16"]
+    run_script(monkeypatch, *words, "--epochs", "1", "--samples", "20")
+    record = json.loads((tmp_path / "run" / "markov-sampling.json").read_text())
+    assert [model["name"] for model in record["models"]] == ["VAE", "DVAE", "AAE", "DAAE"]
+    assert not {"classifier.pt", "confidence.png"} & {path.name for path in (tmp_path / "run").iterdir()}
+    for model in record["models"]:
+        settings = model["model"]
+        assert (settings["code_size"], settings["learning_rate"], settings["beta1"]) == (200, 2e-4, 0.5)
+        assert settings["denoising"] == (0.5 if model["name"].startswith("D") else 0.0)
+        assert len(model["rows"]) == 12 and all(row["confidence"] is None for row in model["rows"])
+        assert model["rows"][0]["code_std"] == pytest.approx(1, abs=0.05)  # of the prior
+        assert load_recipe(model["recipe"]).training.epochs == 20 and model["epochs"] == 1
 
 
 def test_script_measures_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,8 +287,9 @@ def test_script_measures_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     walked = list(script["walk"](experiment, model, 10))
     expected = list(chain(model, model.prior.sample(10, generator=seeded(5)), 10))
     assert len(walked) == len(expected) == 11
-    for images, state in zip(walked, expected, strict=True):
-        torch.testing.assert_close(images, state.images)
+    for ours, state in zip(walked, expected, strict=True):
+        torch.testing.assert_close(ours.images, state.images)
+        torch.testing.assert_close(ours.codes, state.codes)
 
 
 def test_script_ends_in_one_line(

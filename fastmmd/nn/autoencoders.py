@@ -19,6 +19,7 @@ from .labels import check_switch, receivers
 from .networks import check_module
 from .regularizers import KL, Moments, Regularizer
 from .spread import own_rows
+from .standardization import standardization
 from .steps import OptimizerName
 from .trainable import Trainable
 
@@ -50,9 +51,12 @@ class Autoencoder(Trainable):
         output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
-        learning_rate: of encoder and decoder.
+        learning_rate: of encoder and decoder. beta1: Adam's, for them.
         optimizer: "adam", or "muon": Muon for the weight matrices of encoder and decoder, see `MuonAdam`; for large
             batches. The adversary's is Adam.
+        standardize: the encoder sees standardized pixels, (x - mean) / std with the mean and standard deviation of each
+            over the training images, which `standardize_to` takes once, and the squared error is in these units. The
+            data that all methods take and give stay in their own. For output="identity".
         adversary_learning_rate, adversary_beta1: Adam's, for a trained adversary.
         decoder_classes: C > 0: the decoder sees [code, one-hot of the label], so the code keeps what the class does
             not tell, the style (Makhzani et al. 2015, "Supervised adversarial autoencoders"). Label -1, unlabeled:
@@ -80,6 +84,8 @@ class Autoencoder(Trainable):
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
         optimizer: OptimizerName = "adam",
+        beta1: float = 0.9,
+        standardize: bool = False,
         adversary_learning_rate: float = 1e-3,
         adversary_beta1: float = 0.9,
         generator_learning_rate: float | None = None,
@@ -96,6 +102,7 @@ class Autoencoder(Trainable):
         regularizer_weight = check_number("regularizer_weight", regularizer_weight, zero=True)
         check_number("learning_rate", learning_rate)
         check_choice("optimizer", optimizer, get_args(OptimizerName))
+        check_number("beta1", beta1, zero=True, below=1)
         check_number("adversary_learning_rate", adversary_learning_rate)
         check_number("adversary_beta1", adversary_beta1, zero=True, below=1)
         if generator_learning_rate is not None:
@@ -112,8 +119,9 @@ class Autoencoder(Trainable):
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
         self.data_dim, self.range_watch = inputs.data_width(encoder, self.noise_size), inputs.RangeWatch()
+        self.standardization = standardization(standardize, output, self.data_dim)
         self.regularizer_weight = regularizer_weight
-        self.learning_rate, self.generator_learning_rate = learning_rate, generator_learning_rate
+        self.learning_rate, self.beta1, self.generator_learning_rate = learning_rate, beta1, generator_learning_rate
         self.optimizer = optimizer
         self.adversary_learning_rate, self.adversary_beta1 = adversary_learning_rate, adversary_beta1
         self.decoder_classes = check_int("decoder_classes", decoder_classes, 0)
@@ -123,6 +131,21 @@ class Autoencoder(Trainable):
     def code_size(self) -> int:
         """Dimension of the codes."""
         return self.prior.dim
+
+    def standardize_to(self, images: Tensor) -> None:
+        """Take mean and standard deviation of each pixel from the training images [N, data_dim], before training.
+
+        With `synchronize`, before or after it, all processes call it and get those of the first. Without `standardize`
+        it does nothing.
+
+        Raises:
+            ValueError, TypeError: no images, or not the model's data.
+        """
+        images = inputs.check_data(self, images, "images")
+        if self.standardization is not None:
+            self.standardization.fit(images)
+            if self.shards is not None:
+                self.shards.begin_alike(list(self.standardization.buffers()))
 
     @in_eval_mode
     def encode(self, x: Tensor) -> Tensor:
@@ -163,7 +186,8 @@ class Autoencoder(Trainable):
         Raises:
             ValueError, TypeError: labels missing, not wanted, or that do not fit.
         """
-        return inputs.data_of(self._logits(inputs.check_codes(self, codes), labels), self.output)
+        values = inputs.data_of(self._logits(inputs.check_codes(self, codes), labels), self.output)
+        return values if self.standardization is None else self.standardization.invert(values)
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """[B, data_dim] -> decoded codes [B, data_dim]; labels as for `decode`."""
@@ -193,9 +217,12 @@ class Autoencoder(Trainable):
         return self.decode(codes, switch)
 
     def reconstruction_loss(self, x: Tensor, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`."""
+        """Sum over pixels, mean over the batch: 0-d (nats for "cross_entropy"); labels as for `decode`.
+
+        With `standardize` the pixels are in standardized units.
+        """
         logits = self._logits(codes, labels)
-        x = inputs.check_target(self, x, logits)
+        x = inputs.check_target(self, self._standardized(x), logits)
         if self.reconstruction == "cross_entropy":
             return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / x.shape[0]
         return F.mse_loss(inputs.data_of(logits, self.output), x, reduction="sum") / x.shape[0]
@@ -208,7 +235,11 @@ class Autoencoder(Trainable):
             codes = torch.cat([codes, switch.to(codes)], dim=1)
         return self.decoder(codes)  # type: ignore[no-any-return]
 
+    def _standardized(self, x: Tensor) -> Tensor:
+        return x if self.standardization is None else self.standardization(inputs.check_data(self, x))
+
     def _infer(self, x: Tensor, draw: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Moments | None]:
+        x = self._standardized(x)
         if self.posterior == "implicit":
             eta = _normal(x, (len(x), self.noise_size), generator) if draw else x.new_zeros(len(x), self.noise_size)
             x = torch.cat([x, eta], dim=1)

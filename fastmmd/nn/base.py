@@ -78,6 +78,8 @@ class AutoencoderModel(Model, Autoencoder):
             output=settings.output,
             learning_rate=settings.learning_rate,
             optimizer=settings.optimizer,
+            beta1=settings.beta1,
+            standardize=settings.standardize,
             **options,
         )
         self.data_dim, self._settings = data_dim, settings

@@ -81,6 +81,9 @@ class GenerativeModel(CountsSteps):
         """Completed share of the current phase, in [0, 1): learning rate schedules restart with each phase."""
         return self.progress or 0.0
 
+    def standardize_to(self, images: Tensor) -> None:
+        """Before training, take from its images [N, data_dim] what the model needs to know of them: here nothing."""
+
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """The optimizers of `training_step`, by name."""
         raise NotImplementedError(f"{type(self).__name__} must implement configure_optimizers()")

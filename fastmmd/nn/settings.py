@@ -62,6 +62,8 @@ class AutoencoderModelOptions(ModelOptions, total=False):
     denoising: float
     reconstruction: Reconstruction
     optimizer: OptimizerName
+    beta1: float
+    standardize: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class AutoencoderSettings(ModelSettings):
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
         input_dropout: probability of dropping a pixel at the encoder's input while training.
-        denoising, reconstruction, optimizer: see `Autoencoder`.
+        denoising, reconstruction, optimizer, beta1, standardize: see `Autoencoder`.
     """
 
     code_size: int = 4
@@ -81,6 +83,8 @@ class AutoencoderSettings(ModelSettings):
     denoising: float = 0.0
     reconstruction: Reconstruction = "cross_entropy"
     optimizer: OptimizerName = "adam"
+    beta1: float = 0.9
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))

@@ -55,7 +55,7 @@ class MuonAdam(Optimizer):
     `learning_rate` in root mean square, which is what Adam's first step does, so both take rates of the same size.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], learning_rate: float) -> None:
+    def __init__(self, parameters: list[nn.Parameter], learning_rate: float, beta1: float = 0.9) -> None:
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         others = [parameter for parameter in parameters if parameter.ndim != 2]
         # "match_rms_adamw" makes the root mean square 0.2 times the rate (Liu et al. 2025, "Muon is scalable").
@@ -64,7 +64,7 @@ class MuonAdam(Optimizer):
         if matrices:
             self._parts.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
         if others:
-            self._parts.append(adam(others, learning_rate))
+            self._parts.append(adam(others, learning_rate, beta1))
         super().__init__([group for part in self._parts for group in part.param_groups], {})
         self._share()
 
@@ -83,9 +83,9 @@ class MuonAdam(Optimizer):
         self._share()
 
 
-def descent(name: OptimizerName, parameters: list[nn.Parameter], learning_rate: float) -> Optimizer:
+def descent(name: OptimizerName, parameters: list[nn.Parameter], learning_rate: float, beta1: float) -> Optimizer:
     """The optimizer of encoder and decoder by name."""
-    return adam(parameters, learning_rate) if name == "adam" else MuonAdam(parameters, learning_rate)
+    return (adam if name == "adam" else MuonAdam)(parameters, learning_rate, beta1)
 
 
 def outside_graphs(function: Callable[P, None]) -> Callable[P, None]:

@@ -22,6 +22,7 @@ class Trainable(GenerativeModel):
     regularizer_weight: float
     learning_rate: float
     optimizer: OptimizerName
+    beta1: float
     generator_learning_rate: float | None
     adversary_learning_rate: float
     adversary_beta1: float
@@ -43,10 +44,10 @@ class Trainable(GenerativeModel):
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """One for "autoencoder", for "generator" in two-phase training; Adam for "adversary" where one is trained."""
         both = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizers = {"autoencoder": descent(self.optimizer, both, self.learning_rate)}
+        optimizers = {"autoencoder": descent(self.optimizer, both, self.learning_rate, self.beta1)}
         if self.generator_learning_rate is not None:
             encoder = list(self.encoder.parameters())
-            optimizers["generator"] = descent(self.optimizer, encoder, self.generator_learning_rate)
+            optimizers["generator"] = descent(self.optimizer, encoder, self.generator_learning_rate, self.beta1)
         if self.descends_adversary:
             adversary = list(self.regularizer.parameters())
             optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)

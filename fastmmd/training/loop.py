@@ -81,6 +81,7 @@ class Trainer:
             raise UserError(f"training.threads must be at most {most} on this machine, got {training.threads}")
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
+        self.model.standardize_to(self.dataset.train.images)
         files = dataset.train_files
         self._checksum = _checksum(dataset.train) if files is None else files.checksum()
         programs = f"fastmmd {fastmmd.__version__}, torch {torch.__version__}"
