@@ -7,6 +7,7 @@ images, say how many of the decoded images show the class that was asked for.
 python python/style_content.py                      # scikit-learn's digits, about a minute
 python python/style_content.py --data mnist --data-dir DIR
 python python/style_content.py --data mnist --data-dir DIR --recipe vae
+python python/style_content.py --data svhn          # house numbers in color
 """
 
 from __future__ import annotations

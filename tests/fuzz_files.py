@@ -17,17 +17,20 @@ import torch
 from fuzz_junk import JUNK
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import savemat
 
 from fastmmd.data import load_data
 from fastmmd.data.folders import image_files
 from fastmmd.data.idx import read_idx
+from fastmmd.data.matlab import _svhn_split
 from fastmmd.errors import UserError
 from fastmmd.training.batches import Batches
 from fastmmd.training.config import load_recipe
 from fastmmd.training.report import _training
 from fastmmd.training.run import RunConfig, RunFolder
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (31, 4, 4), dtype=np.uint8)
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (31, 4, 4), dtype=np.uint8)
 RECIPE = """[model]
 kind = "mmd-ae"
 hidden = [5, 4]
@@ -66,6 +69,13 @@ def _image(suffix: str, mode: str = "L") -> bytes:
     return _written(lambda file: picture.save(file, suffix))
 
 
+def _matlab(file: Any, compressed: bool) -> None:
+    """House numbers, between arrays of other kinds."""
+    numbers = {"X": RANDOM.integers(0, 256, (4, 4, 3, 7), dtype=np.uint8), "y": np.arange(1.0, 8)[:, None]}
+    others = {"text": "abc", "cells": np.array([1.5, "a"], object), "table": {"X": np.ones(3)}}
+    savemat(file, {**others, **numbers, "last": np.ones((2, 2), complex)}, do_compression=compressed)
+
+
 IDX = struct.pack(">4B3I", 0, 0, 8, 3, *PIXELS.shape) + PIXELS.tobytes()
 VALID: dict[str, bytes] = {
     "file.idx": IDX,
@@ -76,6 +86,8 @@ VALID: dict[str, bytes] = {
     "old.pt": _written(
         lambda file: torch.save(torch.from_numpy(PIXELS), file, _use_new_zipfile_serialization=False)
     ),
+    "plain.mat": _written(lambda file: _matlab(file, False)),
+    "packed.mat": _written(lambda file: _matlab(file, True)),
     "recipe.toml": RECIPE.encode(),
     "config.toml": CONFIG.encode(),
     "metrics.jsonl": METRICS.encode(),
@@ -128,6 +140,10 @@ def read(path: Path) -> None:
     if ".idx" in path.name:
         images = read_idx(path)
         assert images.dtype == torch.uint8 and 1 <= images.ndim <= 4
+    elif path.suffix == ".mat":
+        split, shape = _svhn_split(path)
+        judge(split.images, split.labels)
+        assert split.labels is not None and split.labels.max() <= 9 and split.images.shape[1] == math.prod(shape)
     elif path.suffix in (".npy", ".npz", ".pt"):
         data = load_data(str(path))
         for split in (data.train, data.validation, data.test):

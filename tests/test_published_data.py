@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from fastmmd.data import Dataset, load_data
 from fastmmd.data import matlab as matlab_files
 from fastmmd.data.download import DownloadError
+from fastmmd.data.matfile import read_matlab
 from fastmmd.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -114,12 +116,47 @@ def test_matlab_files_made_to_fill_memory(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "a.mat"
     savemat(path, {"X": np.zeros(2**22, np.uint8)}, do_compression=True)
     with pytest.raises(UserError, match="a.mat: .* expand to"):
-        matlab_files.read_matlab(path, ("X",))
+        read_matlab(path, ("X",))
     monkeypatch.setattr("fastmmd.data.limits.memory", lambda: 1_000_000)
-    savemat(path, {"X": np.zeros(2**20, np.uint8), "small": np.ones(3)})
+    savemat(path, {"X": np.zeros(2**18, np.uint8), "small": np.ones(3)}, do_compression=True)
     with pytest.raises(UserError, match="a.mat: its images take"):
-        matlab_files.read_matlab(path, ("X",))
-    assert matlab_files.read_matlab(path, ("small",))["small"].sum() == 3
+        read_matlab(path, ("X",))
+    assert read_matlab(path, ("small",))["small"].sum() == 3
+
+
+def test_elements_of_unknown_type(tmp_path: Path) -> None:
+    """Which ended the process in SciPy's reader."""
+    path = tmp_path / "a.mat"
+    savemat(path, {"X": np.arange(40, dtype=np.uint8)})
+    whole = path.read_bytes()
+    at = whole.index(struct.pack("<2I", 2, 40))
+    for kind in (0, 8, 200, 514):
+        path.write_bytes(whole[:at] + struct.pack("<I", kind) + whole[at + 4 :])
+        with pytest.raises(UserError, match=f"a.mat: cannot be read as a MATLAB file .X holds elements of type {kind}"):
+            read_matlab(path, ("X",))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_matlab_files_of_either_byte_order_with_numbers_of_other_types(tmp_path: Path, order: str) -> None:
+    """By the format: a matrix of doubles that is stored as bytes, in a short element, and one of doubles."""
+    made = (b"MATLAB 5.0".ljust(124) + struct.pack(f"{order}H", 0x100)) + (b"IM" if order == "<" else b"MI")
+    for name, numbers in ((b"b", [1, 2, 250]), (b"d", [0.5, -1e300, 7.0])):
+        short = name == b"b"
+        flags = struct.pack(f"{order}4I", 6, 8, 6, 0)
+        shape = struct.pack(f"{order}2I2i", 5, 8, 1, 3)
+        named = struct.pack(f"{order}I", 1 << 16 | 1) + name.ljust(4, b"\0")
+        real = (
+            struct.pack(f"{order}I3Bx", 3 << 16 | 2, *numbers)
+            if short
+            else struct.pack(f"{order}2I3d", 9, 24, *numbers)
+        )
+        matrix = flags + shape + named + real
+        made += struct.pack(f"{order}2I", 14, len(matrix)) + matrix
+    (tmp_path / "a.mat").write_bytes(made)
+    found = read_matlab(tmp_path / "a.mat", ("b", "d"))
+    assert found["b"].tolist() == [[1, 2, 250]] and found["d"].tolist() == [[0.5, -1e300, 7.0]]
+    theirs = loadmat(tmp_path / "a.mat")
+    assert all(np.array_equal(found[name], theirs[name]) for name in "bd")
 
 
 def test_svhn_is_downloaded_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ import numpy as np
 import torch
 
 from fastmmd.data.arrays import scaled
-from fastmmd.data.download import CHUNK, md5_of_content
-from fastmmd.data.limits import check_expansion, check_memory
+from fastmmd.data.download import md5_of_content
+from fastmmd.data.matfile import read_matlab
 from fastmmd.data.published import PublishedFile, locate, warn_of_others
 from fastmmd.data.splits import Dataset, Split, hold_out_last
-from fastmmd.errors import UserError, first_line, require
+from fastmmd.errors import UserError
 
 #: The MD5s are those that torchvision checks.
 SVHN_FILES = tuple(
@@ -32,9 +30,6 @@ OLIVETTI_FILE = PublishedFile("olivettifaces.mat", "", (), ())
 OLIVETTI_MD5 = "c789a708157faad538517a418579ad21"
 OLIVETTI_SOURCE = " (from cs.nyu.edu/~roweis/data, or https://ndownloader.figshare.com/files/5976027)"
 PERSONS, IMAGES_OF_A_PERSON, SIDE = (30, 4, 6), 10, 64
-
-_NUMBERS = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-_COMPRESSED = 15  # the type of an element of a MATLAB 5 file
 
 
 def load_olivetti(name: str, data_dir: str | os.PathLike[str] | None = None, *, quiet: bool = False) -> Dataset:
@@ -82,56 +77,6 @@ def _svhn_split(path: Path) -> tuple[Split, tuple[int, ...]]:
     pictures = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
     digits = torch.from_numpy(labels.astype(np.int64) % 10)
     return Split(scaled(pictures, str(path)), digits), tuple(pictures.shape[1:])
-
-
-def read_matlab(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of real numbers by name from a MATLAB file (up to version 7); nothing else in it is read.
-
-    Raises:
-        UserError: it is no such file, has no such arrays, or takes more memory than there is.
-    """
-    matlab = require("scipy.io")
-    try:
-        _check_compressed(path)
-        listed = {name: (shape, kind) for name, shape, kind in matlab.whosmat(path)}
-        for name in names:
-            if name not in listed:
-                raise UserError(f"{path}: no array named {name!r} among {', '.join(listed) or 'none'}")
-            shape, kind = listed[name]
-            if kind not in _NUMBERS:
-                raise UserError(f"{path}: {name}: an array of numbers expected, got {kind!r}")
-            check_memory(path, int(np.prod([float(size) for size in shape])))
-        arrays = matlab.loadmat(path, variable_names=list(names))
-        found = {name: np.asarray(arrays[name]) for name in names}
-    except UserError:
-        raise
-    except Exception as error:  # the reader raises whatever the broken content leads it to
-        raise UserError(f"{path}: cannot be read as a MATLAB file ({first_line(error)})") from error
-    for name, array in found.items():
-        if array.dtype.kind not in "uif":
-            raise UserError(f"{path}: {name}: an array of real numbers expected, got {array.dtype}")
-    return found
-
-
-def _check_compressed(path: Path) -> None:
-    """What a MATLAB 5 file holds compressed expands within reason.
-
-    Raises:
-        UserError: it does not.
-    """
-    expanded = 0
-    with open(path, "rb") as file:
-        order = ">" if file.read(128)[126:] == b"MI" else "<"
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}2I", tag)
-            end = file.tell() + size
-            expander = zlib.decompressobj()
-            while kind == _COMPRESSED and not expander.eof and (part := file.read(min(CHUNK, end - file.tell()))):
-                while part:
-                    expanded += len(expander.decompress(part, 1 << 20))
-                    check_expansion(path, expanded)
-                    part = expander.unconsumed_tail
-            file.seek(end)
 
 
 def _bytes(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
