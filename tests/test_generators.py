@@ -29,6 +29,7 @@ from fastmmd.nn import (
     GeneratorPrior,
     Regularizer,
 )
+from fastmmd.nn.spread import BatchNorm1d
 from fastmmd.training import UserError, load_data, load_recipe
 from fastmmd.training.commands import app, held
 from fastmmd.training.health import HealthMonitor
@@ -146,6 +147,18 @@ def test_they_learn(make: Any) -> None:
 # --- the model ---
 
 
+def test_batch_normalization() -> None:
+    """Of every hidden layer, before ReLU; `paper` has none."""
+    net = MLP(3, (16, 8), 5, batch_norm=True)
+    x, h = points(40, 3), points(40, 3)
+    for linear in (net.hidden[0], net.hidden[3]):
+        sums = linear(h)
+        h = ((sums - sums.mean(0)) / (sums.var(0, correction=0) + 1e-5).sqrt()).relu()
+    torch.testing.assert_close(net(x), net.output(h))
+    for model, layers in ((GMMN(), 2), (GMMN.paper(), 0), (GAN(), 2), (GAN.paper(), 0)):
+        assert sum(isinstance(layer, BatchNorm1d) for layer in model.modules()) == layers
+
+
 def test_samples_and_checkpoints() -> None:
     model = GAN(DATA_DIM, **SMALL, discriminator=(16,), hidden_dropout=0.5)
     optimizers = model.configure_optimizers()
@@ -192,6 +205,8 @@ def test_the_papers_settings() -> None:
         (lambda: network(MMD(), output="tanh"), ValueError, "output: got 'tanh'"),
         (lambda: GenerativeNetwork(MLP(3, (), 4), MMD()), TypeError, "generator: got MLP, expected a GeneratorPrior"),
         (lambda: GAN(4, noise_size=0), ValueError, "noise_size: got 0"),
+        (lambda: GAN(4, batch_norm=1), TypeError, "batch_norm: got 1, expected True or False"),
+        (lambda: GAN(DATA_DIM, **SMALL)(data(1)), ValueError, "x: got a batch of one row, but batch normalization"),
         (lambda: GAN(4, hidden_dropout=1.0), ValueError, "hidden_dropout: got 1.0"),
         (lambda: GMMN(4, bandwidths=(0.0,)), ValueError, "bandwidths: got"),
         (lambda: network(MMD(estimator="unbiased"))(data(1)), ValueError, "x: got a batch of one row"),

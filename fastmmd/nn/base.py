@@ -96,7 +96,12 @@ class GenerativeNetworkModel(Model, GenerativeNetwork):
         **options: Unpack[GenerativeNetworkOptions],
     ) -> None:
         network = MLP(
-            settings.noise_size, settings.generator, data_dim, precision=settings.precision, last_in_float32=False
+            settings.noise_size,
+            settings.generator,
+            data_dim,
+            batch_norm=settings.batch_norm,
+            precision=settings.precision,
+            last_in_float32=False,
         )
         super().__init__(
             GeneratorPrior(network, settings.noise_size, data_dim),

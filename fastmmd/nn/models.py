@@ -262,6 +262,7 @@ class GAN(GenerativeNetworkModel):
         paper: GANOptions = {
             "generator": (1200, 1200),
             "noise_size": 100,
+            "batch_norm": False,
             "discriminator": (1200, 1200),
             "input_dropout": 0.2,
             "hidden_dropout": 0.5,
@@ -298,6 +299,7 @@ class GMMN(GenerativeNetworkModel):
         paper: GMMNOptions = {
             "generator": (64, 256, 256, 1024),
             "noise_size": 10,
+            "batch_norm": False,
             "bandwidths": DEFAULT_BANDWIDTHS,
             "precision": "float32",
         }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.arguments import check_choice, check_int, check_number
-from .spread import Dropout
+from .spread import BatchNorm1d, Dropout
 
 Precision = Literal["auto", "float32", "bfloat16"]
 M = TypeVar("M", bound=nn.Module)
@@ -24,6 +24,7 @@ class MLP(nn.Module):
     Args:
         inputs, outputs: widths of the two ends. hidden: widths in between.
         input_dropout, hidden_dropout: probability of dropping an input, a hidden unit while training.
+        batch_norm: normalize every hidden layer's sums over the batch before ReLU (Ioffe and Szegedy 2015).
         noise_inputs: how many inputs, the last ones, are noise and never dropped (the implicit posterior's eta).
         precision: "float32", "bfloat16" (matrix products while training; evaluation stays float32) or "auto" (bfloat16
             where the device multiplies it natively).
@@ -38,6 +39,7 @@ class MLP(nn.Module):
         *,
         input_dropout: float = 0.0,
         hidden_dropout: float = 0.0,
+        batch_norm: bool = False,
         noise_inputs: int = 0,
         precision: Precision = "float32",
         last_in_float32: bool = True,
@@ -49,7 +51,9 @@ class MLP(nn.Module):
         self.noise_inputs = check_int("noise_inputs", noise_inputs, 0, self.inputs)
         hidden_dropout = check_number("hidden_dropout", hidden_dropout, zero=True, below=1)
         dropout = [Dropout(hidden_dropout)] if hidden_dropout else []
-        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(), *dropout)]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [nn.Linear(a, b), *([BatchNorm1d(b)] if batch_norm else []), nn.ReLU(), *dropout]
         self.input_dropout = Dropout(input_dropout)
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1], check_int("outputs", outputs))

@@ -306,6 +306,7 @@ class GMMNAESettings(AutoencoderSettings):
 class GenerativeNetworkModelOptions(ModelOptions, total=False):
     generator: Sequence[int]
     noise_size: int
+    batch_norm: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,12 +316,16 @@ class GenerativeNetworkSettings(ModelSettings):
     Attributes:
         generator: hidden widths of the generator.
         noise_size: dimension of its noise.
+        batch_norm: of the generator, see `MLP`. Without it a GAN soon draws ones alone.
     """
 
-    generator: Sequence[int] = (256, 512, 1024)
+    generator: Sequence[int] = (256, 512)
     noise_size: int = 10
+    batch_norm: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batch_norm, bool):
+            raise TypeError(f"batch_norm: got {self.batch_norm!r}, expected True or False")
         self._keep(
             generator=check_widths("generator", self.generator), noise_size=check_int("noise_size", self.noise_size)
         )
@@ -338,12 +343,13 @@ class GANOptions(GenerativeNetworkModelOptions, total=False):
 class GANSettings(GenerativeNetworkSettings):
     """Settings of `GAN`, which describes the fields."""
 
-    learning_rate: float = 2e-4
+    noise_size: int = 32
+    learning_rate: float = 5e-4
     discriminator: Sequence[int] = (512, 256)
-    input_dropout: float = 0.2
+    input_dropout: float = 0.0
     hidden_dropout: float = 0.3
     beta1: float = 0.5
-    adversary_learning_rate: float = 2e-4
+    adversary_learning_rate: float = 5e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -358,7 +364,7 @@ class GMMNOptions(GenerativeNetworkModelOptions, total=False):
 class GMMNSettings(GenerativeNetworkSettings):
     """Settings of `GMMN`, which describes the fields."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS
 
     def __post_init__(self) -> None:
