@@ -34,6 +34,8 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
     if recipe in ("mmd-ae", "ds-aae"):  # the parts of the mixture are 0.2 wide
         common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "training.regularizer_growth": 100.0}
         common |= {"model.input_dropout": 0.0, "model.regularizer_weight": 1000.0}
+    if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
+        common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
 
 
