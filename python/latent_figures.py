@@ -32,8 +32,11 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
     """Overrides of the recipe for two-dimensional codes."""
     common = {"model.code_size": 2, "model.prior": prior, "model.prior_std": 1.0, "training.evaluate_every": 0}
     if recipe in ("mmd-ae", "ds-aae"):  # the parts of the mixture are 0.2 wide
-        common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "training.regularizer_growth": 100.0}
-        common |= {"model.input_dropout": 0.0, "model.regularizer_weight": 1000.0}
+        start = 1000.0 if prior == "gaussian" else 100.0  # codes that are held too early stay between the parts
+        common |= {"model.regularizer_weight": start, "training.regularizer_growth": 1e5 / start}
+        common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
+    if recipe == "aae":
+        common |= {"model.adversary_learning_rate": 0.004, "training.regularizer_growth": 10.0}
     if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
         common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
