@@ -2,7 +2,9 @@
 
 Trains AAE, MMD-AE, DS-AAE and (Gaussian only) a VAE without labels, shows their codes side by side with draws from the
 prior, colored by label, and decodes the percentiles of the Gaussian. The table checks by MMD^2, at bandwidths down to
-the width of the mixture's parts, what the eye sees.
+the width of the mixture's parts, and by the share of the prior in holes of the codes, what the eye sees. Beside the
+held-out images it has as many training images, at random and as they follow one another: where those differ, the order
+of the data does (MNIST is sorted by writers), and codes of other images cannot match better than that.
 
 python python/latent_figures.py                      # scikit-learn's digits, 100 epochs, about a minute
 python python/latent_figures.py --data mnist --data-dir DIR --jobs 2
@@ -16,8 +18,8 @@ import torch
 from torch import Tensor
 
 import fastmmd
-from fastmmd.evaluation import percentile_grid, posterior_codes, save_grid, save_panels
-from fastmmd.training.experiments import Experiment, Run, Spec, arguments
+from fastmmd.evaluation import percentile_grid, posterior_codes, prior_holes, save_grid, save_panels
+from fastmmd.training.experiments import Experiment, Run, Spec, arguments, numbers
 
 PRIORS = {"gaussian": "N(0, I)", "mixture": "mixture of ten Gaussians"}
 MODELS = {"AAE": "aae", "MMD-AE": "mmd-ae", "DS-AAE": "ds-aae", "VAE": "vae"}
@@ -29,35 +31,49 @@ SHOWN = 5_000  # codes of a panel at most
 def settings(recipe: str, prior: str) -> dict[str, Any]:
     """Overrides of the recipe for two-dimensional codes."""
     common = {"model.code_size": 2, "model.prior": prior, "model.prior_std": 1.0, "training.evaluate_every": 0}
-    if prior == "mixture" and recipe in ("mmd-ae", "ds-aae"):
-        common["model.bandwidths"] = [0.25, 0.5, 1.0, 2.0, 4.0]  # its parts are 0.2 wide
+    if recipe in ("mmd-ae", "ds-aae"):  # the parts of the mixture are 0.2 wide
+        start = 1000.0 if prior == "gaussian" else 100.0  # codes that are held too early stay between the parts
+        common |= {"model.regularizer_weight": start, "training.regularizer_growth": 1e5 / start}
+        common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
+    if recipe == "aae":
+        common |= {"model.adversary_learning_rate": 0.004, "training.regularizer_growth": 10.0}
+    if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
+        common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--hidden", type=numbers, help="widths of the encoder's layers, as 256,128; default: the recipes'"
+    )
+    options = parser.parse_args()
     if options.epochs is None and options.data == "digits":
         options.epochs = 100
+    network = {} if options.hidden is None else {"model.hidden": [int(width) for width in options.hidden]}
     with Experiment.start("Latent figures", options) as experiment:
         specs = {
             prior: [
-                Spec(f"{name} {prior}", recipe, settings(recipe, prior))
+                Spec(f"{name} {prior}", recipe, settings(recipe, prior) | network)
                 for name, recipe in MODELS.items()
                 if (recipe, prior) != ("vae", "mixture")  # its divergence has no closed form there
             ]
             for prior in PRIORS
         }
         runs = experiment.run_all([spec for several in specs.values() for spec in several], evaluate=False)
-        text = "\n\n".join(
-            section(prior, [run for run in runs if run.spec in specs[prior]], experiment) for prior in PRIORS
-        )
-        experiment.write_report(text)
-        print(text)
+        record: dict[str, Any] = {}
+        parts = []
+        for prior in PRIORS:
+            text, record[prior] = section(prior, [run for run in runs if run.spec in specs[prior]], experiment)
+            parts.append(text)
+        experiment.write_record("latent-figures", {"runs": [run.config.recipe.to_dict() for run in runs], **record})
+        experiment.write_report("\n\n".join(parts))
+        print("\n\n".join(parts))
 
 
 @torch.no_grad()
-def section(prior: str, runs: list[Run], experiment: Experiment) -> str:
-    """The pictures of one prior, and its part of the report."""
+def section(prior: str, runs: list[Run], experiment: Experiment) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The pictures of one prior, its part of the report and its figures by model."""
     data, folder, device = experiment.data, experiment.folder, experiment.device
     splits = (data.validation, data.test)  # no model has seen either
     images = torch.cat([split.images for split in splits])
@@ -65,40 +81,66 @@ def section(prior: str, runs: list[Run], experiment: Experiment) -> str:
     generator = torch.Generator(device).manual_seed(experiment.options.seed)
     sets = [runs[0].model.prior.sample(len(images), generator=generator, device=device) for _ in range(MATCHES)]
     perfect = torch.stack([distance(draws, runs[0]) for draws in sets])
-    match, worst, draws = perfect.median().item(), perfect.max().item(), sets[0]
-    shown = slice(-SHOWN, None)
-    panels = [("draws from the prior", draws[shown], None)]
-    lines = ["| model | MMD^2 to the prior | in units of a perfect match | std of the codes | epochs | seconds |"]
-    lines += ["|---|---|---|---|---|---|"]
-    distances = {}
+    draws, more = sets[:2]
+    results: dict[str, dict[str, Any]] = {
+        "draws from the prior": {"mmd2": perfect.median().item(), "mmd2_most": perfect.max().item()}
+    }
+    results["draws from the prior"] |= {"holes": prior_holes(sets[2], draws, more), "std": stds(torch.cat(sets))}
+    order = torch.randperm(len(data.train.images), generator=generator, device=device)[: len(images)]
+    panels = [("draws from the prior", draws[-SHOWN:], None)]
     for run in runs:
         name = run.spec.name.removesuffix(f" {prior}")
         codes = posterior_codes(run.model, images, generator)
-        distances[name] = distance(codes, run).item()
-        title = f"{name}, MMD$^2$ {distances[name]:.1e}"
-        panels.append((title, codes[shown], None if labels is None else labels[shown]))
-        stds = ", ".join(f"{std:.2f}" for std in codes.std(0).tolist())
-        cells = [name, f"{distances[name]:.2e}", f"{distances[name] / match:.1f}", stds, f"{run.epochs}"]
-        lines.append("| " + " | ".join([*cells, f"{run.seconds:.0f}"]) + " |")
+        result: dict[str, Any] = {"mmd2": distance(codes, run).item(), "holes": prior_holes(codes, draws, more)}
+        for key, some in (("random", data.train.images[order]), ("consecutive", data.train.images[: len(images)])):
+            result[f"mmd2_training_{key}"] = distance(posterior_codes(run.model, some, generator), run).item()
+        results[name] = result | {"std": stds(codes), "epochs": run.epochs, "seconds": round(run.seconds)}
+        title = f"{name}, MMD$^2$ {result['mmd2']:.1e}"
+        panels.append((title, codes[-SHOWN:], None if labels is None else labels[-SHOWN:]))
         if prior == "gaussian":
             grid = percentile_grid(run.model.prior, 15).to(device)
             decoded = run.model.decode(grid.flatten(0, 1)).unflatten(0, grid.shape[:2])
             title = f"{name} on {data.name}, {PRIORS[prior]}: decoded percentiles of the prior"
             save_grid(folder / f"grid-{name.lower()}.png", decoded, data.image_shape, title)
-    stds = ", ".join(f"{std:.2f}" for std in torch.cat(sets).std(0).tolist())
-    lines.append(f"| draws from the prior | {match:.2e} | 1.0 | {stds} | | |")
+    match = results["draws from the prior"]["mmd2"]
     what = f"codes of {len(images):,} held-out images of {data.name}, prior: {PRIORS[prior]}"
     save_panels(folder / f"latent-{prior}.png", panels, f"{what}, whose draws have MMD$^2$ {match:.1e}", draws)
-    order = sorted(distances, key=lambda name: distances[name])
-    alike = [name for name in order if distances[name] <= worst]
-    verdict = (
-        f"Nearest to the prior is {order[0]}, farthest {order[-1]}. Not told from draws of the prior (at most the "
-    )
-    verdict += f"largest MMD^2 of {MATCHES} sets of as many draws, {worst:.2e}): {', '.join(alike) or 'no model'}."
-    parts = [f"## Prior: {PRIORS[prior]}", "\n".join(lines), verdict, f"![{what}](latent-{prior}.png)"]
+    parts = [f"## Prior: {PRIORS[prior]}", table(results), verdict(results), f"![{what}](latent-{prior}.png)"]
     if prior == "gaussian":
-        parts += [f"![decoded percentiles, {name}](grid-{name.lower()}.png)" for name in distances]
-    return "\n\n".join(parts)
+        parts += [f"![decoded percentiles, {name}](grid-{name.lower()}.png)" for name in list(results)[1:]]
+    return "\n\n".join(parts), results
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A row for each model, draws from the prior last."""
+    match = results["draws from the prior"]["mmd2"]
+    heads = ["model", "MMD^2 to the prior", "in units of a perfect match", "of as many training images, at random"]
+    heads += ["one after another", "share of the prior in holes", "std of the codes", "epochs", "seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in [*list(results)[1:], "draws from the prior"]:
+        row = results[name]
+        cells = [name, f"{row['mmd2']:.2e}", f"{row['mmd2'] / match:.1f}"]
+        cells += [
+            f"{row[key]:.2e}" if key in row else "" for key in ("mmd2_training_random", "mmd2_training_consecutive")
+        ]
+        cells += [f"{row['holes']:.1%}", ", ".join(f"{std:.2f}" for std in row["std"])]
+        lines.append("| " + " | ".join([*cells, *(f"{row.get(key, '')}" for key in ("epochs", "seconds"))]) + " |")
+    return "\n".join(lines)
+
+
+def verdict(results: dict[str, dict[str, Any]]) -> str:
+    """Who is nearest, and who is told from draws of the prior."""
+    most = results["draws from the prior"]["mmd2_most"]
+    order = sorted(list(results)[1:], key=lambda name: results[name]["mmd2"])
+    alike = [name for name in order if results[name]["mmd2"] <= most]
+    return (
+        f"Nearest to the prior is {order[0]}, farthest {order[-1]}. Not told from draws of the prior (at most the "
+        f"largest MMD^2 of {MATCHES} sets of as many draws, {most:.2e}): {', '.join(alike) or 'no model'}."
+    )
+
+
+def stds(codes: Tensor) -> list[float]:
+    return codes.std(0).tolist()
 
 
 def distance(codes: Tensor, run: Run) -> Tensor:

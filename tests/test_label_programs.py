@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import runpy
 import sys
 import tomllib
@@ -42,12 +43,14 @@ def test_semi_supervised(
             assert config["model"]["bandwidths"] == ([3.0, 6.5] if regularizer == "mmd-ae" else around)
     runs = {"mixture-40-labels-seed0", "swiss-roll-40-labels-seed0"}
     pictures = {f"{prior}-40-{what}.png" for prior in ("mixture", "swiss-roll") for what in ("codes", "walks")}
-    assert {path.name for path in tmp_path.iterdir()} == {*runs, *pictures, "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {*runs, *pictures, "report.md", "semi-supervised.json"}
+    record = json.loads((tmp_path / "semi-supervised.json").read_text())
+    assert all(row["mmd2"] > row["mmd2_of_draws"] > 0 and row["holes"] > 0.04 for row in list(record.values())[-2:])
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     for prior in ("mixture of ten Gaussians", "swiss roll"):
         share = report.split(f"| {prior} | 40 | ")[1].split(" |")[0]  # such as 12.34% +- 1.20%
         assert 0 <= float(share.split("%")[0]) <= 100
-        assert f"{regularizer} on digits, {prior}, 40 labels: {share} of the test codes" in out
+        assert f"{regularizer} on digits, {prior}, 40 labels: {share.split(' ')[0]} of the test codes" in out
 
 
 def test_a_discriminator_has_no_bandwidths(
@@ -73,6 +76,8 @@ def test_style_content(
         "prior-styles.png",
         "report.md",
     }
+    record = json.loads((tmp_path / "semi-supervised.json").read_text())
+    assert all(row["mmd2"] > row["mmd2_of_draws"] > 0 and row["holes"] > 0.04 for row in list(record.values())[-2:])
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     assert "Of 200 pairs" in report
     for what in (
