@@ -8,6 +8,7 @@ of the data does (MNIST is sorted by writers), and codes of other images cannot 
 
 python python/latent_figures.py                      # scikit-learn's digits, 100 epochs, about a minute
 python python/latent_figures.py --data mnist --data-dir DIR --jobs 2
+python python/latent_figures.py --data mnist --data-dir DIR --priors gaussian --hidden 256,128 --epochs 8
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--hidden", type=numbers, help="widths of the encoder's layers, as 256,128; default: the recipes'"
     )
+    parser.add_argument("--priors", choices=PRIORS, nargs="+", default=list(PRIORS))
     options = parser.parse_args()
     if options.epochs is None and options.data == "digits":
         options.epochs = 100
@@ -58,15 +60,16 @@ def main() -> None:
                 for name, recipe in MODELS.items()
                 if (recipe, prior) != ("vae", "mixture")  # its divergence has no closed form there
             ]
-            for prior in PRIORS
+            for prior in options.priors
         }
         runs = experiment.run_all([spec for several in specs.values() for spec in several], evaluate=False)
-        record: dict[str, Any] = {}
         parts = []
-        for prior in PRIORS:
-            text, record[prior] = section(prior, [run for run in runs if run.spec in specs[prior]], experiment)
+        for prior in specs:
+            of_prior = [run for run in runs if run.spec in specs[prior]]
+            text, results = section(prior, of_prior, experiment)
+            recipes = {run.spec.name: run.config.recipe.to_dict() for run in of_prior}
+            experiment.write_record(f"latent-{prior}", {"results": results, "settings": recipes})
             parts.append(text)
-        experiment.write_record("latent-figures", {"runs": [run.config.recipe.to_dict() for run in runs], **record})
         experiment.write_report("\n\n".join(parts))
         print("\n\n".join(parts))
 

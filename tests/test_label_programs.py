@@ -76,8 +76,6 @@ def test_style_content(
         "prior-styles.png",
         "report.md",
     }
-    record = json.loads((tmp_path / "semi-supervised.json").read_text())
-    assert all(row["mmd2"] > row["mmd2_of_draws"] > 0 and row["holes"] > 0.04 for row in list(record.values())[-2:])
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     assert "Of 200 pairs" in report
     for what in (

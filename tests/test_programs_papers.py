@@ -154,17 +154,17 @@ def test_latent_figures(program: Program, tmp_path: Path) -> None:
     program("latent_figures", "--epochs", 1)
     names = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
     grids = {f"grid-{model}.png" for model in ("aae", "mmd-ae", "ds-aae", "vae")}
-    assert names == {*grids, "latent-gaussian.png", "latent-mixture.png", "latent-figures.json", "report.md"}
+    files = {f"latent-{prior}.{kind}" for prior in ("gaussian", "mixture") for kind in ("png", "json")}
+    assert names == {*grids, *files, "report.md"}
     _, gaussian, mixture = (tmp_path / "run" / "report.md").read_text().split("## Prior: ")
     match = float(cells(gaussian, "draws from the prior")[0])
     # Untrained codes are no N(0, I), but for those of a VAE; N draws of it have MMD^2 = E(k(x, x) - k(x, y)) / N.
     assert all(float(cells(gaussian, name)[0]) > 3 * match for name in ("AAE", "MMD-AE", "DS-AAE"))
-    record = json.loads((tmp_path / "run" / "latent-figures.json").read_text())
     for text, prior in ((gaussian, "gaussian"), (mixture, "mixture")):
-        for name, row in record[prior].items():
+        results = json.loads((tmp_path / "run" / f"latent-{prior}.json").read_text())["results"]
+        for name, row in results.items():
             assert cells(text, name)[0] == f"{row['mmd2']:.2e}" and f"| {row['holes']:.1%} | " in text
-        draws = record[prior]["draws from the prior"]
-        assert draws["holes"] < 0.04 < record[prior]["MMD-AE"]["holes"]  # 1%, of 538
+        assert results["draws from the prior"]["holes"] < 0.04 < results["MMD-AE"]["holes"]  # 1%, of 538
     kernel = sum(s**2 / (s**2 + 2) for s in (0.25, 0.5, 1.0, 2.0))
     assert match == pytest.approx((4 - kernel) / 538, rel=0.3)
     assert "| VAE |" not in mixture and "| DS-AAE |" in mixture and "no model." in mixture

@@ -196,8 +196,9 @@ def _contours(prior: Tensor, center: _Array, reach: float) -> tuple[_Array, _Arr
     draws = prior.cpu().float()
     x, y = (torch.linspace(middle - reach, middle + reach, CELLS) for middle in center.tolist())
     points = torch.cartesian_prod(x, y)
-    sigma = 1.5 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
-    density = fastmmd.parzen_log_likelihood(torch.cat([points, draws[:HELD_DRAWS]]), draws, sigma)
+    sigma = 2 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
+    held, centers = draws.tensor_split([min(HELD_DRAWS, len(draws) // 2)])  # a draw is no center of its own density
+    density = fastmmd.parzen_log_likelihood(torch.cat([points, held]), centers, sigma)
     on_grid, at_draws = density.split([len(points), len(density) - len(points)])
     levels = at_draws.quantile(1 - torch.tensor(HELD)).unique()
     return x.numpy(), y.numpy(), on_grid.view(CELLS, CELLS).T.numpy(), levels.tolist()
