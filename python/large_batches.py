@@ -269,6 +269,7 @@ def costs_of(cell: Cell) -> list[str]:
 def recorded(cell: Cell) -> dict[str, Any]:
     of_runs = [
         {"seed": run.seed, "steps": last["step"], "seconds": run.seconds, **asdict(run.parzen), "match": matched}
+        | {"codes": asdict(run.codes)}
         for run, last, matched in zip(cell.runs, cell.last, cell.matches, strict=True)
     ]
     costs = {**cell.cost._asdict(), "share": cell.share, "eager_share": cell.eager_share}

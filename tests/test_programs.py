@@ -81,6 +81,7 @@ def test_run_folder_holds_everything(run_dir: Path) -> None:
     names = {"config.toml", "metrics.jsonl", "checkpoint.pt", "report.md", *PICTURES}
     assert {path.name for path in run_dir.iterdir()} == names
     config = tomllib.loads((run_dir / "config.toml").read_text())
+    assert config["training"]["batch_size"] == 200 and config["model"]["optimizer"] == "muon"  # the recipe's is 100
     assert config["run"]["recipe"] == "ds-aae" and config["run"]["data"] == "digits"
     assert config["run"]["seed"] == 4 and config["run"]["device"] == "cpu"
     assert config["model"]["hidden"] == [16] and config["model"]["precision"] in ("float32", "bfloat16")
