@@ -16,6 +16,7 @@ from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, 
 from ..priors import Prior
 from .networks import MLP, Precision, check_module
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
+from .spread import in_parts
 
 Mode = Literal["first_order", "doubly_stochastic"]
 
@@ -210,7 +211,9 @@ class Adversarial(Regularizer):
         draws = draws_like(prior, codes, labels)
         both = None if labels is None else labels.repeat(2)
         inputs = self._inputs(torch.cat([draws, codes.detach()]), both)
-        real, fake = self.discriminator(inputs).squeeze(1).tensor_split([draws.shape[0]])
+        with in_parts(2):
+            logits = self.discriminator(inputs)
+        real, fake = logits.squeeze(1).tensor_split([draws.shape[0]])
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
     def _frozen(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ..ops.shards import Shards
 
 _one_generator: Shards | None = None  # whose processes draw the numbers of all of them, and keep their own
+_parts = 1  # of the rows that a network sees at once, each with its own rows of every process
 
 
 @contextmanager
@@ -28,6 +29,17 @@ def one_generator(shards: Shards | None) -> Iterator[None]:
         yield
     finally:
         _one_generator = before
+
+
+@contextmanager
+def in_parts(count: int) -> Iterator[None]:
+    """For a network on rows that are several batches one after the other: one process has all rows of each in turn."""
+    global _parts
+    before, _parts = _parts, count
+    try:
+        yield
+    finally:
+        _parts = before
 
 
 def own_rows(count: int, draw: Callable[[int], Tensor]) -> Tensor:
@@ -62,8 +74,9 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if _one_generator is None or not self.training or self.p == 0:
             return super().forward(x)
-        kept = own_rows(len(x), lambda rows: x.new_empty(rows, *x.shape[1:]).bernoulli_(1 - self.p))
-        return x * kept.div_(1 - self.p)
+        of_all = x.new_empty(len(x) * _one_generator.count, *x.shape[1:]).bernoulli_(1 - self.p)
+        kept: Tensor = of_all.unflatten(0, (_parts, -1))[:, own_slice(len(x) // _parts)].flatten(0, 1)
+        return x * kept / (1 - self.p)
 
 
 class _Total(torch.autograd.Function):
