@@ -118,16 +118,17 @@ def test_folders_are_read_in_the_color_of_the_first_image_or_the_asked_one(tmp_p
     assert load_data(gray_folder).image_shape == (3, 6, 5)
 
 
-def deep_png(pixels: np.ndarray) -> bytes:
-    """[H, W, 3] uint16 as a PNG of 16 bits, which Pillow does not write."""
-    height, width, _ = pixels.shape
+def deep_png(pixels: np.ndarray, transparent: bytes = b"") -> bytes:
+    """[H, W] or [H, W, 3] uint16 as a PNG of 16 bits, of which Pillow writes gray ones without transparency alone."""
+    height, width = pixels.shape[:2]
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">2I5B", width, height, 16, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    header = chunk(b"IHDR", header) + (chunk(b"tRNS", transparent) if transparent else b"")
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:
@@ -141,6 +142,16 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     gray = pixels[:, :, 0] / np.float32(65535)
     np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), gray)
     np.testing.assert_array_equal(read_image(tmp_path / "gray.png", DataSettings("color")), np.stack([gray] * 3))
+
+
+def test_one_of_sixteen_bit_grays_is_transparent(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 65536, (6, 5), dtype=np.uint16)
+    expected = pixels / np.float32(65535)
+    (tmp_path / "a.png").write_bytes(deep_png(pixels, struct.pack(">H", pixels[1, 2])))
+    with pytest.raises(UserError, match="a.png: has transparent pixels"):
+        read_image(tmp_path / "a.png")
+    expected[1, 2] = 0.25
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", DataSettings(background=0.25)), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

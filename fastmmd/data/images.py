@@ -87,13 +87,17 @@ def _pixels(picture: Any, path: Path, settings: DataSettings) -> np.ndarray[Any,
     """[H, W] or [3, H, W] float32 in [0, 1] of an opened image."""
     if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":  # of a camera, with a preview
         raise UserError(f"{path}: {frames} frames in one file; save each as an image of its own")
-    if "transparency" in picture.info or "A" in picture.getbands():
+    deep = picture.mode.startswith("I;16")  # convert() would cut its values off at 255
+    if not deep and ("transparency" in picture.info or "A" in picture.getbands()):
         picture = _opaque(picture.convert("RGBA"), path, settings.background)
     if picture.mode in ("I", "F"):
         remedy = "save it with 8 bits, as a 16-bit PNG, or all images as an .npy of floats in 0..1"
         raise UserError(f"{path}: the range of its pixels (mode {picture.mode}) is unknown: {remedy}")
-    if picture.mode.startswith("I;16"):  # convert("L") would cut its values off at 255
-        gray = np.asarray(picture).astype(np.float32) / np.float32(65535)
+    if deep:
+        values = np.asarray(picture)
+        gray, clear = values.astype(np.float32) / np.float32(65535), values == picture.info.get("transparency", -1)
+        if clear.any():
+            gray[clear] = _known(settings.background, path)
     elif settings.color == "gray" or picture.mode in ("1", "L"):
         gray = np.asarray(picture.convert("L")) / np.float32(255)
     else:
@@ -107,14 +111,18 @@ def _pixels(picture: Any, path: Path, settings: DataSettings) -> np.ndarray[Any,
 def _opaque(picture: Any, path: Path, background: float | None) -> Any:
     """An RGBA picture without transparency, on a background."""
     if picture.getchannel("A").getextrema() != (255, 255):
-        if background is None:  # what lies behind is not said, and colors of transparent pixels mean nothing
-            raise UserError(
-                f"{path}: has transparent pixels; save it without, on the background that it shall have, or set "
-                "data.background to a gray level in 0..1"
-            )
-        pillow, level = require("PIL.Image"), round(255 * background)
+        pillow, level = require("PIL.Image"), round(255 * _known(background, path))
         picture = pillow.alpha_composite(pillow.new("RGBA", picture.size, (level, level, level, 255)), picture)
     return picture.convert("RGB")
+
+
+def _known(background: float | None, path: Path) -> float:
+    if background is None:  # what lies behind is not said, and colors of transparent pixels mean nothing
+        raise UserError(
+            f"{path}: has transparent pixels; save it without, on the background that it shall have, or set "
+            "data.background to a gray level in 0..1"
+        )
+    return background
 
 
 def _fitted(pixels: Tensor, path: Path, settings: DataSettings) -> Tensor:
