@@ -1,8 +1,8 @@
 """Fidelity and variety of samples apart: balls around real and generated points in a space of features.
 
 A likelihood by Parzen windows says neither: it rewards the means of clusters of images (Theis, van den Oord and Bethge
-2016, section 3.2). Here a ball reaches from a point to its k-th nearest neighbor in its own set, and the balls around a
-set stand for its support.
+2016). Here a ball reaches from a point to its k-th nearest neighbor in its own set, and the balls around a set stand
+for its support.
 """
 
 from __future__ import annotations

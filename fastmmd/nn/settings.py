@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict, get_args
 
-from ..ops.arguments import DEFAULT_BANDWIDTHS, Estimator, check_choice, check_int, check_number, positive_floats
+from ..ops.arguments import Estimator, check_choice, check_int, check_number, positive_floats
 from .adversaries import Mode
 from .autoencoders import Posterior
 from .inputs import Output, Reconstruction
@@ -365,7 +365,7 @@ class GMMNSettings(GenerativeNetworkSettings):
     """Settings of `GMMN`, which describes the fields."""
 
     learning_rate: float = 2e-3
-    bandwidths: Sequence[float] = DEFAULT_BANDWIDTHS
+    bandwidths: Sequence[float] = (2.0, 5.0, 10.0, 20.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
