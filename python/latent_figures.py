@@ -90,7 +90,8 @@ def section(prior: str, runs: list[Run], experiment: Experiment) -> tuple[str, d
     }
     results["draws from the prior"] |= {"holes": prior_holes(sets[2], draws, more), "std": stds(torch.cat(sets))}
     order = torch.randperm(len(data.train.images), generator=generator, device=device)[: len(images)]
-    panels = [("draws from the prior", draws[-SHOWN:], None)]
+    shown = torch.randperm(len(images), generator=generator, device=device)[:SHOWN]
+    panels = [("draws from the prior", draws[shown], None)]
     for run in runs:
         name = run.spec.name.removesuffix(f" {prior}")
         codes = posterior_codes(run.model, images, generator)
@@ -99,7 +100,7 @@ def section(prior: str, runs: list[Run], experiment: Experiment) -> tuple[str, d
             result[f"mmd2_training_{key}"] = distance(posterior_codes(run.model, some, generator), run).item()
         results[name] = result | {"std": stds(codes), "epochs": run.epochs, "seconds": round(run.seconds)}
         title = f"{name}, MMD$^2$ {result['mmd2']:.1e}"
-        panels.append((title, codes[-SHOWN:], None if labels is None else labels[-SHOWN:]))
+        panels.append((title, codes[shown], None if labels is None else labels[shown.to(labels.device)]))
         if prior == "gaussian":
             grid = percentile_grid(run.model.prior, 15).to(device)
             decoded = run.model.decode(grid.flatten(0, 1)).unflatten(0, grid.shape[:2])

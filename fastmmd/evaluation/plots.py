@@ -13,7 +13,7 @@ from torch import Tensor
 import fastmmd
 from fastmmd.evaluation.figures import _figure, _save, _scatter
 
-HELD = (0.99, 0.9, 0.5)  # of a prior's draws, inside of its contours
+HELD = (0.95, 0.5)  # of a prior's draws, inside of its contours
 HELD_DRAWS = 5_000  # of which the levels are quantiles
 CELLS = 150  # of a contour's grid, along each side
 
@@ -176,7 +176,7 @@ def save_panels(
         shown = codes.cpu().numpy()
         _scatter(axis, shown, labels, legend_on=axes[-1])
         if contours is not None:
-            axis.contour(*contours, colors="#222222", linewidths=0.6, alpha=0.8)
+            axis.contour(*contours, colors="#222222", linestyles="solid", linewidths=0.8, alpha=0.8)
         axis.set_xlim(center[0] - reach, center[0] + reach)
         axis.set_ylim(center[1] - reach, center[1] + reach)
         axis.set_aspect("equal")
@@ -196,7 +196,7 @@ def _contours(prior: Tensor, center: _Array, reach: float) -> tuple[_Array, _Arr
     draws = prior.cpu().float()
     x, y = (torch.linspace(middle - reach, middle + reach, CELLS) for middle in center.tolist())
     points = torch.cartesian_prod(x, y)
-    sigma = 2 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
+    sigma = 3 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
     held, centers = draws.tensor_split([min(HELD_DRAWS, len(draws) // 2)])  # a draw is no center of its own density
     density = fastmmd.parzen_log_likelihood(torch.cat([points, held]), centers, sigma)
     on_grid, at_draws = density.split([len(points), len(density) - len(points)])
