@@ -7,7 +7,6 @@ from .diagnostics import CodeHealth, code_health, kernel_problem
 from .generative import GenerativeModel
 from .generators import GenerativeNetwork, GeneratorPrior
 from .gmmn import GMMNAE
-from .memory import CodeMemory
 from .models import AAE, DSAAE, GAN, GMMN, MMDAE, MODELS, VAE
 from .networks import MLP
 from .regularizers import KL, MMD, ClosedFormMMD, Moments, Regularizer
@@ -30,7 +29,6 @@ __all__ = [
     "Autoencoder",
     "ClosedFormMMD",
     "CodeHealth",
-    "CodeMemory",
     "ConvDecoder",
     "ConvEncoder",
     "FourierAdversary",

@@ -13,7 +13,6 @@ from .autoencoders import Autoencoder, Posterior
 from .convolutional import ConvDecoder, ConvEncoder
 from .generative import GenerativeModel
 from .generators import GenerativeNetwork, GeneratorPrior
-from .memory import CodeMemory
 from .networks import MLP
 from .regularizers import Regularizer
 from .settings import AutoencoderSettings, FixedPriorSettings, GenerativeNetworkSettings, ModelSettings
@@ -126,8 +125,6 @@ class FixedPriorModel(AutoencoderModel):
     ) -> None:
         data_dim = check_int("data_dim", data_dim)
         encoder, decoder = _networks(data_dim, settings)
-        if settings.memory:
-            regularizer = CodeMemory(regularizer, settings.memory, settings.code_size)
         super().__init__(
             data_dim,
             settings,

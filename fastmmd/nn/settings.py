@@ -102,7 +102,6 @@ class FixedPriorOptions(AutoencoderModelOptions, total=False):
     channels: Sequence[int]
     image_shape: Sequence[int] | None
     regularizer_weight: float
-    memory: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +119,6 @@ class FixedPriorSettings(AutoencoderSettings):
         network: "mlp" with the widths `hidden`, or "convolutional" with `channels`: see `MLP`, `ConvEncoder` and
             `ConvDecoder`.
         image_shape: for convolutional networks: (H, W), or (C, H, W) of images in color; None: square gray ones.
-        memory: number of codes that the regularizer compares with the prior, those of the batch and of steps before:
-            see `CodeMemory`; 0: those of the batch.
     """
 
     prior: PriorName = "gaussian"
@@ -134,7 +131,6 @@ class FixedPriorSettings(AutoencoderSettings):
     channels: Sequence[int] = (64, 128, 256)
     image_shape: Sequence[int] | None = None
     regularizer_weight: float = 1.0
-    memory: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +142,6 @@ class FixedPriorSettings(AutoencoderSettings):
         self._keep(
             num_classes=check_int("num_classes", self.num_classes),
             channels=check_widths("channels", self.channels),
-            memory=check_int("memory", self.memory, 0),
         )
         if self.image_shape is not None:
             self._keep(image_shape=check_widths("image_shape", self.image_shape))
@@ -264,8 +259,6 @@ class VAESettings(FixedPriorSettings):
             raise ValueError(f"prior: got {self.prior!r}, expected 'gaussian': KL has a closed form for it only")
         if self.labels == "regularizer":
             raise ValueError("labels: got 'regularizer', but KL takes none; expected 'none' or 'decoder'")
-        if self.memory:
-            raise ValueError(f"memory: got {self.memory}, expected 0: KL compares no codes with the prior")
 
 
 class GMMNAEOptions(AutoencoderModelOptions, total=False):

@@ -152,14 +152,14 @@ class CountsSteps(nn.Module):
         """Warns, once, of a loop that trains on batches and never ends a step.
 
         Args:
-            moves: the end of a step moves an adversary, or remembers codes.
+            moves: the end of a step moves an adversary.
         """
         if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
             return
         if moves or self._warming:
             self._unended += 1
             if self._unended == PATIENCE:
-                what = "the adversary stands still, the memory stays empty" if moves else "the warm-up never ends"
+                what = "the adversary stands still" if moves else "the warm-up never ends"
                 warnings.warn(
                     f"{PATIENCE} training batches without end_step(): {what}; call model.end_step(losses.codes, "
                     "labels) after each step of the optimizers",
