@@ -263,6 +263,6 @@ print(run(int(sys.argv[1])) - before)
 
 
 def test_memory_does_not_grow() -> None:
-    """16 MB of samples within the 8 MB that were allowed."""
-    (grown,) = measured(MEMORY, 5)
-    assert grown < 12  # and what the allocator keeps
+    """26 MB of samples within the 8 MB that were allowed, and what the allocator keeps of them."""
+    (grown,) = measured(MEMORY, 8)
+    assert grown < 18
