@@ -358,13 +358,13 @@ def run(n, classes):
         fastmmd.mmd2(x, y, (1.0,), x_labels=labels, y_labels=labels, class_weights=[0.1] * classes).backward()
 run(1000, 10)
 before = peak()
-run(4_000, 2)
-run(4_000, 300)
+run(6_000, 2)
+run(6_000, 300)
 print(peak() - before)
 """
 
 
 def test_memory_is_linear(backend: str) -> None:
-    """A float32 matrix for two classes would take 15 MiB each, one [300, N, D] for three hundred 27 MiB."""
+    """A float32 matrix for two classes would take 34 MiB each, one [300, N, D] for three hundred 41 MiB."""
     (grown,) = measured(MEMORY, backend)
-    assert grown < 12
+    assert grown < 25

@@ -159,4 +159,4 @@ print(before, peak())
 
 def test_memory_is_constant() -> None:
     before, after = measured(MEMORY, *((10_000, 8) if FULL else (300, 10)))
-    assert after - before < 20 and after < 1_000  # MiB; the samples of one update are 25
+    assert after - before < 100 and after < 1_000  # MiB; the samples of one update are 25

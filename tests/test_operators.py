@@ -185,15 +185,15 @@ def run(n):
         fastmmd.parzen_log_likelihood(x, y[:n // 2], 1.0).sum().backward()
 run(1000)
 before = peak()
-run(3000)
+run(6000)
 print(peak() - before)
 """
 
 
 def test_memory_is_linear(backend: str) -> None:
-    """A 3000 x 3000 float32 matrix would take 34 MiB, the smallest here 17 MiB; tiles take a few."""
+    """A 6000 x 6000 float32 matrix would take 137 MiB, the smallest here 69 MiB; tiles take a few."""
     (grown,) = measured(MEMORY, backend)
-    assert grown < 16
+    assert grown < 35
 
 
 class Deterministic(TorchDispatchMode):
