@@ -4,7 +4,7 @@ Trains AAE, MMD-AE, DS-AAE and (Gaussian only) a VAE without labels, shows their
 prior, colored by label, and decodes the percentiles of the Gaussian. The table checks by MMD^2, at bandwidths down to
 the width of the mixture's parts, and by the share of the prior in holes of the codes, what the eye sees. Beside the
 held-out images it has as many training images, at random and as they follow one another: where those differ, the order
-of the data does (MNIST is sorted by writers), and codes of other images cannot match better than that.
+of the data does (that of MNIST is not random), and codes of other images cannot match better than that.
 
 python python/latent_figures.py                      # scikit-learn's digits, 100 epochs, about a minute
 python python/latent_figures.py --data mnist --data-dir DIR --jobs 2
