@@ -12,7 +12,7 @@ from ..ops.shards import Group, Shards, shards_of
 from .inputs import Output, RangeWatch
 from .regularizers import Regularizer
 from .spread import share_statistics, unsynchronized
-from .steps import CountsSteps
+from .steps import CountsSteps, adam
 
 
 class GenerativeModel(CountsSteps):
@@ -27,6 +27,8 @@ class GenerativeModel(CountsSteps):
     decoder_classes: int
     range_watch: RangeWatch
     progress: float | None
+    adversary_learning_rate: float
+    adversary_beta1: float
     shards: Shards | None = None
     _alone = False  # whether it is known that this process trains by itself
 
@@ -75,6 +77,13 @@ class GenerativeModel(CountsSteps):
     def descends_adversary(self) -> bool:
         """Whether an optimizer trains the regularizer's adversary."""
         return self.regularizer.descends_adversary
+
+    def _adversary_optimizer(self) -> dict[str, Optimizer]:
+        """Adam for "adversary", where an optimizer trains one."""
+        if not self.descends_adversary:
+            return {}
+        adversary = list(self.regularizer.parameters())
+        return {"adversary": adam(adversary, self.adversary_learning_rate, self.adversary_beta1)}
 
     @property
     def phase_progress(self) -> float:

@@ -143,11 +143,8 @@ class GenerativeNetwork(GenerativeModel):
 
     def configure_optimizers(self) -> dict[str, Optimizer]:
         """Adam for "generator", for "adversary" where one is trained."""
-        optimizers = {"generator": adam(list(self.generator.parameters()), self.learning_rate, self.beta1)}
-        if self.descends_adversary:
-            adversary = list(self.regularizer.parameters())
-            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
-        return optimizers
+        generator = adam(list(self.generator.parameters()), self.learning_rate, self.beta1)
+        return {"generator": generator} | self._adversary_optimizer()
 
     def optimizer_names(self) -> tuple[str, ...]:
         return ("generator", "adversary") if self.descends_adversary else ("generator",)

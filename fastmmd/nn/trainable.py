@@ -10,7 +10,7 @@ from . import inputs
 from .generative import GenerativeModel
 from .labels import check_switch, receivers
 from .regularizers import Moments
-from .steps import Losses, OptimizerName, adam, descend, descent
+from .steps import Losses, OptimizerName, descend, descent
 
 
 class Trainable(GenerativeModel):
@@ -24,8 +24,6 @@ class Trainable(GenerativeModel):
     optimizer: OptimizerName
     beta1: float
     generator_learning_rate: float | None
-    adversary_learning_rate: float
-    adversary_beta1: float
 
     @property
     def code_size(self) -> int:
@@ -48,10 +46,7 @@ class Trainable(GenerativeModel):
         if self.generator_learning_rate is not None:
             encoder = list(self.encoder.parameters())
             optimizers["generator"] = descent(self.optimizer, encoder, self.generator_learning_rate, self.beta1)
-        if self.descends_adversary:
-            adversary = list(self.regularizer.parameters())
-            optimizers["adversary"] = adam(adversary, self.adversary_learning_rate, self.adversary_beta1)
-        return optimizers
+        return optimizers | self._adversary_optimizer()
 
     def optimizer_names(self) -> tuple[str, ...]:
         generator = ("generator",) if self.generator_learning_rate is not None else ()
