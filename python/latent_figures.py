@@ -106,9 +106,10 @@ def section(prior: str, runs: list[Run], experiment: Experiment) -> tuple[str, d
             decoded = run.model.decode(grid.flatten(0, 1)).unflatten(0, grid.shape[:2])
             title = f"{name} on {data.name}, {PRIORS[prior]}: decoded percentiles of the prior"
             save_grid(folder / f"grid-{name.lower()}.png", decoded, data.image_shape, title)
-    match = results["draws from the prior"]["mmd2"]
+    match, target = results["draws from the prior"]["mmd2"], runs[0].model.prior
     what = f"codes of {len(images):,} held-out images of {data.name}, prior: {PRIORS[prior]}"
-    save_panels(folder / f"latent-{prior}.png", panels, f"{what}, whose draws have MMD$^2$ {match:.1e}", draws)
+    title = f"{what}, whose draws have MMD$^2$ {match:.1e}"
+    save_panels(folder / f"latent-{prior}.png", panels, title, target)
     parts = [f"## Prior: {PRIORS[prior]}", table(results), verdict(results), f"![{what}](latent-{prior}.png)"]
     if prior == "gaussian":
         parts += [f"![decoded percentiles, {name}](grid-{name.lower()}.png)" for name in list(results)[1:]]

@@ -117,7 +117,7 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> tuple[str, dict[
         ("codes of the test images", codes, data.test.labels),
         ("draws from the prior", draws, labels),
     ]
-    save_panels(experiment.folder / f"{stem}-codes.png", panels, what, draws)
+    save_panels(experiment.folder / f"{stem}-codes.png", panels, what, model.prior)
     walks = walk(model, prior).to(experiment.device)  # [10, 16, 2]
     with torch.no_grad():
         images = model.decode(walks.flatten(0, 1)).unflatten(0, walks.shape[:2])

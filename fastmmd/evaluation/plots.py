@@ -12,9 +12,13 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd.evaluation.figures import _figure, _save, _scatter
+from fastmmd.priors import Prior
+from fastmmd.priors.base import check_prior
+from fastmmd.priors.closed_form import ClosedFormPrior
 
-HELD = (0.95, 0.5)  # of a prior's draws, inside of its contours
-HELD_DRAWS = 5_000  # of which the levels are quantiles
+HELD = (0.95, 0.5)  # of a prior, inside of its contours
+DRAWS = 5_000  # from the prior: they set the frame, and their densities the levels of the contours
+CENTERS = 50_000  # further draws, for the density of a prior without a closed form
 CELLS = 150  # of a contour's grid, along each side
 
 _Path = str | os.PathLike[str]
@@ -151,27 +155,35 @@ def save_heatmap(
 
 
 def save_panels(
-    path: _Path, panels: Sequence[tuple[str, Tensor, Tensor | None]], title: str = "", prior: Tensor | None = None
+    path: _Path, panels: Sequence[tuple[str, Tensor, Tensor | None]], title: str = "", prior: Prior | None = None
 ) -> None:
     """Two-dimensional codes of several models side by side in one frame.
 
     Args:
         panels: (title, codes [N, 2], labels [N] or None); labels color the codes.
-        prior: draws [M, 2] that set the frame, with the contours that hold `HELD` of them under the codes; default: the
-            panels' own codes set it. Codes outside of it are counted in the panel's corner.
+        prior: it sets the frame, and its contours, which hold `HELD` of it, are under the codes; default: the panels'
+            own codes set the frame. Codes outside of it are counted in the panel's corner.
 
     Raises:
-        ValueError: codes that are not [N, 2].
+        ValueError, TypeError: codes that are not [N, 2], or no prior of two dimensions.
     """
     for name, codes, _ in panels:
         if codes.ndim != 2 or codes.shape[1] != 2:
             raise ValueError(f"panels: codes of {name!r} have shape {list(codes.shape)}, expected [N, 2]")
-    frame = np.concatenate([codes.cpu().numpy() for _, codes, _ in panels] if prior is None else [prior.cpu().numpy()])
+    if prior is None:
+        frame = np.concatenate([codes.cpu().numpy() for _, codes, _ in panels])
+    else:
+        check_prior(prior)
+        if prior.dim != 2:
+            raise ValueError(f"prior: got one of dimension {prior.dim}, expected 2")
+        generator = torch.Generator().manual_seed(0)
+        draws = prior.sample(DRAWS, generator=generator, dtype=torch.float64)
+        frame = draws.numpy()
     center = frame.mean(0)
     reach = 1.15 * np.abs(frame - center).max()
     figure, axes = _figure(3.3 * len(panels) + 0.7, 3.9 if title else 3.6, columns=len(panels))
     axes = np.atleast_1d(axes)
-    contours = None if prior is None else _contours(prior, center, reach)
+    contours = None if prior is None else _contours(prior, draws, center, reach, generator)
     for axis, (name, codes, labels) in zip(axes, panels, strict=True):
         shown = codes.cpu().numpy()
         _scatter(axis, shown, labels, legend_on=axes[-1])
@@ -191,16 +203,20 @@ def save_panels(
     _save(figure, path)
 
 
-def _contours(prior: Tensor, center: _Array, reach: float) -> tuple[_Array, _Array, _Array, list[float]]:
-    """x, y, the density of draws [M, 2] on a square about the center, and its levels that hold `HELD` of them."""
-    draws = prior.cpu().float()
+def _contours(
+    prior: Prior, draws: Tensor, center: _Array, reach: float, generator: torch.Generator
+) -> tuple[_Array, _Array, _Array, list[float]]:
+    """x, y, the prior's density on a square about the center, and its levels that hold `HELD` of draws [M, 2]."""
     x, y = (torch.linspace(middle - reach, middle + reach, CELLS) for middle in center.tolist())
-    points = torch.cartesian_prod(x, y)
-    sigma = 3 * reach / CELLS  # finer than what the eye tells apart, wide enough to be smooth
-    held, centers = draws.tensor_split([min(HELD_DRAWS, len(draws) // 2)])  # a draw is no center of its own density
-    density = fastmmd.parzen_log_likelihood(torch.cat([points, held]), centers, sigma)
-    on_grid, at_draws = density.split([len(points), len(density) - len(points)])
-    levels = at_draws.quantile(1 - torch.tensor(HELD)).unique()
+    points = torch.cat([torch.cartesian_prod(x, y), draws])
+    sigma = 2 * reach / CELLS  # finer than what the eye tells apart
+    if isinstance(prior, ClosedFormPrior):  # its embedding by a narrow kernel is its density
+        density = 1 + prior.kernel_means((sigma,), (1.0,), draws.device).cross(points)
+    else:
+        centers = prior.sample(CENTERS, generator=generator, dtype=draws.dtype)
+        density = fastmmd.parzen_log_likelihood(points, centers, sigma)
+    on_grid, at_draws = density.tensor_split([CELLS**2])
+    levels = at_draws.quantile(1 - torch.tensor(HELD, dtype=density.dtype)).unique()
     return x.numpy(), y.numpy(), on_grid.view(CELLS, CELLS).T.numpy(), levels.tolist()
 
 
