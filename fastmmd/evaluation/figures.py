@@ -17,14 +17,17 @@ from torch import Tensor
 from fastmmd.errors import require
 from fastmmd.files import replacing
 
+DPI = 110
+
 _Path = str | os.PathLike[str]
 
 
 def save_samples(path: _Path, images: Tensor, image_shape: Sequence[int], title: str = "", columns: int = 10) -> None:
     """A grid of images [N, data_dim], row by row."""
     sheet = _sheet(images, image_shape, columns)
+    width, height = _cell(image_shape)
     rows = math.ceil(len(images) / columns)
-    figure, axes = _figure(columns * 0.72, rows * 0.72 * _aspect(image_shape) + 0.4 * bool(title))
+    figure, axes = _figure(columns * width, rows * height + 0.4 * bool(title))
     _show(axes, sheet)
     axes.set_axis_off()
     if title:
@@ -39,7 +42,8 @@ def save_reconstructions(
     half = math.ceil(len(images) / 2)
     rows = [part[start : start + half] for start in (0, half) for part in (images, reconstructions)]
     sheets = [_sheet(row, image_shape, half) for row in rows if len(row)]
-    figure, axes = _figure(half * 0.72 + 1.0, 4 * 0.78 * _aspect(image_shape) + 0.5, rows=len(sheets))
+    width, height = _cell(image_shape)
+    figure, axes = _figure(half * width + 1.0, 4 * (height + 0.06) + 0.5, rows=len(sheets))
     for axis, sheet, label in zip(axes, sheets, ("image", "reconstruction") * 2, strict=False):
         _show(axis, sheet)
         axis.set_xticks([])
@@ -96,8 +100,8 @@ def save_grid(
 
     For chains (a row for each step), interpolations, walks and latent grids.
     """
-    count, width = images.shape[:2]
-    figure, axis = _figure(width * 0.72 + 1.2 * bool(rows), count * 0.72 * _aspect(image_shape) + 0.4 * bool(title))
+    width, height = _cell(image_shape)
+    figure, axis = _figure(images.shape[1] * width + 1.2 * bool(rows), images.shape[0] * height + 0.4 * bool(title))
     _label_grid(axis, images, image_shape, rows, columns)
     if title:
         axis.set_title(title, fontsize=10)
@@ -122,8 +126,9 @@ def save_walks(
         names: of the walks; their numbers by default.
     """
     names = names or [str(number) for number in range(len(walks))]
-    tall = max(4.2, len(walks) * 0.5 * _aspect(image_shape))
-    wide = max(2.0, tall * images.shape[1] / len(walks) / _aspect(image_shape))
+    width, height = _cell(image_shape)
+    tall = max(4.2, len(walks) * 0.7 * height)
+    wide = max(2.0, tall * images.shape[1] / len(walks) * width / height)
     shrink = min(1.0, 14 / wide)  # a single long walk is a strip
     figure, (plane, sheet) = _figure(4.6 + wide * shrink, tall + 0.4, columns=2, widths=(4.4, wide * shrink))
     below = draws[:, :2].cpu().numpy()
@@ -206,9 +211,11 @@ def _sheet(images: Tensor, shape: Sequence[int], columns: int) -> np.ndarray[Any
     return sheet
 
 
-def _aspect(shape: Sequence[int]) -> float:
+def _cell(shape: Sequence[int]) -> tuple[float, float]:
+    """Width and height of an image in inches: two dots or more for each pixel."""
     height, width = _picture(np.zeros(math.prod(shape), np.float32), shape).shape[:2]
-    return float(height / width)
+    inches = max(0.72, 2 * (width + 1) / DPI)
+    return inches, inches * height / width
 
 
 def _show(axis: Any, sheet: np.ndarray[Any, Any]) -> None:
@@ -227,4 +234,4 @@ def _save(figure: Any, path: _Path) -> None:
     path = Path(path)
     path = path if path.suffix else path.with_suffix(".png")
     with replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=110, facecolor="white")
+        figure.savefig(file, format=path.suffix[1:], dpi=DPI, facecolor="white")
