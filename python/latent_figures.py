@@ -37,7 +37,11 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
         common |= {"model.regularizer_weight": start, "training.regularizer_growth": 1e5 / start}
         common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
     if recipe == "aae":
-        common |= {"model.adversary_learning_rate": 0.004, "training.regularizer_growth": 10.0}
+        common |= {
+            "model.adversary_learning_rate": 0.004,
+            "training.regularizer_growth": 100.0,
+            "training.average": 0.999,
+        }
     if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
         common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
