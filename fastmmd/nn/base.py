@@ -162,7 +162,15 @@ def _networks(data_dim: int, settings: FixedPriorSettings) -> tuple[nn.Module, n
         decoder = ConvDecoder(inputs, channels[::-1], data_dim, image_shape=shape, precision=precision)
     else:
         hidden = settings.hidden
-        encoder = MLP(data_dim + noise, hidden, outputs, input_dropout=dropout, noise_inputs=noise, precision=precision)
+        encoder = MLP(
+            data_dim + noise,
+            hidden,
+            outputs,
+            input_dropout=dropout,
+            hidden_dropout=settings.hidden_dropout,
+            noise_inputs=noise,
+            precision=precision,
+        )
         decoder = MLP(inputs, hidden[::-1], data_dim, precision=precision, last_in_float32=False)
     return encoder, decoder
 
