@@ -22,6 +22,8 @@ class TrainingOptions(TypedDict, total=False):
     """Keyword arguments of `Autoencoder` that only some of the models set."""
 
     warmup_steps: int
+    shape: Regularizer | None
+    shape_weight: float
     adversary_learning_rate: float
     adversary_beta1: float
     generator_learning_rate: float | None

@@ -170,6 +170,8 @@ class MMDAEOptions(FixedPriorOptions, total=False):
     bandwidths: Sequence[float]
     closed_form: bool
     estimator: Estimator
+    shape_bandwidths: Sequence[float]
+    shape_weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +182,14 @@ class MMDAESettings(FixedPriorSettings):
     bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
     closed_form: bool = True
     estimator: Estimator = "biased"
+    shape_bandwidths: Sequence[float] = ()
+    shape_weight: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep(bandwidths=positive_floats("bandwidths", self.bandwidths))
+        shape = self.shape_bandwidths
+        self._keep(shape_bandwidths=positive_floats("shape_bandwidths", shape) if shape else ())
         if not isinstance(self.closed_form, bool):
             raise TypeError(f"closed_form: got {self.closed_form!r}, expected true or false")
 

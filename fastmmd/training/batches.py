@@ -141,6 +141,19 @@ class Batches:
         self.position, self.epochs = state["position"], state.get("epochs", 0)
 
 
+def training_batches(
+    model: Model, dataset: Dataset, config: RunConfig, device: torch.device, shards: Shards | None
+) -> Batches:
+    """Those of a run, the part of a process of a group.
+
+    Raises:
+        UserError: the labels are not those that the model needs, or sizes do not fit.
+    """
+    training, labels = config.recipe.training, training_labels(model, dataset, config, device)
+    images, balanced = dataset.train_files or dataset.train.images, balanced_rows(labels, model, config)
+    return Batches(images, training.batch_size, config.seed, labels, training.workers, shards, balanced)
+
+
 def training_labels(model: Model, dataset: Dataset, config: RunConfig, device: torch.device) -> Tensor | None:
     """Labels [N] int64 of the training images on the device, -1 for those treated as unlabeled.
 
