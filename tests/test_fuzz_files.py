@@ -345,6 +345,7 @@ def test_state_of_the_batches(tmp_path: Path) -> None:
     for key, value in (
         ("generator", torch.zeros(3)), ("generator", None), ("generator", torch.zeros(5056, dtype=torch.uint8)),
         ("position", -1), ("position", "1"), ("position", None), ("rows", "20"), ("batch_size", 4.0),
+        ("epochs", -1), ("labeled_batch", None),
     ):  # fmt: skip
         with pytest.raises(UserError, match="position in the data is damaged"):
             batches.load_state_dict({**good, key: value})

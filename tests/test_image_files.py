@@ -88,7 +88,8 @@ def test_training_is_that_in_memory(
 ) -> None:
     """To the last bit, with noise, labels, an interruption in the middle of an epoch, and going on."""
     options = {"model__denoising": 0.1, "training__evaluate_every": 0, "training__labeled": 40}
-    options |= {"model__labels": "regularizer", "model__prior": "mixture", "model__code_size": 2}
+    options |= {"model__labels": "regularizer", "model__prior": "swiss_roll", "model__code_size": 2}
+    options |= {"model__num_classes": 3, "training__labeled_batch": 6}
     whole, files = load_data(str(folder)), on_disk(folder, monkeypatch)
     same_held_out = replace(files, validation=whole.validation, test=whole.test)
     expected = trainer(tmp_path / "memory", tiny("aae", **options), whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import runpy
 import sys
 import tomllib
@@ -35,22 +36,36 @@ def test_semi_supervised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], regularizer: str
 ) -> None:
     words = ["--run-dir", str(tmp_path), "--epochs", "1", "--labeled", "40", "--regularizer", regularizer]
+    words += ["--seeds", "2"]
     words += ["--bandwidths", "3,6.5"] if regularizer == "mmd-ae" else []
     run(monkeypatch, "semi_supervised", *words)
     if regularizer != "aae":
         for prior, around in (("mixture", [2.0, 4.0, 8.0, 16.0]), ("swiss-roll", [0.5, 1.0, 2.0, 4.0])):
             config = tomllib.loads((tmp_path / f"{prior}-40-labels-seed0" / "config.toml").read_text())
             assert config["model"]["bandwidths"] == ([3.0, 6.5] if regularizer == "mmd-ae" else around)
-    runs = {"mixture-40-labels-seed0", "swiss-roll-40-labels-seed0"}
+    runs = {f"{prior}-40-labels-seed{seed}" for prior in ("mixture", "swiss-roll") for seed in range(2)}
     pictures = {f"{prior}-40-{what}.png" for prior in ("mixture", "swiss-roll") for what in ("codes", "walks")}
     assert {path.name for path in tmp_path.iterdir()} == {*runs, *pictures, "report.md", "semi-supervised.json"}
     record = json.loads((tmp_path / "semi-supervised.json").read_text())
-    assert all(row["mmd2"] > row["mmd2_of_draws"] > 0 and row["holes"] > 0.04 for row in list(record.values())[-2:])
+    rows = [record["mixture, 40"], record["swiss_roll, 40"]]
+    assert all([run["seed"] for run in row["runs"]] == [0, 1] for row in rows)
+    measured = [run[split] for row in rows for run in row["runs"] for split in ("validation", "test")]
+    assert all(one["mmd2"] > one["mmd2_of_draws"] > 0 and one["holes"] > 0.04 for one in measured)
+    assert len({one["in_part"] for one in measured}) > 4  # other splits, seeds and priors have other codes
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     for prior in ("mixture of ten Gaussians", "swiss roll"):
-        share = report.split(f"| {prior} | 40 | ")[1].split(" |")[0]  # such as 12.34% +- 1.20%
-        assert 0 <= float(share.split("%")[0]) <= 100
-        assert f"{regularizer} on digits, {prior}, 40 labels: {share.split(' ')[0]} of the test codes" in out
+        share = report.split(f"| {prior} | 40 | 0, 1 | ")[1].split(" |")[0]  # 12.34% (10.00% to 14.68%) +- 1.20%
+        mean, low, high, _ = map(float, re.findall(r"[\d.]+", share))
+        assert 0 <= low <= mean <= high <= 100
+        for seed in range(2):
+            line = re.search(f"{regularizer} on digits, {prior}, 40 labels, seed {seed}: (.*)% of the test codes", out)
+            assert line is not None and low <= float(line[1]) <= high
+
+
+def test_models_of_no_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "semi_supervised", "--run-dir", str(tmp_path), "--seeds", "0")
+    assert "--seeds: got 0, expected at least 1" in capsys.readouterr().err
 
 
 def test_a_discriminator_has_no_bandwidths(

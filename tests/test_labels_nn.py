@@ -13,7 +13,19 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd.evaluation import chain, markov_chain, posterior_samples, prior_samples
-from fastmmd.nn import AAE, KL, MLP, MMD, MODELS, Adversarial, Autoencoder, ClosedFormMMD, FourierAdversary, Regularizer
+from fastmmd.nn import (
+    AAE,
+    KL,
+    MLP,
+    MMD,
+    MMDAE,
+    MODELS,
+    Adversarial,
+    Autoencoder,
+    ClosedFormMMD,
+    FourierAdversary,
+    Regularizer,
+)
 from fastmmd.nn.base import Model
 from fastmmd.nn.settings import PriorName
 from fastmmd.priors import Gaussian, GaussianMixture, Prior, SwissRoll
@@ -264,3 +276,51 @@ def test_chains_and_posterior_samples_need_a_decoder_without_classes() -> None:
             ValueError, match="the decoder has 3 classes, and codes drawn from the posterior have no labels"
         ):
             make()
+
+
+class Seen(MMD):
+    """The discrepancy, which remembers codes and labels."""
+
+    def forward(self, codes: Tensor, prior: Any, moments: Any = None, labels: Tensor | None = None) -> Tensor:
+        self.codes, self.labels = codes, labels
+        return super().forward(codes, prior, moments, labels)
+
+
+def test_shape_sees_the_codes_of_evaluation() -> None:
+    """Without dropout and noise, while the regularizer sees those with both; its weighted loss reaches the encoder."""
+    first, second = Seen((4.0,), num_classes=10), Seen((0.5,), num_classes=10)
+    encoder, decoder = MLP(16, (8,), 2, input_dropout=0.5, hidden_dropout=0.5), MLP(2, (8,), 16)
+    prior = GaussianMixture()
+    model = Autoencoder(encoder, decoder, prior, first, denoising=0.1, shape=second, shape_weight=3.0)
+    x, labels = torch.rand(40, 16), torch.arange(40) % 10
+    expected = model.encode(x)
+    losses = model(x, labels)
+    assert torch.equal(second.codes, expected) and torch.equal(first.codes, losses.codes)
+    assert not torch.equal(first.codes, expected) and encoder.hidden[2].training
+    assert first.labels is not None and torch.equal(first.labels, labels) and torch.equal(second.labels, labels)
+    torch.manual_seed(0)
+    both = model(x, labels).regularizer
+    model.shape_weight = 0.0
+    torch.manual_seed(0)
+    alone = model(x, labels).regularizer
+    assert both > alone
+    (gradient,) = torch.autograd.grad(both - alone, [encoder.output.weight], allow_unused=True)
+    assert gradient is not None and gradient.abs().sum() > 0
+    model.training_step(x, model.configure_optimizers(), labels)
+    assert torch.equal(second.codes, expected)
+
+
+def test_shape_is_no_adversary() -> None:
+    encoder, decoder = MLP(16, (8,), 2), MLP(2, (8,), 16)
+    with pytest.raises(ValueError, match="shape: got Adversarial, expected a regularizer without an adversary"):
+        Autoencoder(encoder, decoder, Gaussian(2), MMD(), shape=Adversarial.mlp(2))
+
+
+def test_the_mmd_autoencoders_shape() -> None:
+    options: dict[str, Any] = {"prior": "mixture", "labels": "regularizer", "code_size": 2, "closed_form": False}
+    model = MMDAE(16, hidden=(8,), shape_bandwidths=[0.5, 1], shape_weight=2.0, **options)
+    assert isinstance(model.shape, MMD) and model.shape.bandwidths == (0.5, 1.0)
+    assert (model.shape.estimator, model.shape.num_classes, model.shape_weight) == ("unbiased", 10, 2.0)
+    assert MMDAE(16, **options).shape is None and MMDAE(16, **model.settings()).shape is not None
+    with pytest.raises(ValueError, match="shape_bandwidths: got"):
+        MMDAE(16, shape_bandwidths=[0.0])

@@ -147,6 +147,15 @@ def widths(network: nn.Module) -> list[int]:
     return [layers[0].in_features, *(layer.out_features for layer in layers)]
 
 
+def test_dropout_is_in_the_encoder_alone() -> None:
+    model = MMDAE(16, hidden=(8, 4), code_size=2, hidden_dropout=0.3, input_dropout=0.2)
+    dropouts = [part.p for part in model.encoder.modules() if isinstance(part, nn.Dropout)]
+    assert dropouts.count(0.3) >= 1 and dropouts.count(0.2) == 1
+    assert all(part.p == 0 for part in model.decoder.modules() if isinstance(part, nn.Dropout))
+    with pytest.raises(ValueError, match="hidden_dropout: got 0.3, expected 0 with network='convolutional'"):
+        MMDAE(16, network="convolutional", channels=(4,), hidden_dropout=0.3)
+
+
 def test_the_papers_settings() -> None:
     for kind in (MMDAE, DSAAE):
         model = kind.paper()

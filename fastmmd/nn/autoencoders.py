@@ -50,6 +50,9 @@ class Autoencoder(Trainable):
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
         output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
+        shape, shape_weight: a second regularizer, of the codes without dropout and denoising noise, as evaluation makes
+            them; its share is added to that of the regularizer. Dropout widens the codes that the latter fits to the
+            prior, so those without it become narrower than the prior.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
         learning_rate: of encoder and decoder. beta1: Adam's, for them.
         optimizer: "adam", or "muon": Muon for the weight matrices of encoder and decoder, see `MuonAdam`; for large
@@ -81,6 +84,8 @@ class Autoencoder(Trainable):
         reconstruction: Reconstruction = "cross_entropy",
         output: Output = "sigmoid",
         regularizer_weight: float = 1.0,
+        shape: Regularizer | None = None,
+        shape_weight: float = 1.0,
         warmup_steps: int = 0,
         learning_rate: float = 1e-3,
         optimizer: OptimizerName = "adam",
@@ -100,6 +105,9 @@ class Autoencoder(Trainable):
         check_prior(prior)
         denoising = check_number("denoising", denoising, zero=True)
         regularizer_weight = check_number("regularizer_weight", regularizer_weight, zero=True)
+        if shape is not None and check_module("shape", shape, Regularizer).learns:
+            raise ValueError(f"shape: got {type(shape).__name__}, expected a regularizer without an adversary")
+        self.shape_weight = check_number("shape_weight", shape_weight, zero=True)
         check_number("learning_rate", learning_rate)
         check_choice("optimizer", optimizer, get_args(OptimizerName))
         check_number("beta1", beta1, zero=True, below=1)
@@ -114,6 +122,7 @@ class Autoencoder(Trainable):
         if isinstance(regularizer, KL) and posterior != "gaussian":
             raise ValueError(f'posterior: got {posterior!r}; KL needs the moments of posterior="gaussian"')
         self.encoder, self.decoder, self.prior, self.regularizer = encoder, decoder, prior, regularizer
+        self.shape = shape
         self.posterior, self.reconstruction, self.output, self.denoising = posterior, reconstruction, output, denoising
         self.noise_size = 0
         if posterior == "implicit":

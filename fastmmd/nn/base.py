@@ -22,6 +22,8 @@ class TrainingOptions(TypedDict, total=False):
     """Keyword arguments of `Autoencoder` that only some of the models set."""
 
     warmup_steps: int
+    shape: Regularizer | None
+    shape_weight: float
     adversary_learning_rate: float
     adversary_beta1: float
     generator_learning_rate: float | None
@@ -162,7 +164,15 @@ def _networks(data_dim: int, settings: FixedPriorSettings) -> tuple[nn.Module, n
         decoder = ConvDecoder(inputs, channels[::-1], data_dim, image_shape=shape, precision=precision)
     else:
         hidden = settings.hidden
-        encoder = MLP(data_dim + noise, hidden, outputs, input_dropout=dropout, noise_inputs=noise, precision=precision)
+        encoder = MLP(
+            data_dim + noise,
+            hidden,
+            outputs,
+            input_dropout=dropout,
+            hidden_dropout=settings.hidden_dropout,
+            noise_inputs=noise,
+            precision=precision,
+        )
         decoder = MLP(inputs, hidden[::-1], data_dim, precision=precision, last_in_float32=False)
     return encoder, decoder
 

@@ -39,6 +39,9 @@ class MMDAE(FixedPriorModel):
             labels="regularizer" require.
         estimator: "biased" or "unbiased", see `MMD`.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
+        shape_bandwidths, shape_weight: those of a second, unbiased MMD with draws, and its weight relative to the
+            first: `shape` of `Autoencoder`, without bandwidths none. With wide `bandwidths` the first places the
+            classes, where there is dropout, and with narrow ones the second shapes them.
         posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 instead of 300): untrained it
             is nearly N(0, I), which with a large weight counts as a perfect match, and the codes stay uninformative.
         The others, and all defaults: see `settings.MMDAESettings`.
@@ -62,7 +65,11 @@ class MMDAE(FixedPriorModel):
             raise ValueError(f"closed_form: got true, but there is none for {what}; set closed_form=false")
         else:
             regularizer = ClosedFormMMD(bandwidths, estimator=estimator, kernel_weights=average)
-        super().__init__(data_dim, settings, prior, regularizer)
+        shape = None
+        if narrow := settings.shape_bandwidths:
+            weights = [1.0 / len(narrow)] * len(narrow)
+            shape = MMD(narrow, estimator="unbiased", kernel_weights=weights, num_classes=classes)
+        super().__init__(data_dim, settings, prior, regularizer, shape=shape, shape_weight=settings.shape_weight)
 
     @classmethod
     def paper(cls, data_dim: int = 784, **options: Unpack[MMDAEOptions]) -> Self:

@@ -59,6 +59,7 @@ class AutoencoderModelOptions(ModelOptions, total=False):
     code_size: int
     hidden: Sequence[int]
     input_dropout: float
+    hidden_dropout: float
     denoising: float
     reconstruction: Reconstruction
     optimizer: OptimizerName
@@ -73,13 +74,15 @@ class AutoencoderSettings(ModelSettings):
     Attributes:
         code_size: dimension of the codes.
         hidden: widths of the hidden layers of encoder and, reversed, decoder.
-        input_dropout: probability of dropping a pixel at the encoder's input while training.
+        input_dropout, hidden_dropout: probability of dropping a pixel at the encoder's input, and a unit of its hidden
+            layers (fully connected ones only), while training.
         denoising, reconstruction, optimizer, beta1, standardize: see `Autoencoder`.
     """
 
     code_size: int = 4
     hidden: Sequence[int] = (1024, 512, 216)
     input_dropout: float = 0.1
+    hidden_dropout: float = 0.0
     denoising: float = 0.0
     reconstruction: Reconstruction = "cross_entropy"
     optimizer: OptimizerName = "adam"
@@ -139,6 +142,8 @@ class FixedPriorSettings(AutoencoderSettings):
         check_choice("labels", self.labels, get_args(Labels))
         check_choice("network", self.network, get_args(Network))
         check_number("prior_std", self.prior_std)
+        if self.network == "convolutional" and self.hidden_dropout:
+            raise ValueError(f"hidden_dropout: got {self.hidden_dropout!r}, expected 0 with network='convolutional'")
         self._keep(
             num_classes=check_int("num_classes", self.num_classes),
             channels=check_widths("channels", self.channels),
@@ -165,6 +170,8 @@ class MMDAEOptions(FixedPriorOptions, total=False):
     bandwidths: Sequence[float]
     closed_form: bool
     estimator: Estimator
+    shape_bandwidths: Sequence[float]
+    shape_weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +182,14 @@ class MMDAESettings(FixedPriorSettings):
     bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
     closed_form: bool = True
     estimator: Estimator = "biased"
+    shape_bandwidths: Sequence[float] = ()
+    shape_weight: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep(bandwidths=positive_floats("bandwidths", self.bandwidths))
+        shape = self.shape_bandwidths
+        self._keep(shape_bandwidths=positive_floats("shape_bandwidths", shape) if shape else ())
         if not isinstance(self.closed_form, bool):
             raise TypeError(f"closed_form: got {self.closed_form!r}, expected true or false")
 
@@ -262,7 +273,6 @@ class VAESettings(FixedPriorSettings):
 
 
 class GMMNAEOptions(AutoencoderModelOptions, total=False):
-    hidden_dropout: float
     generator: Sequence[int]
     noise_size: int
     autoencoder_share: float
@@ -276,7 +286,6 @@ class GMMNAESettings(AutoencoderSettings):
     """Settings of `GMMNAE`, which describes the fields."""
 
     code_size: int = 5
-    hidden_dropout: float = 0.0
     generator: Sequence[int] = (256, 256, 256)
     noise_size: int = 5
     autoencoder_share: float = 0.75

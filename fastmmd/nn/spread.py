@@ -79,6 +79,19 @@ class Dropout(nn.Dropout):
         return x * kept / (1 - self.p)
 
 
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """A network in training that drops nothing."""
+    dropping = [part for part in network.modules() if isinstance(part, nn.Dropout) and part.training]
+    for part in dropping:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in dropping:
+            part.train()
+
+
 class _Total(torch.autograd.Function):
     """The sum over all processes, each of which has a loss that depends on it."""
 

@@ -9,7 +9,8 @@ from ..priors import Prior
 from . import inputs
 from .generative import GenerativeModel
 from .labels import check_switch, receivers
-from .regularizers import Moments
+from .regularizers import Moments, Regularizer
+from .spread import without_dropout
 from .steps import Losses, OptimizerName, descend, descent
 
 
@@ -20,6 +21,8 @@ class Trainable(GenerativeModel):
     decoder: nn.Module
     prior: Prior
     regularizer_weight: float
+    shape: Regularizer | None
+    shape_weight: float
     learning_rate: float
     optimizer: OptimizerName
     beta1: float
@@ -64,14 +67,14 @@ class Trainable(GenerativeModel):
         Raises:
             ValueError, TypeError: see `training_step`.
         """
-        x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
+        x = inputs.check_batch(self, x, *self._trained())
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
         self._expect_end_step(self.regularizer.ends_steps)
         codes, moments = self._infer(self.corrupt(x) if self.training else x, draw=True)
         classes = () if parts is None else (parts,)
         adversary = self.regularizer.adversary_loss(codes.detach(), self.prior, *classes)
-        penalty: Tensor = self.regularizer(codes, self.prior, moments, *classes)
+        penalty = self._penalty(x, codes, moments, *classes)
         warming = self.training and self._warming
         reconstruction = penalty.new_zeros(()) if warming else self.reconstruction_loss(x, codes, switch)
         return Losses(reconstruction + self.regularizer_weight * penalty, reconstruction, penalty, adversary, codes)
@@ -122,7 +125,7 @@ class Trainable(GenerativeModel):
             RuntimeError: several processes of `torch.distributed` would train models of their own; see `synchronize`.
         """
         self._check_synchronized()
-        x = inputs.check_batch(self, x, self.encoder, self.decoder, self.regularizer)
+        x = inputs.check_batch(self, x, *self._trained())
         inputs.check_optimizers(self, optimizers)
         parts, switch = receivers(labels, self.regularizer, self.decoder_classes)
         check_switch(x, switch, self.decoder_classes)
@@ -136,7 +139,7 @@ class Trainable(GenerativeModel):
             codes, moments = self._infer(self.corrupt(x), draw=True)
         # Before the encoder's step, which so meets the adversary of this very batch.
         self.regularizer.update(codes.detach(), self.prior, optimizers.get("adversary"), *classes)
-        penalty = self.regularizer(codes, self.prior, moments, *classes)
+        penalty = self._penalty(x, codes, moments, *classes)
         if self._warming:
             reconstruction = penalty.new_zeros(())
         elif not two_phases:
@@ -147,3 +150,17 @@ class Trainable(GenerativeModel):
         descend(loss, optimizers["generator" if two_phases else "autoencoder"], shards=self.shards)
         self._count_step()
         return terms
+
+    def _trained(self) -> list[nn.Module]:
+        """What runs on the rows of a batch."""
+        return [self.encoder, self.decoder, self.regularizer, *([] if self.shape is None else [self.shape])]
+
+    def _penalty(self, x: Tensor, codes: Tensor, moments: Moments | None, *classes: Tensor) -> Tensor:
+        """Of a batch [B, data_dim] and its codes [B, code_size]: the regularizer, and `shape` with its weight."""
+        penalty: Tensor = self.regularizer(codes, self.prior, moments, *classes)
+        if self.shape is None:
+            return penalty
+        with without_dropout(self.encoder):
+            codes, moments = self._infer(x, draw=True)
+        of_shape: Tensor = self.shape(codes, self.prior, moments, *classes)
+        return penalty + self.shape_weight * of_shape

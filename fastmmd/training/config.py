@@ -38,6 +38,8 @@ class Training:
             decoder learns first where codes belong, then they fill the prior, while the learning rate falls.
         labeled: number of training images whose labels are used, chosen by the seed; the others count as unlabeled;
             -1: all. For a model with classes (model.labels), which needs some.
+        labeled_batch: labeled images that join every batch, as many of each class; 0: none. Where few of the images
+            are labeled, a batch has too few of a class to show how wide its codes are.
         average: decay of the exponential moving average of the weights, which evaluation and sampling use
             in their place; 0: none.
         evaluate_every: epochs between two Parzen estimates on the validation split; 0: at the end only.
@@ -56,6 +58,7 @@ class Training:
     warmup: float = 0.0
     regularizer_growth: float = 1.0
     labeled: int = 0
+    labeled_batch: int = 0
     average: float = 0.0
     evaluate_every: int = 5
     health_every: int = 200
@@ -67,6 +70,7 @@ class Training:
             ("epochs", 1),
             ("batch_size", 2),
             ("labeled", -1),
+            ("labeled_batch", 0),
             ("evaluate_every", 0),
             ("health_every", 0),
             ("threads", 0),

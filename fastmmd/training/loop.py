@@ -37,7 +37,7 @@ from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
 from fastmmd.nn.spread import one_generator
-from fastmmd.training.batches import Batch, Batches, training_labels
+from fastmmd.training.batches import Batch, training_batches
 from fastmmd.training.health import HealthMonitor
 from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
@@ -91,9 +91,7 @@ class Trainer:
         self.optimizers: dict[str, torch.optim.Optimizer] = self.model.configure_optimizers()
         self.schedules = Schedules(self.model, self.optimizers, training)
         self.average = AveragedModel(self.model) if training.average else None
-        labels = training_labels(self.model, dataset, config, self.device)
-        images = self.dataset.train_files or self.dataset.train.images
-        self.batches = Batches(images, training.batch_size, config.seed, labels, training.workers, processes.shards)
+        self.batches = training_batches(self.model, self.dataset, config, self.device, processes.shards)
         self.timer = RegularizerTimer(self.model.regularizer, self.device)
         self.health = HealthMonitor(self.model, config.seed)
         self.step, self.epoch = 0, 0
@@ -289,7 +287,7 @@ class Trainer:
         self.seconds += seconds
         record: dict[str, Any] = {"epoch": self.epoch, "step": self.step, **self.terms.means(len(self.batches))}
         record["seconds"] = self.seconds
-        record["images_per_second"] = self.step * self.batches.batch_size / self.seconds
+        record["images_per_second"] = self.step * self.batches.rows / self.seconds
         record["regularizer_share"] = self.timer.share
         self.terms.clear()
         return record
