@@ -234,9 +234,13 @@ def test_prior_holes() -> None:
     assert prior_holes(around, draws, more) == pytest.approx(expected, abs=1e-9) and 0.1 < expected < math.pi / 16
     assert code_statistics(around, draws, draws.flip(0)).holes == prior_holes(around, draws, draws.flip(0))
     assert prior_holes(draws[:1], draws[:1] + 0.1, draws[:1] + 0.3) == 1.0  # one of each
-    for other in ((draws[:5], more), (draws, more[:, :1]), (draws, more[:0])):
+    for other in ((draws[:5], more), (draws, more[:0])):
         with pytest.raises(ValueError, match=r"draws: got shape"):
             prior_holes(draws, *other)
+    with pytest.raises(ValueError, match="more_draws: got dimension 1"):
+        prior_holes(draws, draws, more[:, :1])
+    with pytest.raises(ValueError, match="codes: got NaN or infinity"):  # codes of NaN would leave no hole
+        prior_holes(draws.index_fill(0, torch.tensor(7), math.nan), draws, more)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 4), (4, 4, 3), (7,)])
