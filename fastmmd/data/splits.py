@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +48,13 @@ class Dataset:
     @property
     def data_dim(self) -> int:
         return self.train.images.shape[1]
+
+    def checksum(self) -> int | str:
+        """Of the training images and their labels, bit by bit; of images in files, see `ImageFiles.checksum`."""
+        if self.train_files is not None:
+            return self.train_files.checksum()
+        parts = [part.cpu().contiguous() for part in (self.train.images, self.train.labels) if part is not None]
+        return functools.reduce(lambda sum_, part: zlib.crc32(part.numpy(), sum_), parts, 0)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with its images on `device` (labels stay on the host)."""
