@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import zlib
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,8 +52,10 @@ class Dataset:
         """Of the training images and their labels, bit by bit; of images in files, see `ImageFiles.checksum`."""
         if self.train_files is not None:
             return self.train_files.checksum()
-        parts = [part.cpu().contiguous() for part in (self.train.images, self.train.labels) if part is not None]
-        return functools.reduce(lambda sum_, part: zlib.crc32(part.numpy(), sum_), parts, 0)
+        checksum = 0
+        for part in (self.train.images, self.train.labels):
+            checksum = checksum if part is None else zlib.crc32(part.cpu().contiguous().numpy().data, checksum)
+        return checksum
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with its images on `device` (labels stay on the host)."""

@@ -51,7 +51,8 @@ class Classifier(nn.Module):
         return self.layers(self._planes(images))  # type: ignore[no-any-return]
 
     def _planes(self, images: Tensor) -> Tensor:
-        return images.unflatten(1, (self.channels, *self.image_shape[-2:]))
+        planes: Tensor = images.unflatten(1, (self.channels, *self.image_shape[-2:]))
+        return planes
 
     @torch.no_grad()
     @in_eval_mode

@@ -73,7 +73,7 @@ class MuonAdam(Optimizer):
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.state, part.param_groups = self.state, [group]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both; returns what the closure does, which is evaluated first."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
