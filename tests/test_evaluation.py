@@ -30,6 +30,7 @@ from fastmmd.evaluation import (
 )
 from fastmmd.evaluation.sampling import images_file
 from fastmmd.nn import MMDAE
+from fastmmd.training import report
 
 DIM = 3
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -221,6 +222,18 @@ def test_code_statistics() -> None:
     assert good.prior_norm_quantiles == pytest.approx(rayleigh, rel=0.15)
     with pytest.raises(ValueError, match="one shape"):
         code_statistics(draws, draws[:10], more)
+
+
+def test_the_report_of_codes_of_many_dimensions() -> None:
+    """No table of 200 columns."""
+    for dim in (20, 21):
+        codes, draws, more = gaussian(50, 1, 0.5, dim), gaussian(50, 2, 1.0, dim), gaussian(50, 3, 1.0, dim)
+        statistics = code_statistics(codes, draws, more)
+        table = report._codes(statistics)[0].splitlines()
+        assert table[0].endswith("| z20 |" if dim == 20 else "| of 21 dimensions | least | median | largest |")
+        std = sorted(statistics.std)
+        shown = statistics.std if dim == 20 else (std[0], std[10], std[20])
+        assert table[4] == "| std | " + " | ".join(f"{value:.2f}" for value in shown) + " |"
 
 
 def test_prior_holes() -> None:
