@@ -307,8 +307,10 @@ def test_classifier_of_colors() -> None:
         optimizer.zero_grad()
         F.cross_entropy(classifier(images), labels).backward()
         optimizer.step()
-    classifier.eval()
     assert (classifier.predict(images) == labels).all()
+    features = classifier.features(images)  # both in eval mode, without dropout
+    assert features.shape == (120, 128) and classifier.training
+    torch.testing.assert_close(classifier.eval()(images), classifier.layers[-1](features))
 
 
 # --- pictures ---

@@ -30,6 +30,7 @@ from fastmmd.evaluation import (
 )
 from fastmmd.evaluation.sampling import images_file
 from fastmmd.nn import MMDAE
+from fastmmd.training import report
 
 DIM = 3
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -223,6 +224,18 @@ def test_code_statistics() -> None:
         code_statistics(draws, draws[:10], more)
 
 
+def test_the_report_of_codes_of_many_dimensions() -> None:
+    """No table of 200 columns."""
+    for dim in (20, 21):
+        codes, draws, more = gaussian(50, 1, 0.5, dim), gaussian(50, 2, 1.0, dim), gaussian(50, 3, 1.0, dim)
+        statistics = code_statistics(codes, draws, more)
+        table = report._codes(statistics)[0].splitlines()
+        assert table[0].endswith("| z20 |" if dim == 20 else "| of 21 dimensions | least | median | largest |")
+        std = sorted(statistics.std)
+        shown = statistics.std if dim == 20 else (std[0], std[10], std[20])
+        assert table[4] == "| std | " + " | ".join(f"{value:.2f}" for value in shown) + " |"
+
+
 def test_prior_holes() -> None:
     draws, more = uniform(4_000, 2, seed=1), uniform(1_000, 2, seed=2)
     assert prior_holes(draws, draws, more) == 0.01  # by definition: 10 draws are farther than the 990th
@@ -234,9 +247,13 @@ def test_prior_holes() -> None:
     assert prior_holes(around, draws, more) == pytest.approx(expected, abs=1e-9) and 0.1 < expected < math.pi / 16
     assert code_statistics(around, draws, draws.flip(0)).holes == prior_holes(around, draws, draws.flip(0))
     assert prior_holes(draws[:1], draws[:1] + 0.1, draws[:1] + 0.3) == 1.0  # one of each
-    for other in ((draws[:5], more), (draws, more[:, :1]), (draws, more[:0])):
+    for other in ((draws[:5], more), (draws, more[:0])):
         with pytest.raises(ValueError, match=r"draws: got shape"):
             prior_holes(draws, *other)
+    with pytest.raises(ValueError, match="more_draws: got dimension 1"):
+        prior_holes(draws, draws, more[:, :1])
+    with pytest.raises(ValueError, match="codes: got NaN or infinity"):  # codes of NaN would leave no hole
+        prior_holes(draws.index_fill(0, torch.tensor(7), math.nan), draws, more)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 4), (4, 4, 3), (7,)])

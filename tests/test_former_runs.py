@@ -15,9 +15,11 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,10 +28,11 @@ from fastmmd.data import load_data
 from fastmmd.evaluation import parzen_evaluation, prior_samples
 from fastmmd.nn import AAE
 from fastmmd.training import load_recipe
+from fastmmd.training.commands import sample
 from fastmmd.training.config import with_epochs
 from fastmmd.training.loop import Trainer
 from fastmmd.training.report import sigma_grid
-from fastmmd.training.run import RunConfig, RunFolder, load_model
+from fastmmd.training.run import RunConfig, RunFolder, load_model, load_trained
 
 FORMER = Path(__file__).parent / "data" / "former-run"
 
@@ -80,3 +83,24 @@ def test_resume(folder: RunFolder) -> None:
 def test_config_of_a_former_run_is_a_recipe() -> None:
     recipe = load_recipe(str(FORMER / "config.toml"), "digits", {"training.labelled": 60})
     assert recipe.kind == "aae" and recipe.training.labeled == 60 and recipe.model.prior == "mixture"
+
+
+def test_data_in_another_order_are_told_of(tmp_path: Path) -> None:
+    """Color arrays [N, H, W, 3] were rows of pixels before they became planes."""
+    torch.set_num_threads(1)
+    images = np.random.default_rng(0).random((40, 4, 4, 3), dtype=np.float32)
+    array = tmp_path / "images.npy"
+    np.save(array, images.reshape(40, -1))  # as they were read
+    settings = {"model.hidden": [4], "training.batch_size": 16, "training.epochs": 1, "evaluation.samples": 20}
+    config = RunConfig(load_recipe("mmd-ae", "", settings), str(array), 48)
+    folder = RunFolder.create(tmp_path / "run")
+    config.write(folder.config)
+    Trainer(config, config.load_data(), folder, quiet=True).fit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_trained(folder, None, "cpu")
+    np.save(array, images)
+    with pytest.warns(UserWarning, match=r"run was trained on other images or labels than .*images.npy holds now"):
+        load_trained(folder, None, "cpu")
+    with pytest.warns(UserWarning, match="was trained on other images"):
+        sample(folder.path, 2, tmp_path / "drawn.npy", sampler="posterior", device="cpu")

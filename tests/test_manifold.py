@@ -88,16 +88,19 @@ def test_an_outlier_among_the_real_points() -> None:
 @pytest.mark.parametrize(
     ("real", "samples", "k", "message"),
     [
-        (points(5, 2), points(5, 3), 3, r"got \[5, 2\] and \[5, 3\]"),
-        (points(5), points(5, 1), 3, "must be matrices"),
+        (points(5, 2), points(5, 3), 3, "samples: got dimension 3"),
+        (points(5), points(5, 1), 3, r"real: got shape \[5\], expected \[N, D\]"),
         (points(3, 2), points(5, 2), 3, "real: got 3 points, expected more than k = 3"),
         (points(5, 2), points(3, 2), 3, "samples: got 3 points"),
         (points(5, 2), points(5, 2), 0, "k: got 0"),
+        (points(5, 2) * torch.nan, points(5, 2), 3, "real: got NaN or infinity"),
+        (points(5, 2), points(5, 2).index_fill(0, torch.tensor(1), torch.inf), 3, "samples: got NaN or infinity"),
+        (points(5, 2), points(5, 2).int(), 3, r"samples: got dtype torch.int32"),
     ],
 )
 def test_errors(real: Tensor, samples: Tensor, k: int, message: str) -> None:
     for function in (precision_recall, density_coverage):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             function(real, samples, k)
 
 

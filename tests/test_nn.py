@@ -270,24 +270,6 @@ def test_checkpoint_round_trip(kind: str, options: dict[str, Any]) -> None:
     assert same(list(model.buffers()), list(again.buffers()))
 
 
-def test_muon_moves_along_the_orthogonal_factor() -> None:
-    """Every matrix by U V^T of its gradient U S V^T, to the accuracy of Muon's iteration, biases as Adam does."""
-    model = small("mmd-ae", optimizer="muon", learning_rate=1e-3)
-    weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    before = [weight.detach().clone() for weight in weights]
-    model.training_step(data(), model.configure_optimizers())
-    for old, new in zip(before, weights, strict=True):
-        step, gradient = old - new.detach(), new.grad
-        if old.ndim == 1:
-            torch.testing.assert_close(step, 1e-3 * gradient / (gradient.abs() + 1e-8), rtol=0, atol=1e-6)
-            continue
-        u, s, vh = torch.linalg.svd(gradient, full_matrices=False)
-        kept = s > 0.05 * s.norm()  # the iteration does not reach 1 from singular values near 0
-        inner = (u.T @ step @ vh.T)[kept][:, kept] / (1e-3 * max(old.shape) ** 0.5)
-        assert ((inner.diagonal() > 0.6) & (inner.diagonal() < 1.3)).all()
-        assert (inner - inner.diagonal().diag()).abs().max() < 0.1
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -353,6 +335,7 @@ def test_labels_need_a_regularizer_with_classes() -> None:
         model = small(kind)
         before, optimizers = parameters(model), model.configure_optimizers()
         message = f"labels: got some, but neither {type(model.regularizer).__name__} nor the decoder has classes"
+        message = message if kind in AUTOENCODERS else "labels: got some, but a generator alone has no classes"
         with pytest.raises(ValueError, match=message):
             model.training_step(data(), optimizers, labels)
         with pytest.raises(ValueError, match=message):

@@ -147,9 +147,23 @@ def test_a_copy_has_distance_zero() -> None:
     assert len(nothing.indices) == 0 and nothing.indices.dtype == torch.int64
 
 
-def test_nearest_neighbors_check_their_shapes() -> None:
-    for points, images in (((2, 3), (4, 5)), ((2, 3), (0, 3)), ((3,), (4, 3))):
-        with pytest.raises(ValueError, match="must be matrices with the same D, got"):
-            nearest_neighbors(torch.zeros(points), torch.zeros(images))
+def test_nearest_neighbors_of_half_precision() -> None:
+    """In half precision itself these squares would be infinite."""
+    images = (100 * torch.rand(300, 400, generator=torch.Generator().manual_seed(0))).half()
+    neighbors = nearest_neighbors(images.flip(0), images)
+    assert torch.equal(neighbors.indices, torch.arange(300).flip(0)) and neighbors.squared_distances.max() == 0
+
+
+def test_nearest_neighbors_check_their_arguments() -> None:
+    for points, images, message in (
+        (torch.zeros(2, 3), torch.zeros(4, 5), "images: got dimension 5"),
+        (torch.zeros(2, 3), torch.zeros(0, 3), "images: got none"),
+        (torch.zeros(3), torch.zeros(4, 3), "points: got shape"),
+        (torch.zeros(2, 3), torch.zeros(2, 3).int(), "images: got dtype"),
+        (torch.zeros(2, 3), torch.zeros(2, 3).double(), "images: got dtype"),
+        (torch.zeros(2, 3), torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, math.nan]]), "images: got NaN"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            nearest_neighbors(points, images)
     far = nearest_neighbors(torch.full((1, 2), math.nan), torch.zeros(3, 2))
     assert far.squared_distances.isnan().all()

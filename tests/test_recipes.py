@@ -67,6 +67,8 @@ def test_every_recipe_serves_every_data_set() -> None:
         for data_name, dim in (("digits", 64), ("mnist", 784), ("/some/path", 16)):
             recipe = load_recipe(name, data_name)
             assert recipe.build(dim).data_dim == dim
+    patches = load_recipe("aae-conv", "patches").for_images((3, 32, 32))
+    assert patches.build(3_072).data_dim == 3_072 and patches.training.batch_size == 64  # 250 are nine steps an epoch
 
 
 def test_overrides_and_tables_of_one_data_set(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +47,15 @@ class Dataset:
     @property
     def data_dim(self) -> int:
         return self.train.images.shape[1]
+
+    def checksum(self) -> int | str:
+        """Of the training images and their labels, bit by bit; of images in files, see `ImageFiles.checksum`."""
+        if self.train_files is not None:
+            return self.train_files.checksum()
+        checksum = 0
+        for part in (self.train.images, self.train.labels):
+            checksum = checksum if part is None else zlib.crc32(part.cpu().contiguous().numpy().data, checksum)
+        return checksum
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with its images on `device` (labels stay on the host)."""

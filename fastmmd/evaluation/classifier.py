@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fastmmd.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from fastmmd.data import Dataset, Split
 from fastmmd.errors import UserError
+from fastmmd.nn.inputs import in_eval_mode
 
 CHUNK = 2_000  # images classified at once
 BATCH = 100
@@ -47,18 +48,23 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, data_dim] in [0, 1] -> logits [B, C]."""
-        return self.layers(images.unflatten(1, (self.channels, *self.image_shape[-2:])))  # type: ignore[no-any-return]
+        return self.layers(self._planes(images))  # type: ignore[no-any-return]
+
+    def _planes(self, images: Tensor) -> Tensor:
+        planes: Tensor = images.unflatten(1, (self.channels, *self.image_shape[-2:]))
+        return planes
 
     @torch.no_grad()
+    @in_eval_mode
     def probabilities(self, images: Tensor) -> Tensor:
         """[N, data_dim] in [0, 1] -> the probability of each class, [N, C]; in eval mode."""
         return torch.cat([self(part).softmax(1) for part in images.split(CHUNK)])
 
     @torch.no_grad()
+    @in_eval_mode
     def features(self, images: Tensor) -> Tensor:
         """[N, data_dim] in [0, 1] -> what the last layer sees of each, [N, 128]; in eval mode."""
-        pictures = (part.unflatten(1, (1, *self.image_shape)) for part in images.split(CHUNK))
-        return torch.cat([self.layers[:-1](picture) for picture in pictures])
+        return torch.cat([self.layers[:-1](self._planes(part)) for part in images.split(CHUNK)])
 
     def predict(self, images: Tensor) -> Tensor:
         """[N, data_dim] -> the most probable class of each, [N] int64."""

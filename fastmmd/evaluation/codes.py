@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fastmmd
-from fastmmd.evaluation.neighbors import nearest_neighbors
+from fastmmd.evaluation.neighbors import check_finite, nearest_neighbors
 from fastmmd.evaluation.walks import roll_walk
+from fastmmd.ops.arguments import check_points
 from fastmmd.priors import MixturePrior, Prior, SwissRoll
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99)
@@ -77,11 +78,13 @@ def prior_holes(codes: Tensor, draws: Tensor, more_draws: Tensor) -> float:
     does not see codes where the prior has no mass. Linear memory.
 
     Raises:
-        ValueError: the shapes do not fit, or there are no draws.
+        TypeError, ValueError: no floating tensors, shapes that do not fit, no draws, or NaN or infinity.
     """
+    check_points(2, empty=True, codes=codes, draws=draws, more_draws=more_draws)
     for name, other, rows in (("draws", draws, len(codes)), ("more_draws", more_draws, len(more_draws))):
-        if codes.ndim != 2 or other.shape != (rows, codes.shape[1]) or not rows:
+        if other.shape != (rows, codes.shape[1]) or not rows:
             raise ValueError(f"{name}: got shape {list(other.shape)} for codes of shape {list(codes.shape)}")
+    check_finite(codes=codes, draws=draws, more_draws=more_draws)
     near = nearest_neighbors(more_draws, draws).squared_distances
     far = nearest_neighbors(more_draws, codes).squared_distances
     radius = near.sort().values[math.ceil(NEAR * len(near)) - 1]  # `quantile` takes 16 million numbers at most

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd.evaluation.neighbors import distance_tiles
-from fastmmd.ops.arguments import check_int
+from fastmmd.evaluation.neighbors import check_finite, distance_tiles
+from fastmmd.ops.arguments import check_int, check_points
 
 _SLACK = 1e-12  # of the mean squared norm: above what float64 rounds off, so that a point at the border is inside
 
@@ -41,12 +41,12 @@ def precision_recall(real: Tensor, samples: Tensor, k: int = 3) -> PrecisionReca
     """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2), in memory linear in both sets.
 
     Args:
-        real: [N, D] features of real images, N > k; samples: [M, D] those of samples, M > k; of one dtype and device.
-            Use as many of both.
+        real: [N, D] features of real images, N > k; samples: [M, D] those of samples, M > k. Use as many of both. They
+            are compared in float64.
         k: a ball's radius is the distance of its center to the k-th nearest of the other points of its set.
 
     Raises:
-        ValueError, TypeError: naming the argument.
+        ValueError, TypeError: naming the argument; also NaN or infinity.
     """
     real, samples, slack = _prepared(real, samples, k)
     inside_real, _ = _inside(real, _radii(real, k) + slack, samples)
@@ -75,12 +75,11 @@ def density_coverage(real: Tensor, samples: Tensor, k: int = 5) -> DensityCovera
 def _prepared(real: Tensor, samples: Tensor, k: int) -> tuple[Tensor, Tensor, float]:
     """Both sets in float64 about the mean of the real points, and what counts as no distance between two squares."""
     check_int("k", k)
-    if real.ndim != 2 or samples.ndim != 2 or real.shape[1] != samples.shape[1]:
-        shapes = f"{list(real.shape)} and {list(samples.shape)}"
-        raise ValueError(f"real [N, D] and samples [M, D] must be matrices with the same D, got {shapes}")
+    check_points(2, empty=True, real=real, samples=samples)
     for name, points in (("real", real), ("samples", samples)):
         if len(points) <= k:
             raise ValueError(f"{name}: got {len(points)} points, expected more than k = {k}")
+    check_finite(real=real, samples=samples)
     center = real.double().mean(0)
     real, samples = real.double() - center, samples.double() - center
     largest = max(points.square().sum(1).mean().item() for points in (real, samples))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastmmd.ops.arguments import check_points, compute_dtype
+
 ROWS, COLUMNS = 1_024, 4_096  # of a tile of distances: 16 MB in float32
 
 
@@ -26,6 +28,17 @@ class Tile(NamedTuple):
     squared: Tensor
 
 
+def check_finite(**sets: Tensor) -> None:
+    """Points of which one with NaN would be nobody's neighbor and hide others behind it.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, points in sets.items():
+        if not bool(points.isfinite().all()):
+            raise ValueError(f"{name}: got NaN or infinity, expected finite numbers")
+
+
 def distance_tiles(first: Tensor, second: Tensor, center: Tensor) -> Iterator[Tile]:
     """All squared distances between points [N, D] and [M, D], tile by tile, row of tiles by row of tiles.
 
@@ -38,7 +51,7 @@ def distance_tiles(first: Tensor, second: Tensor, center: Tensor) -> Iterator[Ti
         for begin in range(0, len(second), COLUMNS):
             columns = slice(begin, min(begin + COLUMNS, len(second)))
             b = second[columns] - center
-            yield Tile(rows, columns, torch.addmm(b.square().sum(1), a, b.T, alpha=-2) + own)
+            yield Tile(rows, columns, torch.addmm(b.square().sum(1), a, b.T, alpha=-2).add_(own))
 
 
 @torch.no_grad()
@@ -49,14 +62,18 @@ def nearest_neighbors(points: Tensor, images: Tensor) -> Neighbors:
     squared differences: 0 for a copy. Images that are equally near up to rounding may stand for each other.
 
     Args:
-        points: [N, D]; images: [M >= 1, D], of one dtype and on one device.
+        points: [N, D]; one with NaN has the distance NaN. images: [M >= 1, D]. They are compared in float32, in float64
+            if that is their dtype.
 
     Raises:
-        ValueError: other shapes, or no images.
+        TypeError, ValueError: naming the argument: no floating tensors, other shapes or devices, one of float64 beside
+            another dtype; no images, or NaN or infinity in them.
     """
-    if points.ndim != 2 or images.ndim != 2 or points.shape[1] != images.shape[1] or len(images) == 0:
-        shapes = f"{list(points.shape)} and {list(images.shape)}"
-        raise ValueError(f"points [N, D] and images [M >= 1, D] must be matrices with the same D, got {shapes}")
+    check_points(2, empty=True, points=points, images=images)
+    if len(images) == 0:
+        raise ValueError("images: got none, expected at least one")
+    check_finite(images=images)
+    points, images = (each.to(compute_dtype(each)) for each in (points, images))
     best = torch.full((len(points),), torch.inf, device=points.device, dtype=points.dtype)
     index = torch.zeros(len(points), device=points.device, dtype=torch.int64)
     for rows, columns, squared in distance_tiles(points, images, images.mean(0)):

@@ -12,7 +12,6 @@ from ..priors.base import check_draws
 from . import inputs
 from .generative import GenerativeModel
 from .inputs import Output, in_eval_mode
-from .labels import receivers
 from .networks import check_module
 from .regularizers import KL, ClosedFormMMD, Regularizer
 from .spread import own_rows
@@ -137,7 +136,7 @@ class GenerativeNetwork(GenerativeModel):
         """
         like = next(self.parameters(), torch.empty(0))
         inputs.check_draws(count, generator, like.device)
-        receivers(labels, self.regularizer, 0)  # raises: there are no classes
+        _refuse(labels)
         draws = self.generator.sample(count, generator=generator, device=like.device, dtype=like.dtype)
         return inputs.data_of(draws, self.output)
 
@@ -204,7 +203,7 @@ class GenerativeNetwork(GenerativeModel):
         return terms
 
     def _batch(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        receivers(labels, self.regularizer, 0)  # raises: there are no classes
+        _refuse(labels)
         return inputs.check_batch(self, x, self.generator, self.regularizer)
 
     def _generate(self, x: Tensor) -> Tensor:
@@ -239,7 +238,12 @@ class _Batch(Prior):
         Under `one_generator` it is asked for the rows of all processes, of which `own_rows` keeps this process's: the
         batch stands in for all of them.
         """
-        return self._x.to(dtype).repeat(count // len(self._x), 1)
+        return self._x.to(dtype).expand(count // len(self._x), -1, -1).flatten(0, 1)  # as many as B: no copy
+
+
+def _refuse(labels: Tensor | None) -> None:
+    if labels is not None:
+        raise ValueError("labels: got some, but a generator alone has no classes; leave them out")
 
 
 def square_root(squared: Tensor) -> Tensor:

@@ -73,13 +73,29 @@ class MuonAdam(Optimizer):
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.state, part.param_groups = self.state, [group]
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of both; there is no closure to evaluate."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of both; returns what the closure does, which is evaluated first."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for part in self._parts:
             part.step()
+        return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """For the parameters that it is made with.
+
+        Raises:
+            RuntimeError: for any others.
+        """
+        if len(self.param_groups) == len(self._parts):
+            raise RuntimeError("optimizer: 'muon' takes no further parameters; give them an optimizer of their own")
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_parts": self._parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, and in load_state_dict
+        super().__setstate__(state)
         self._share()
 
 

@@ -102,6 +102,8 @@ def train(
         where = choose_device(local_device(device))
         group = held.enter_context(processes(where))
         dataset = load_data(data, data_dir, quiet=quiet or not group.leads, **asdict(resolved.data))
+        if batch_size is not None and batch_size > (most := len(dataset.train_files or dataset.train)):
+            raise UserError(f"--batch-size must be at most {most}, the training images, got {batch_size}")
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(group.same(run_dir or default_run_dir(resolved.name, data)))
         trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
@@ -237,7 +239,7 @@ def sample(
         prior_samples,
         with_codes,
     )
-    from fastmmd.training.run import RunConfig, choose_device, load_model
+    from fastmmd.training.run import RunConfig, choose_device, load_model, load_trained
 
     if output.suffix != ".npy":
         raise UserError(f"--output must end in .npy, got {output}")
@@ -245,13 +247,12 @@ def sample(
         raise unknown("sampler", sampler, SAMPLERS)
     folder = RunFolder.existing(run)
     config = RunConfig.read(folder.config)
-    where = choose_device(device)
-    model = load_model(folder, config, where)
     if sampler == "prior":
+        model = load_model(folder, config, choose_device(device))
         start = prior_samples(model)
     else:
-        config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
-        start = posterior_samples(with_codes(model), config.load_data().to(where).train.images, "training images")
+        _, _, dataset, model = load_trained(folder, data_dir, device)
+        start = posterior_samples(with_codes(model), dataset.train.images, "training images")
     if corrupt and not with_codes(model).denoising:
         raise UserError(f"--corrupt needs a model that was trained with noise: model.denoising of {run} is 0")
     source = markov_chain(model, chain_steps, start, corrupt=corrupt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import random
@@ -12,7 +11,6 @@ import signal
 import threading
 import time
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from types import FrameType
@@ -32,7 +30,7 @@ from fastmmd.checkpoint import (
     save_checkpoint,
     set_random_states,
 )
-from fastmmd.data import Dataset, Split
+from fastmmd.data import Dataset
 from fastmmd.errors import Interrupted, UserError
 from fastmmd.evaluation.parzen import choose_sigma
 from fastmmd.nn.base import Model
@@ -42,7 +40,7 @@ from fastmmd.training.health import HealthMonitor
 from fastmmd.training.processes import Processes
 from fastmmd.training.progress import TrainingProgress, join
 from fastmmd.training.report import sigma_grid
-from fastmmd.training.run import RunConfig, RunFolder
+from fastmmd.training.run import RunConfig, RunFolder, other_data
 from fastmmd.training.schedules import Schedules
 from fastmmd.training.terms import TERMS, Terms
 from fastmmd.training.timing import RegularizerTimer
@@ -82,8 +80,7 @@ class Trainer:
         _seed_everything(config.seed)
         self.model = config.recipe.build(dataset.data_dim).to(self.device)
         self.model.standardize_to(self.dataset.train.images)
-        files = dataset.train_files
-        self._checksum = _checksum(dataset.train) if files is None else files.checksum()
+        self._checksum = dataset.checksum()
         programs = f"fastmmd {fastmmd.__version__}, torch {torch.__version__}"
         processes.wait()  # for one that has read its data from farther away
         processes.agree(f"{replace(config, device='')}, data {self._checksum}, {programs}")
@@ -192,8 +189,7 @@ class Trainer:
             if self.average is not None:
                 load_weights(self.average, state["average"])
             self.batches.load_state_dict(state["batches"])
-            before = state.get("data")  # an earlier version saved none; files have another one than images in memory
-            if type(before) is type(self._checksum) and before != self._checksum:
+            if other_data(state, self._checksum):
                 raise UserError(
                     f"the data of a run cannot change: {self.config.data} holds other images or labels than when the "
                     "run began, though as many; give the same data, or start a new run"
@@ -321,12 +317,6 @@ def _figures(record: dict[str, Any]) -> dict[str, str]:
     if record.get("regularizer_share") is not None:
         figures["regularizer's share"] = f"{record['regularizer_share']:.0%}"
     return figures
-
-
-def _checksum(split: Split) -> int:
-    """Of images and labels, bit by bit."""
-    parts = (split.images,) if split.labels is None else (split.images, split.labels)
-    return functools.reduce(lambda sum_, part: zlib.crc32(part.cpu().contiguous().numpy(), sum_), parts, 0)
 
 
 def _seed_everything(seed: int) -> None:

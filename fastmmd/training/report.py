@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fastmmd.training.config import Evaluation
 from fastmmd.training.run import RunConfig, RunFolder, is_number
 
 CHUNK = 2_000  # images at once
+COLUMNS = 20  # of the table of the codes, at most
 #: Numbers that a record of an epoch has.
 EPOCH = ("epoch", "step", "seconds", "images_per_second", "loss", "reconstruction", "regularizer")
 
@@ -185,11 +187,13 @@ def _render(folder: RunFolder, config: RunConfig, dataset: Dataset, result: RunR
 
 def _codes(codes: CodeStatistics) -> list[str]:
     def row(name: str, values: tuple[float, ...]) -> list[str]:
-        return [name, *(f"{value:.2f}" for value in values)]
+        shown = values if len(values) <= COLUMNS else (min(values), statistics.median(values), max(values))
+        return [name, *(f"{value:.2f}" for value in shown)]
 
-    dimensions = [f"z{number + 1}" for number in range(len(codes.mean))]
+    size = len(codes.mean)
+    columns = [f"z{number + 1}" for number in range(size)] if size <= COLUMNS else ["least", "median", "largest"]
     moments = _table(
-        ["", *dimensions],
+        ["" if size <= COLUMNS else f"of {size} dimensions", *columns],
         [
             row("mean", codes.mean),
             row("prior's mean", codes.prior_mean),

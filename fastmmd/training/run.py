@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -241,7 +242,10 @@ def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Mo
     Raises:
         UserError: there is no checkpoint, or it does not fit the recipe.
     """
-    state = load_checkpoint(folder.checkpoint, device)
+    return _model_of(load_checkpoint(folder.checkpoint, device), folder, config, device)
+
+
+def _model_of(state: Mapping[str, Any], folder: RunFolder, config: RunConfig, device: torch.device) -> Model:
     model = config.recipe.build(config.data_dim).to(device)
     weights = state["model"]
     try:
@@ -254,6 +258,15 @@ def load_model(folder: RunFolder, config: RunConfig, device: torch.device) -> Mo
     return model.eval()
 
 
+def other_data(state: Mapping[str, Any], checksum: int | str) -> bool:
+    """Whether a checkpoint is of a run on other training images or labels, as far as it says.
+
+    One of an earlier version says nothing, and images in files have another kind of checksum than images in memory.
+    """
+    before = state.get("data")
+    return type(before) is type(checksum) and before != checksum
+
+
 class Trained(NamedTuple):
     """A trained run as its evaluation needs it: data and model on the device, the model in eval mode."""
 
@@ -264,7 +277,7 @@ class Trained(NamedTuple):
 
 
 def load_trained(folder: RunFolder, data_dir: str | None, device: str) -> Trained:
-    """A run that can be evaluated.
+    """A run that can be evaluated; a warning says that its data are no longer those that it was trained on.
 
     Args:
         data_dir: of the files of published data; None: the run's.
@@ -276,8 +289,15 @@ def load_trained(folder: RunFolder, data_dir: str | None, device: str) -> Traine
     config = RunConfig.read(folder.config)
     config = replace(config, data_dir=absolute(data_dir) or config.data_dir)
     where = choose_device(device)
-    model = load_model(folder, config, where)
-    return Trained(folder, config, config.load_data().to(where), model)
+    state = load_checkpoint(folder.checkpoint, where)
+    model, dataset = _model_of(state, folder, config, where), config.load_data()
+    if other_data(state, dataset.checksum()):
+        warnings.warn(
+            f"{folder.path} was trained on other images or labels than {config.data} holds now, or on the same in "
+            "another order (arrays [N, H, W, 3] were once read as they are, not by planes)",
+            stacklevel=2,
+        )
+    return Trained(folder, config, dataset.to(where), model)
 
 
 def choose_device(name: str) -> torch.device:
