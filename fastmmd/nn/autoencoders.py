@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,10 +15,12 @@ from ..ops.arguments import check_choice, check_int, check_number
 from ..priors import Prior
 from ..priors.base import check_prior
 from . import inputs
+from .convolutional import check_image_shape
 from .inputs import Output, Reconstruction, in_eval_mode
 from .labels import check_switch, receivers
-from .networks import check_module
+from .networks import check_module, check_widths
 from .regularizers import KL, Moments, Regularizer
+from .shifts import shifted
 from .spread import own_rows
 from .standardization import standardization
 from .steps import OptimizerName
@@ -47,10 +50,13 @@ class Autoencoder(Trainable):
         noise_size: dimension of eta, of the implicit posterior only; default: the code size.
         denoising: standard deviation of Gaussian noise on the encoder's input while training; the reconstruction's
             target stays clean (Vincent et al. 2008). 0.5 in the sampling paper (Creswell, Arulkumaran, Bharath 2016).
+        shift: the encoder's input is moved by up to so many pixels along both axes at random while training, edges
+            repeated; the target stays. Codes that few labels place then generalize better. image_shape: (H, W) or
+            (C, H, W) of the images that are moved; None: square gray ones.
         reconstruction: "cross_entropy" or "squared_error", summed over the pixels, averaged over the batch.
         output: "sigmoid" for data in [0, 1], "identity" for real-valued data (with "squared_error" only).
         regularizer_weight: lambda in reconstruction + lambda * regularizer.
-        shape, shape_weight: a second regularizer, of the codes without dropout and denoising noise, as evaluation makes
+        shape, shape_weight: a second regularizer, of the codes without dropout, noise and shifts, as evaluation makes
             them; its share is added to that of the regularizer. Dropout widens the codes that the latter fits to the
             prior, so those without it become narrower than the prior.
         warmup_steps: initial steps that train only the regularizer, so that codes reach the prior's support first.
@@ -81,6 +87,8 @@ class Autoencoder(Trainable):
         posterior: Posterior = "deterministic",
         noise_size: int | None = None,
         denoising: float = 0.0,
+        shift: int = 0,
+        image_shape: Sequence[int] | None = None,
         reconstruction: Reconstruction = "cross_entropy",
         output: Output = "sigmoid",
         regularizer_weight: float = 1.0,
@@ -128,6 +136,8 @@ class Autoencoder(Trainable):
         if posterior == "implicit":
             self.noise_size = prior.dim if noise_size is None else check_int("noise_size", noise_size)
         self.data_dim, self.range_watch = inputs.data_width(encoder, self.noise_size), inputs.RangeWatch()
+        self.shift = check_int("shift", shift, 0)
+        self._image_shape = _moved_shape(image_shape, self.data_dim) if self.shift else (0, 0, 0)
         self.standardization = standardization(standardize, output, self.data_dim)
         self.regularizer_weight = regularizer_weight
         self.learning_rate, self.beta1, self.generator_learning_rate = learning_rate, beta1, generator_learning_rate
@@ -184,8 +194,10 @@ class Autoencoder(Trainable):
         return Independent(Normal(moments.mean, torch.exp(0.5 * moments.log_variance)), 1)
 
     def corrupt(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """x with the noise of the denoising criterion, N(0, denoising^2 I): what the encoder sees while training."""
+        """What the encoder sees of x [B, data_dim] while training: shifted, with the noise N(0, denoising^2 I)."""
         x = inputs.check_data(self, x, generator=generator)
+        if self.shift:
+            x = shifted(x, self.shift, self._image_shape, generator)
         return x + self.denoising * _normal(x, x.shape, generator) if self.denoising else x
 
     @in_eval_mode
@@ -268,3 +280,12 @@ def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | Non
         shape[0],
         lambda rows: torch.randn((rows, *shape[1:]), generator=generator, device=like.device, dtype=like.dtype),
     )
+
+
+def _moved_shape(image_shape: Sequence[int] | None, data_dim: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of the images of an encoder of any width or of `data_dim`."""
+    if data_dim is None:
+        if image_shape is None:
+            raise ValueError("image_shape: got None, expected (H, W) or (C, H, W) of the images that shift moves")
+        data_dim = math.prod(check_widths("image_shape", image_shape))
+    return check_image_shape(image_shape, data_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypedDict, Unpack
 
 from torch import nn
@@ -21,6 +22,8 @@ from .settings import AutoencoderSettings, FixedPriorSettings, GenerativeNetwork
 class TrainingOptions(TypedDict, total=False):
     """Keyword arguments of `Autoencoder` that only some of the models set."""
 
+    shift: int
+    image_shape: Sequence[int] | None
     warmup_steps: int
     shape: Regularizer | None
     shape_weight: float
@@ -136,6 +139,8 @@ class FixedPriorModel(AutoencoderModel):
             regularizer,
             posterior=settings.posterior,
             noise_size=settings.noise_size,
+            shift=settings.shift,
+            image_shape=settings.image_shape,
             regularizer_weight=settings.regularizer_weight,
             decoder_classes=settings.decoder_classes,
             **options,

@@ -143,8 +143,8 @@ def check_image_shape(image_shape: Sequence[int] | None, data_dim: int) -> tuple
         side = math.isqrt(data_dim)
         if side**2 != data_dim:
             raise ValueError(
-                f"data_dim: got {data_dim}, expected a square image for network='convolutional', or image_shape; 'mlp' "
-                "takes any"
+                f"data_dim: got {data_dim}, expected a square image for network='convolutional' and for shift, or "
+                "image_shape; 'mlp' takes any"
             )
         return 1, side, side
     sizes = check_widths("image_shape", image_shape)

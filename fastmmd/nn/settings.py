@@ -104,6 +104,7 @@ class FixedPriorOptions(AutoencoderModelOptions, total=False):
     network: Network
     channels: Sequence[int]
     image_shape: Sequence[int] | None
+    shift: int
     regularizer_weight: float
 
 
@@ -121,7 +122,9 @@ class FixedPriorSettings(AutoencoderSettings):
         num_classes: of the labels; the mixture has ten.
         network: "mlp" with the widths `hidden`, or "convolutional" with `channels`: see `MLP`, `ConvEncoder` and
             `ConvDecoder`.
-        image_shape: for convolutional networks: (H, W), or (C, H, W) of images in color; None: square gray ones.
+        image_shape: for convolutional networks and shifts: (H, W), or (C, H, W) of images in color; None: square gray
+            ones.
+        shift: see `Autoencoder`.
     """
 
     prior: PriorName = "gaussian"
@@ -133,6 +136,7 @@ class FixedPriorSettings(AutoencoderSettings):
     network: Network = "mlp"
     channels: Sequence[int] = (64, 128, 256)
     image_shape: Sequence[int] | None = None
+    shift: int = 0
     regularizer_weight: float = 1.0
 
     def __post_init__(self) -> None:

@@ -125,12 +125,14 @@ class Recipe:
     data: DataSettings = DataSettings()
 
     def for_images(self, image_shape: Sequence[int]) -> Recipe:
-        """The same recipe for images of this shape, which convolutional networks have to know.
+        """The same recipe for images of this shape, which convolutional networks and shifts have to know.
 
         A shape that the recipe has stays, and so does its default for square gray images.
         """
         model, gray_square = self.model, len(image_shape) == 2 and len(set(image_shape)) == 1
-        if not isinstance(model, FixedPriorSettings) or model.network != "convolutional" or model.image_shape:
+        if not isinstance(model, FixedPriorSettings) or model.image_shape:
+            return self
+        if model.network != "convolutional" and not model.shift:
             return self
         if gray_square or len(image_shape) < 2:
             return self
