@@ -22,8 +22,6 @@ from .settings import AutoencoderSettings, FixedPriorSettings, GenerativeNetwork
 class TrainingOptions(TypedDict, total=False):
     """Keyword arguments of `Autoencoder` that only some of the models set."""
 
-    shift: int
-    image_shape: Sequence[int] | None
     warmup_steps: int
     shape: Regularizer | None
     shape_weight: float
@@ -44,6 +42,8 @@ class GenerativeNetworkOptions(TypedDict, total=False):
 class AutoencoderOptions(TrainingOptions, total=False):
     posterior: Posterior
     noise_size: int | None
+    shift: int
+    image_shape: Sequence[int] | None
     regularizer_weight: float
     decoder_classes: int
 
