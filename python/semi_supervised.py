@@ -30,14 +30,19 @@ from fastmmd.evaluation import (
     save_panels,
     save_walks,
 )
-from fastmmd.priors import Prior
+from fastmmd.priors import Prior, SwissRoll
 from fastmmd.training import UserError
 from fastmmd.training.experiments import Experiment, Run, Spec, arguments, numbers
 
 PRIORS = {"mixture": "mixture of ten Gaussians", "swiss_roll": "swiss roll"}
 SCALES = (0.25, 0.5, 1.0, 2.0)  # bandwidths of the table's MMD^2, those of latent_figures.py
 BANDWIDTHS = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [0.5, 1.0, 2.0, 4.0]}  # around the prior's scale
-WIDE = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [1.0, 2.0, 4.0, 8.0]}  # where the shape has narrow ones
+
+#: Where the shape has narrow bandwidths: wide ones place the classes, those of the roll away from their borders.
+WIDE = {
+    "mixture": {"model.bandwidths": [2.0, 4.0, 8.0, 16.0], "model.shape_weight": 0.5},
+    "swiss_roll": {"model.bandwidths": [1.0, 2.0, 4.0, 8.0], "model.shape_weight": 1.0, "model.prior_margin": 0.2},
+}
 
 #: Overrides of the recipes: for all data, for digits. Those for all were chosen by the validation images of MNIST.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -119,8 +124,11 @@ def evaluate(experiment: Experiment, prior: str, count: int) -> tuple[str, dict[
     overrides |= {"model.prior": prior, "model.code_size": 2, "model.labels": "regularizer"}
     overrides |= {"training.labeled": count, "training.evaluate_every": 0}
     if recipe != "aae":
-        around = WIDE if overrides.get("model.shape_bandwidths") else BANDWIDTHS
-        overrides["model.bandwidths"] = options.bandwidths or around[prior]
+        overrides["model.bandwidths"] = BANDWIDTHS[prior]
+        if overrides.get("model.shape_bandwidths"):
+            overrides |= WIDE[prior]
+        if options.bandwidths:
+            overrides["model.bandwidths"] = options.bandwidths
     seeds = range(options.seed, options.seed + options.seeds)
     specs = [Spec(f"{prior}, {known} labels", recipe, overrides, seed) for seed in seeds]
     runs = experiment.run_all(specs, evaluate=False)
@@ -177,6 +185,8 @@ def labeled_draws(experiment: Experiment, prior: Prior, seed: int) -> tuple[Tens
     generator = torch.Generator(experiment.device).manual_seed(seed)
     labels = torch.arange(5_000) % prior.num_classes
     device = experiment.device
+    if isinstance(prior, SwissRoll):
+        prior = SwissRoll(num_classes=prior.num_classes)  # without a margin
     return prior.sample(5_000, labels=labels.to(device), generator=generator, device=device), labels
 
 

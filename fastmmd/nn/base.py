@@ -191,6 +191,8 @@ def named_prior(settings: FixedPriorSettings) -> tuple[Prior, float]:
     name, code_size, std = settings.prior, settings.code_size, settings.prior_std
     if name in ("mixture", "swiss_roll") and code_size != 2:
         raise ValueError(f"code_size: got {code_size}, expected 2 for prior='{name}'")
+    if settings.prior_margin and name != "swiss_roll":
+        raise ValueError(f"prior_margin: got {settings.prior_margin!r}, expected 0 for prior='{name}'")
     prior: Prior
     if name == "gaussian":
         prior = Gaussian(code_size, std)
@@ -199,7 +201,8 @@ def named_prior(settings: FixedPriorSettings) -> tuple[Prior, float]:
     elif name == "mixture":
         prior, std = GaussianMixture(), math.sqrt((4**2 + 1**2 + 0.2**2) / 2)  # the ring's radius, a component's axes
     else:
-        prior, std = SwissRoll(num_classes=settings.num_classes), 1.5  # E |z|^2 = radius^2 / 2 in two coordinates
+        # E |z|^2 = radius^2 / 2 in two coordinates
+        prior, std = SwissRoll(num_classes=settings.num_classes, margin=settings.prior_margin), 1.5
     if settings.labels == "regularizer":
         if prior.num_classes == 0:
             raise ValueError(

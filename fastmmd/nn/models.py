@@ -39,9 +39,9 @@ class MMDAE(FixedPriorModel):
             labels="regularizer" require.
         estimator: "biased" or "unbiased", see `MMD`.
         bandwidths: standard deviations of the Gaussian kernels, which are averaged.
-        shape_bandwidths, shape_weight: those of a second, unbiased MMD with draws, and its weight relative to the
-            first: `shape` of `Autoencoder`, without bandwidths none. With wide `bandwidths` the first places the
-            classes, where there is dropout, and with narrow ones the second shapes them.
+        shape_bandwidths, shape_weight: those of a second, unbiased MMD with draws, for all codes whatever their class,
+            and its weight relative to the first: `shape` of `Autoencoder`, without bandwidths none. With wide
+            `bandwidths` the first places the classes, with narrow ones the second makes all of them fill the prior.
         posterior: see `Autoencoder`. "gaussian" needs a smaller weight (on the digits 3 instead of 300): untrained it
             is nearly N(0, I), which with a large weight counts as a perfect match, and the codes stay uninformative.
         The others, and all defaults: see `settings.MMDAESettings`.
@@ -68,7 +68,7 @@ class MMDAE(FixedPriorModel):
         shape = None
         if narrow := settings.shape_bandwidths:
             weights = [1.0 / len(narrow)] * len(narrow)
-            shape = MMD(narrow, estimator="unbiased", kernel_weights=weights, num_classes=classes)
+            shape = MMD(narrow, estimator="unbiased", kernel_weights=weights)
         super().__init__(data_dim, settings, prior, regularizer, shape=shape, shape_weight=settings.shape_weight)
 
     @classmethod

@@ -97,6 +97,7 @@ class AutoencoderSettings(ModelSettings):
 class FixedPriorOptions(AutoencoderModelOptions, total=False):
     prior: PriorName
     prior_std: float
+    prior_margin: float
     posterior: Posterior
     noise_size: int | None
     labels: Labels
@@ -116,6 +117,7 @@ class FixedPriorSettings(AutoencoderSettings):
         prior: "gaussian": N(0, prior_std^2 I). "uniform": a centered box whose coordinates have that deviation.
             "mixture": ten components on a ring, and "swiss_roll", both as in the figures of the AAE paper, in the plane
             (code_size = 2), at a scale of their own: standard deviations 2.9 and 1.5; prior_std has no effect.
+        prior_margin: `margin` of the swiss roll.
         posterior, noise_size, regularizer_weight: see `Autoencoder`.
         labels: what sees the labels of `training_step`: "none", "regularizer" (class i goes to the i-th part of the
             prior, a component of the mixture or a stretch of the roll) or "decoder" (the code keeps the style).
@@ -129,6 +131,7 @@ class FixedPriorSettings(AutoencoderSettings):
 
     prior: PriorName = "gaussian"
     prior_std: float = 1.0
+    prior_margin: float = 0.0
     posterior: Posterior = "deterministic"
     noise_size: int | None = None
     labels: Labels = "none"

@@ -162,5 +162,5 @@ class Trainable(GenerativeModel):
             return penalty
         with without_dropout(self.encoder):
             codes, moments = self._infer(x, draw=True)
-        of_shape: Tensor = self.shape(codes, self.prior, moments, *classes)
+        of_shape: Tensor = self.shape(codes, self.prior, moments, *(classes if self.shape.num_classes else ()))
         return penalty + self.shape_weight * of_shape
