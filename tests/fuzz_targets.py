@@ -98,7 +98,7 @@ SETTINGS: dict[str, Any] = SMALL | {
 }  # fmt: skip
 FIXED: dict[str, Any] = SETTINGS | {
     "prior": "gaussian", "prior_std": 1.0, "posterior": "deterministic", "noise_size": None, "labels": "none",
-    "num_classes": 10, "network": "mlp", "channels": (4, 8), "regularizer_weight": 1.0,
+    "num_classes": 10, "network": "mlp", "channels": (4, 8), "regularizer_weight": 1.0, "shift": 1,
 }  # fmt: skip
 
 
@@ -268,7 +268,7 @@ TARGETS: dict[str, Target] = {
         lambda: {"weights": (1.0, 2.0), "means": torch.ones(2, D), "covariances": torch.eye(D).repeat(2, 1, 1)},
     ),
     "Uniform": Target(drawn(priors.Uniform), lambda: {"dim": D, "low": -1.0, "high": (1.0, 1.0, 2.0)}),
-    "SwissRoll": Target(drawn(priors.SwissRoll), lambda: {"turns": 1.5, "radius": 3.0, "std": 0.1, "num_classes": 10}),
+    "SwissRoll": Target(drawn(priors.SwissRoll), lambda: {"radius": 3.0, "std": 0.1, "num_classes": 9, "margin": 0.1}),
     "Gaussian.sample": Target(priors.Gaussian(D).sample, draws, (M, D)),
     "GaussianMixture.sample": Target(mixture().sample, lambda: draws() | {"labels": labels(M)}, (M, D)),
     "SwissRoll.sample": Target(priors.SwissRoll().sample, lambda: draws() | {"labels": labels(M)}, (M, 2)),
@@ -386,7 +386,7 @@ TARGETS: dict[str, Target] = {
             | {"regularizer": MMD((1.0,)), "posterior": "deterministic", "noise_size": None, "denoising": 0.1}
             | {"reconstruction": "cross_entropy", "output": "sigmoid", "regularizer_weight": 1.0, "warmup_steps": 0}
             | {"learning_rate": 0.1, "beta1": 0.5, "standardize": False, "adversary_learning_rate": 0.1}
-            | {"adversary_beta1": 0.5, "decoder_classes": 0, "optimizer": "muon"}
+            | {"adversary_beta1": 0.5, "decoder_classes": 0, "optimizer": "muon", "shift": 1}
         ),
     ),
     "model()": Target(of_model("forward"), lambda: {"x": torch.rand(4, 16), "labels": None}),

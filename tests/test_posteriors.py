@@ -9,8 +9,9 @@ import torch
 from test_nn import DATA_DIM, data, every_autoencoder, small, train
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
+from torch.nn import functional as F
 
-from fastmmd.nn import KL, Autoencoder
+from fastmmd.nn import KL, MLP, MMD, MMDAE, Autoencoder
 from fastmmd.nn.autoencoders import Posterior
 from fastmmd.priors import Gaussian
 
@@ -148,6 +149,37 @@ def test_denoising_corrupts_the_encoders_input_and_not_the_target(kind: str, two
 def test_denoising_models_learn(kind: str) -> None:
     history = train(small(kind, denoising=0.5, learning_rate=1e-2), 50)
     assert history[-1]["reconstruction"] < 0.85 * history[2]["reconstruction"]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (6, 4)])
+def test_shifts_move_the_encoders_input(shape: tuple[int, ...]) -> None:
+    """By up to a pixel along both axes, all of the nine moves alike, edges repeated; the target stays."""
+    planes = (shape if len(shape) == 3 else (1, *shape))[-3:]
+    model = MMDAE(24, code_size=2, hidden=(8,), shift=1, image_shape=shape, input_dropout=0.0, precision="float32")
+    x = torch.rand(900, 24, generator=torch.Generator().manual_seed(0))
+    seen = model.corrupt(x, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(seen, model.corrupt(x, generator=torch.Generator().manual_seed(1)))
+    padded = F.pad(x.unflatten(1, planes), (1, 1, 1, 1), mode="replicate")
+    moves = [
+        padded[..., top : top + planes[1], left : left + planes[2]].flatten(1) for top in range(3) for left in range(3)
+    ]
+    counts = torch.stack([(seen == moved).all(1) for moved in moves]).sum(1)
+    assert counts.sum() == 900 and counts.min() > 60
+    torch.manual_seed(2)
+    losses = model(x)
+    torch.manual_seed(2)
+    codes = model.encode(model.corrupt(x))
+    torch.testing.assert_close(losses.reconstruction, model.reconstruction_loss(x, codes))
+    assert torch.equal(model.eval()(x).codes, model.encode(x))
+
+
+def test_shifts_need_images() -> None:
+    with pytest.raises(ValueError, match="shift: got -1"):
+        MMDAE(16, shift=-1)
+    with pytest.raises(ValueError, match="data_dim: got 20, expected a square image .* for shift, or image_shape"):
+        MMDAE(20, shift=1)
+    with pytest.raises(ValueError, match="image_shape: got None, expected .* that shift moves"):
+        Autoencoder(torch.nn.LazyLinear(2), MLP(2, (8,), 16), Gaussian(2), MMD(), shift=1)
 
 
 def test_without_denoising_nothing_is_drawn() -> None:

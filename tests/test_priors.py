@@ -113,6 +113,18 @@ def test_labels_choose_the_part_of_the_roll(num_classes: int) -> None:
         assert abs(share[labels == i].mean() - 0.5) < 5 / math.sqrt(12 * 2000)
 
 
+def test_a_margin_keeps_the_classes_of_the_roll_apart() -> None:
+    """Draws with labels only: the others are those of a roll without a margin."""
+    roll, whole = SwissRoll(radius=5.0, std=1e-6, num_classes=4, margin=0.2), SwissRoll(radius=5.0, std=1e-6)
+    labels = torch.arange(8_000) % 4
+    share = roll.sample(len(labels), labels=labels, dtype=F64).norm(dim=1).square() / 25 * 4 - labels
+    assert 0.1 - 1e-3 < share.min() < 0.11 and 0.89 < share.max() < 0.9 + 1e-3
+    assert abs(share.mean() - 0.5) < 5 / math.sqrt(12 * 8000)
+    assert torch.equal(*(one.sample(50, generator=generator(1)) for one in (roll, whole)))
+    unlabeled = torch.full((50,), -1)
+    assert torch.equal(*(roll.sample(50, labels=some, generator=generator(1)) for some in (None, unlabeled)))
+
+
 @pytest.mark.parametrize("prior", [MIXTURE, GaussianMixture(), SwissRoll()])
 def test_draws_without_a_label_stay_the_same(prior: Prior) -> None:
     plain = prior.sample(40, generator=generator(5))
@@ -222,6 +234,7 @@ def test_arguments_are_copied() -> None:
         (lambda: SwissRoll(turns=0.0), "turns: got 0.0"),
         (lambda: SwissRoll(std=math.inf), "std: got inf"),
         (lambda: SwissRoll(num_classes=0), "num_classes: got 0"),
+        (lambda: SwissRoll(margin=1.0), "margin: got 1.0"),
     ],
 )
 def test_errors(make: object, message: str) -> None:
