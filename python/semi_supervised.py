@@ -41,7 +41,7 @@ BANDWIDTHS = {"mixture": [2.0, 4.0, 8.0, 16.0], "swiss_roll": [0.5, 1.0, 2.0, 4.
 #: Where the shape has narrow bandwidths: wide ones place the classes, those of the roll away from their borders.
 WIDE = {
     "mixture": {"model.bandwidths": [2.0, 4.0, 8.0, 16.0], "model.shape_weight": 0.5},
-    "swiss_roll": {"model.bandwidths": [1.0, 2.0, 4.0, 8.0], "model.shape_weight": 1.0, "model.prior_margin": 0.2},
+    "swiss_roll": {"model.bandwidths": [1.0, 2.0, 4.0, 8.0], "model.shape_weight": 0.4, "model.prior_margin": 0.3},
 }
 
 #: Overrides of the recipes: for all data, for digits. Those for all were chosen by the validation images of MNIST.
@@ -81,6 +81,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--regularizer", choices=SETTINGS, default="mmd-ae", help="the recipe")
+    parser.add_argument("--priors", choices=PRIORS, nargs="+", default=list(PRIORS))
     what = 'training images that keep their label, a number or "all"; several: models for each; default: 10000'
     parser.add_argument("--labeled", type=labeled, nargs="+", help=f"{what}, digits: 300 all")
     what = "of the kernels, separated by commas: wide ones place the classes and hardly see their width"
@@ -103,7 +104,7 @@ def main() -> None:
         ]
         record = {}
         for count in experiment.options.labeled or ([300, -1] if experiment.is_digits else [10_000]):
-            for prior in PRIORS:
+            for prior in experiment.options.priors:
                 line, record[f"{prior}, {count}"] = evaluate(experiment, prior, count)
                 lines.append(line)
         experiment.write_record("semi-supervised", record)
