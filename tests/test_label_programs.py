@@ -60,6 +60,9 @@ def test_semi_supervised(
         for seed in range(2):
             line = re.search(f"{regularizer} on digits, {prior}, 40 labels, seed {seed}: (.*)% of the test codes", out)
             assert line is not None and low <= float(line[1]) <= high
+    run(monkeypatch, "semi_supervised", *words, "--priors", "swiss_roll")  # of the runs that are there
+    again = json.loads((tmp_path / "semi-supervised.json").read_text())
+    assert again["swiss_roll, 40"] == record["swiss_roll, 40"] and "mixture, 40" not in again
 
 
 def test_models_of_no_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
