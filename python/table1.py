@@ -55,8 +55,8 @@ class Row(NamedTuple):
         return PAPER_LIKELIHOODS.get(self.in_paper)
 
 
-# The adversary of the DS-AAE paper, whose features stay; the recipe draws new ones at every step (Dai et al. 2014).
-# With the functions of earlier steps kept (model.blocks = 10) the codes run away on the digits.
+# The adversary of the DS-AAE paper, whose features stay; the recipe draws new ones at every step (Dai et al. 2014). With
+# the functions of earlier steps kept (model.blocks = 10) the codes run away on the digits.
 FIRST_ORDER = {"model.mode": "first_order", "model.adversary_rate": 0.05}
 
 ROWS = {
