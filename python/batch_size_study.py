@@ -67,8 +67,6 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
             passes = epochs or max(1, round(steps / per_epoch))
             overrides: dict[str, Any] = for_batch(recipe, batch) if options.adapt else {"training.batch_size": batch}
             overrides |= {
-                "model.mode": "first_order",  # the paper's adversary
-                "model.adversary_rate": 0.05,
                 "model.bandwidths": [sigma],
                 "training.epochs": passes,
                 "training.evaluate_every": 0,

@@ -42,6 +42,8 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
             "training.regularizer_growth": 100.0,
             "training.average": 0.999,
         }
+    if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
+        common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
 
 

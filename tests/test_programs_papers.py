@@ -62,12 +62,12 @@ def cells(table: str, name: str) -> list[str]:
 
 
 def test_table1(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = "mmd-ae,ds-aae-first-order,gmmn,training"
+    rows = "mmd-ae,ds-aae-fresh,gmmn,training"
     first = program("table1", "--rows", rows, "--seeds", 2, "--epochs", 1)
     folder = tmp_path / "run"
     record = json.loads((folder / "table1.json").read_text())
-    assert [row["name"] for row in record["rows"]] == ["MMD-AE", "DS-AAE, first order", "GMMN"]
-    assert record["rows"][1]["model"]["mode"] == "first_order" and record["hardware"] and record["date"]
+    assert [row["name"] for row in record["rows"]] == ["MMD-AE", "DS-AAE, fresh features", "GMMN"]
+    assert record["rows"][1]["model"]["mode"] == "doubly_stochastic" and record["hardware"] and record["date"]
     nats = [run["mean"] for run in record["rows"][0]["runs"]]
     mean, low, high = (float(cell) for cell in cells(first, "MMD-AE")[:3])
     assert [low, high] == [round(value, 1) for value in sorted(nats)] and low < mean < high

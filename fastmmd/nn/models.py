@@ -90,8 +90,7 @@ class DSAAE(FixedPriorModel):
 
     f(z) = alpha zeta . phi(z) replaces the discriminator of the AAE: zeta = mean phi(prior) - mean phi(codes), phi the
     random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). With mode="doubly_stochastic" every batch is a
-    functional gradient step (Dai et al. 2014, algorithm 1). Tuned: the function of one step, so that every step sees
-    fresh features. Paper: code size 6, one bandwidth of 1, first-order terms.
+    functional gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order terms.
 
     Args:
         data_dim: number of pixels.
@@ -130,8 +129,6 @@ class DSAAE(FixedPriorModel):
             "code_size": 6,
             "bandwidths": (1.0,),
             "features": 500,
-            "mode": "first_order",
-            "adversary_rate": 0.05,
             "regularizer_weight": 1000.0,
             "input_dropout": 0.2,
             "learning_rate": 1e-3,

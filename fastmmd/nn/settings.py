@@ -219,10 +219,10 @@ class DSAAESettings(FixedPriorSettings):
     regularizer_weight: float = 2000.0
     bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0)
     features: int = 480
-    mode: Mode = "doubly_stochastic"
-    adversary_rate: float = 1.0
+    mode: Mode = "first_order"
+    adversary_rate: float = 0.05
     shrinkage: float = 0.0
-    blocks: int = 1
+    blocks: int = 10
     feature_seed: int = 0
     warmup_steps: int = 100
 
