@@ -102,8 +102,6 @@ def train(
         where = choose_device(local_device(device))
         group = held.enter_context(processes(where))
         dataset = load_data(data, data_dir, quiet=quiet or not group.leads, **asdict(resolved.data))
-        if batch_size is not None and batch_size > (most := len(dataset.train_files or dataset.train)):
-            raise UserError(f"--batch-size must be at most {most}, the training images, got {batch_size}")
         config = RunConfig.resolved(resolved, data, dataset, seed or 0, where, data_dir)
         folder = RunFolder(group.same(run_dir or default_run_dir(resolved.name, data)))
         trainer = Trainer(config, dataset, folder, quiet=quiet, processes=group)
