@@ -282,9 +282,9 @@ def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | Non
     )
 
 
-def _moved_shape(image_shape: Sequence[int] | None, data_dim: int) -> tuple[int, int, int]:
-    """(C, H, W) of the images of an encoder of `data_dim` inputs, 0 where they are not known."""
-    if data_dim == 0:
+def _moved_shape(image_shape: Sequence[int] | None, data_dim: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of the images of an encoder of `data_dim` inputs, 0 or None where they are not known."""
+    if not data_dim:
         if image_shape is None:
             raise ValueError("image_shape: got None, expected (H, W) or (C, H, W) of the images that shift moves")
         data_dim = math.prod(check_widths("image_shape", image_shape))
