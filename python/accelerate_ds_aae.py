@@ -27,7 +27,7 @@ def main() -> None:
     accelerator = Accelerator(gradient_accumulation_steps=2, kwargs_handlers=[parallel])
     set_seed(0, device_specific=True)
     data = load_data("digits")
-    autoencoder = nn.DSAAE(data.data_dim, hidden=(256, 128, 64), regularizer_weight=300.0, warmup_steps=20)
+    autoencoder = nn.DSAAE(data.data_dim, hidden=(256, 128, 64), regularizer_weight=150.0, warmup_steps=20)
     loader = DataLoader(TensorDataset(data.train.images), batch_size=50, shuffle=True, drop_last=True)
     optimizer = autoencoder.configure_optimizers()["autoencoder"]
     model, optimizer, loader = accelerator.prepare(autoencoder, optimizer, loader)

@@ -67,6 +67,8 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
             passes = epochs or max(1, round(steps / per_epoch))
             overrides: dict[str, Any] = for_batch(recipe, batch) if options.adapt else {"training.batch_size": batch}
             overrides |= {
+                "model.mode": "first_order",  # the paper's adversary, which takes twice the weight
+                "model.regularizer_weight": 2 * recipe.model.regularizer_weight,
                 "model.bandwidths": [sigma],
                 "training.epochs": passes,
                 "training.evaluate_every": 0,

@@ -194,19 +194,14 @@ def eager_mmd2(codes: Tensor, prior: priors.Gaussian, regularizer: nn.ClosedForm
 
 
 def eager_adversary(codes: Tensor, prior: priors.Gaussian, regularizer: nn.FourierAdversary) -> Tensor:
-    """One step of the first-order adversary and its discrepancy, by matrices [B, count] of features."""
-    frequencies = regularizer.features.frequencies(codes.device, codes.dtype)
-    alpha, rate = regularizer.alpha, regularizer.learning_rate
+    """The discrepancy in fresh features, by matrices [B, count] of them."""
+    frequencies = regularizer.features.block(regularizer.step).frequencies(codes.device, codes.dtype)
 
     def mean(points: Tensor) -> Tensor:
         angles = points @ frequencies.T
         return torch.stack([angles.cos().mean(0), angles.sin().mean(0)]) / len(frequencies) ** 0.5
 
-    with torch.no_grad():
-        power = (mean(prior.sample(len(codes))) - mean(codes)).square().sum(0)
-        alpha = alpha + rate * (power / power.mean() - alpha)
-    power = (mean(prior.sample(len(codes))) - mean(codes)).square().sum(0)
-    return (alpha * power).sum()
+    return (mean(prior.sample(len(codes))) - mean(codes)).square().sum()
 
 
 # --- the report ---

@@ -34,7 +34,8 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
     common = {"model.code_size": 2, "model.prior": prior, "model.prior_std": 1.0, "training.evaluate_every": 0}
     if recipe in ("mmd-ae", "ds-aae"):  # the parts of the mixture are 0.2 wide
         start = 1000.0 if prior == "gaussian" else 100.0  # codes that are held too early stay between the parts
-        common |= {"model.regularizer_weight": start, "training.regularizer_growth": 1e5 / start}
+        weight = start if recipe == "mmd-ae" else start / 2
+        common |= {"model.regularizer_weight": weight, "training.regularizer_growth": 1e5 / start}
         common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
     if recipe == "aae":
         common |= {
@@ -42,8 +43,6 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
             "training.regularizer_growth": 100.0,
             "training.average": 0.999,
         }
-    if recipe == "ds-aae":  # fresh features at every step see more of the kernel than any fixed ones
-        common |= {"model.mode": "doubly_stochastic", "model.blocks": 1, "model.adversary_rate": 1.0}
     return common
 
 

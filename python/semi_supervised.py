@@ -72,7 +72,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     # Here a class counts by the square of its share of a batch: a weight for all labels, too small for some of them.
     "ds-aae": (
-        {"model.regularizer_weight": 20_000.0},
+        {"model.mode": "first_order", "model.regularizer_weight": 20_000.0},
         {"model.regularizer_weight": 3_000.0, "training.epochs": 100},
     ),
 }

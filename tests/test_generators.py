@@ -112,7 +112,7 @@ def test_any_regularizer_of_draws(regularizer: Regularizer) -> None:
 
 def test_a_loop_of_your_own_moves_a_random_function() -> None:
     """Bit for bit as `training_step`, which moves it before the generator's step, does at the second step."""
-    model = network(FourierAdversary(DATA_DIM, count=8))
+    model = network(FourierAdversary(DATA_DIM, count=8, mode="first_order"))
     losses = model(data())
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="x: got None, expected the batch, by which FourierAdversary moves"):

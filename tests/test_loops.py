@@ -151,7 +151,7 @@ def test_the_weights_of_a_discriminator_may_be_frozen_or_shared() -> None:
     assert torch.equal(loss, dense) and torch.equal(codes.grad, torch.autograd.grad(dense, codes)[0])
 
 
-@pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
+@pytest.mark.parametrize("mode", ["fresh", "first_order", "doubly_stochastic"])
 def test_end_step_moves_the_random_function(mode: str) -> None:
     model, again = (small("ds-aae", mode=mode, warmup_steps=2) for _ in range(2))
     codes = points(64, 2)
@@ -167,7 +167,7 @@ def test_end_step_moves_the_random_function(mode: str) -> None:
     assert model.adversary_loss(codes) == 0 and not model.adversary_loss(codes).requires_grad
 
 
-@pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
+@pytest.mark.parametrize("mode", ["fresh", "first_order", "doubly_stochastic"])
 def test_a_step_may_end_before_the_backward_pass(mode: str) -> None:
     model = small("ds-aae", mode=mode, warmup_steps=0)
     model.end_step(points(64, 2))

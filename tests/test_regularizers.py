@@ -175,7 +175,7 @@ def test_mmd_with_classes_is_a_sum_over_classes() -> None:
     assert MMD(num_classes=4).class_weights == (0.25,) * 4
 
 
-@pytest.mark.parametrize("mode", ["first_order", "doubly_stochastic"])
+@pytest.mark.parametrize("mode", ["fresh", "first_order", "doubly_stochastic"])
 def test_fourier_adversary_with_classes_compares_each_class(mode: str) -> None:
     """An estimate of sum_c p_c^2 MMD^2(x|c, y|c), unlabeled points among the classes, at every bandwidth."""
     prior, labels = SwissRoll(num_classes=3), torch.arange(200) % 4 - 1
@@ -248,8 +248,27 @@ def zeta(features: fastmmd.FourierFeatures, codes: Tensor, draws: Tensor) -> Ten
     return prior_mean - code_mean
 
 
+def test_fresh_adversary() -> None:
+    """Its features follow the steps; its gradient is twice that of a random function of one step, made of the batch."""
+    fresh = FourierAdversary(3, count=12, bandwidths=(1.0, 3.0), mode="fresh", seed=4)
+    of_one_step = FourierAdversary(
+        3, count=12, bandwidths=(1.0, 3.0), mode="doubly_stochastic", learning_rate=2.0, blocks=1, seed=4
+    )
+    for t in range(3):
+        x, draws = points(20, 3, seed=t).requires_grad_(), points(20, 3, seed=10 + t, shift=0.8)
+        of_one_step.update(x.detach(), Fixed(draws))
+        value = fresh(x, Fixed(draws))
+        assert_close(value, zeta(fresh.features.block(t), x.detach(), draws).square().sum(), rtol=2e-5)
+        pulls = [torch.autograd.grad(adversary(x, Fixed(draws)), x)[0] for adversary in (fresh, of_one_step)]
+        assert_close(pulls[0], pulls[1].double(), rows=True, rtol=2e-5)
+        fresh.update(x.detach(), Fixed(draws))
+    assert fresh.step == 3 and list(fresh.state_dict()) == ["step"]
+    with pytest.raises(ValueError, match="codes: got shape"):
+        fresh.update(points(20, 2), Gaussian(2))
+
+
 def test_first_order_adversary() -> None:
-    regularizer = FourierAdversary(3, count=12, bandwidths=(1.0, 3.0), learning_rate=0.3, seed=4)
+    regularizer = FourierAdversary(3, count=12, bandwidths=(1.0, 3.0), mode="first_order", learning_rate=0.3, seed=4)
     assert regularizer.features.kernel_weights == (0.5, 0.5)
     codes = [points(20, 3, seed=i) for i in range(4)]
     draws = [points(20, 3, seed=10 + i, shift=0.8) for i in range(4)]
@@ -309,7 +328,7 @@ def test_doubly_stochastic_adversary(shrinkage: float) -> None:
         ({"mode": "third_order"}, "mode: got 'third_order'"),
         ({"blocks": 0}, "blocks: got"),
         ({"learning_rate": 0.0}, "learning_rate"),
-        ({"learning_rate": 2.0}, "learning_rate: got 2.0, expected at most 1"),
+        ({"mode": "first_order", "learning_rate": 2.0}, "learning_rate: got 2.0, expected at most 1"),
         ({"mode": "doubly_stochastic", "learning_rate": 0.5, "shrinkage": 2.0}, "shrinkage"),
         ({"count": 5, "bandwidths": (1.0, 2.0)}, "count: got 5, expected a multiple"),
     ],
@@ -357,7 +376,7 @@ def test_kernel_saturation(bandwidths: tuple[float, ...], message: str) -> None:
 
 def test_fourier_adversary_computes_in_its_own_precision() -> None:
     prior, codes = Gaussian(3), points(32, 3)
-    for mode in ("first_order", "doubly_stochastic"):
+    for mode in ("fresh", "first_order", "doubly_stochastic"):
         for dtype in (torch.float32, F64, torch.bfloat16):
             adversary = FourierAdversary(3, count=32, mode=mode, learning_rate=0.5)
             torch.manual_seed(0)

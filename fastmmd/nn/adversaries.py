@@ -18,7 +18,7 @@ from .networks import MLP, Precision, check_module
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
 from .spread import in_parts
 
-Mode = Literal["first_order", "doubly_stochastic"]
+Mode = Literal["fresh", "first_order", "doubly_stochastic"]
 
 
 class FourierAdversary(Regularizer):
@@ -27,6 +27,9 @@ class FourierAdversary(Regularizer):
     zeta = mean phi(prior) - mean phi(codes) in random Fourier features phi of a sum of Gaussian kernels, over a random
     batch of codes and of prior draws.
 
+    - mode="fresh" (the first step of "doubly_stochastic", at every step): every step draws fresh features, and the
+      function is that of the batch itself, f(z) = sum_k zeta_k phi_k(z). The encoder descends sum_k zeta_k^2, which on
+      average over the features is the biased `mmd2`; the batch sees other features of the kernel at every step.
     - mode="first_order" (DS-AAE paper: the adversary approximated by its first-order terms, fixed seed): the features
       stay; f(z) = sum_k alpha_k zeta_k phi_k(z) with one alpha for the cosine and sine of a frequency, or the
       discrepancy would depend on where the origin lies. The encoder descends delta = sum_k alpha_k zeta_k^2. The
@@ -50,7 +53,7 @@ class FourierAdversary(Regularizer):
 
     Args:
         code_size: dimension D of the codes.
-        count: number of frequencies (per step in "doubly_stochastic"), a multiple of the number of bandwidths.
+        count: number of frequencies, a multiple of the number of bandwidths; where features are fresh, of each step.
         bandwidths: standard deviations of the kernels, weighted equally with sum 1.
         mode, learning_rate, shrinkage, blocks: above. seed: of the frequencies.
         num_classes: number of classes, equal to the prior's; 0: labels are not accepted.
@@ -66,7 +69,7 @@ class FourierAdversary(Regularizer):
         *,
         count: int = 480,
         bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
-        mode: Mode = "first_order",
+        mode: Mode = "fresh",
         learning_rate: float = 0.05,
         shrinkage: float = 0.0,
         blocks: int = 10,
@@ -91,7 +94,7 @@ class FourierAdversary(Regularizer):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if mode == "first_order":
             self.register_buffer("alpha", torch.ones(self.features.count))
-        else:
+        elif mode == "doubly_stochastic":
             self.register_buffer("coefficients", torch.zeros(blocks, 2 * self.features.count))
 
     def forward(
@@ -105,6 +108,9 @@ class FourierAdversary(Regularizer):
         codes, draws = self._sides(codes, prior, labels)
         if self.mode == "first_order":
             return fourier_discrepancy(codes, draws, self.alpha, self.features, group=self.shards)
+        if self.mode == "fresh":
+            equal = draws.new_ones(self.features.count)
+            return fourier_discrepancy(codes, draws, equal, self.features.block(self.step), group=self.shards)
         # Slot s of the ring holds the newest step t with t = s modulo blocks; slots not yet filled hold zeros.
         age = (self.step - 1 - torch.arange(self.blocks, device=codes.device)) % self.blocks
         zetas = [self._zeta(codes, draws, (self.step - 1 - age[slot]).clamp(min=0)) for slot in range(self.blocks)]
@@ -119,10 +125,13 @@ class FourierAdversary(Regularizer):
         labels: Tensor | None = None,
     ) -> None:
         """One ascent step of the random function on detached codes [B, D], labels [B] int64."""
-        codes, draws = self._sides(codes, prior, labels)
-        if self.mode == "first_order":
-            fourier_ascent(self.alpha, codes, draws, self.features, self.learning_rate, group=self.shards)
+        if self.mode == "fresh":
+            self._check(codes, prior, labels)
+        elif self.mode == "first_order":
+            sides = self._sides(codes, prior, labels)
+            fourier_ascent(self.alpha, *sides, self.features, self.learning_rate, group=self.shards)
         else:
+            codes, draws = self._sides(codes, prior, labels)
             zeta = self._zeta(codes, draws, self.step)
             self.coefficients.mul_(1 - self.learning_rate * self.shrinkage)
             slot = torch.arange(self.blocks, device=codes.device) == self.step % self.blocks
@@ -133,12 +142,15 @@ class FourierAdversary(Regularizer):
     def kernel_spec(self) -> Kernel | None:
         return kernel_of(self.features.bandwidths)
 
-    def _sides(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Codes and as many draws, with their switches where there are classes."""
+    def _check(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> None:
         self.check_labels(codes, prior, labels)
         width = self.features.dim - _switch_size(self.num_classes)
         if codes.shape[1] != width:
             raise ValueError(f"codes: got shape {list(codes.shape)}, expected [B, {width}], code_size of the adversary")
+
+    def _sides(self, codes: Tensor, prior: Prior, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes and as many draws, with their switches where there are classes."""
+        self._check(codes, prior, labels)
         draws = draws_like(prior, codes, labels)
         if not self.num_classes:
             return codes, draws

@@ -89,8 +89,9 @@ class DSAAE(FixedPriorModel):
     """Doubly stochastic adversarial autoencoder (Azarafrooz 2018): the adversary is a function in random features.
 
     f(z) = alpha zeta . phi(z) replaces the discriminator of the AAE: zeta = mean phi(prior) - mean phi(codes), phi the
-    random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). With mode="doubly_stochastic" every batch is a
-    functional gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order terms.
+    random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). Every batch sees fresh features; with
+    mode="first_order" they stay and alpha is learned, with mode="doubly_stochastic" every batch is a functional
+    gradient step (Dai et al. 2014, algorithm 1). Paper: code size 6, one bandwidth of 1, first-order terms.
 
     Args:
         data_dim: number of pixels.
@@ -129,6 +130,7 @@ class DSAAE(FixedPriorModel):
             "code_size": 6,
             "bandwidths": (1.0,),
             "features": 500,
+            "mode": "first_order",
             "regularizer_weight": 1000.0,
             "input_dropout": 0.2,
             "learning_rate": 1e-3,

@@ -216,10 +216,10 @@ class DSAAEOptions(FixedPriorOptions, total=False):
 class DSAAESettings(FixedPriorSettings):
     """Settings of `DSAAE`, which describes the fields."""
 
-    regularizer_weight: float = 2000.0
+    regularizer_weight: float = 1000.0
     bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0)
     features: int = 480
-    mode: Mode = "first_order"
+    mode: Mode = "fresh"
     adversary_rate: float = 0.05
     shrinkage: float = 0.0
     blocks: int = 10
