@@ -38,11 +38,11 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
         common |= {"model.regularizer_weight": weight, "training.regularizer_growth": 1e5 / start}
         common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
     if recipe == "aae":
-        common |= {
-            "model.adversary_learning_rate": 0.004,
-            "training.regularizer_growth": 100.0,
-            "training.average": 0.999,
-        }
+        common |= {"model.adversary_learning_rate": 0.004, "training.average": 0.999}
+        common |= {"model.regularizer_weight": 10.0, "training.regularizer_growth": 100.0}
+        if prior == "mixture":  # noise as wide as the prior shows the discriminator which parts have too many codes
+            common |= {"model.regularizer_weight": 100.0, "training.regularizer_growth": 10.0}
+            common |= {"model.adversary_noise": 4.0}
     return common
 
 

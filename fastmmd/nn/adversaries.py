@@ -16,7 +16,7 @@ from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, 
 from ..priors import Prior
 from .networks import MLP, Precision, check_module
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
-from .spread import in_parts
+from .spread import in_parts, own_rows
 
 Mode = Literal["fresh", "first_order", "doubly_stochastic"]
 
@@ -179,12 +179,19 @@ class Adversarial(Regularizer):
             unlabeled, its class.
         scale: codes and draws are divided by it first (the prior's standard deviation, so that the discriminator sees
             inputs of order one).
+        noise: the largest standard deviation of Gaussian noise on what the discriminator sees while training, codes and
+            draws alike, in the units of the codes ("instance noise", Sonderby et al. 2017, "Amortised MAP inference");
+            each point has one of its own, log-uniform from noise / 100. Parts of a prior that lie apart, of which one
+            has too many codes, then still have a gradient between them: about the prior's width is best. 0: none.
         num_classes: number of classes, equal to the prior's; 0: labels are not accepted.
     """
 
-    def __init__(self, discriminator: nn.Module, *, scale: float = 1.0, num_classes: int = 0) -> None:
+    def __init__(
+        self, discriminator: nn.Module, *, scale: float = 1.0, noise: float = 0.0, num_classes: int = 0
+    ) -> None:
         super().__init__()
         self.discriminator, self.scale = check_module("discriminator", discriminator), check_number("scale", scale)
+        self.noise = check_number("noise", noise, zero=True)
         self.num_classes = check_int("num_classes", num_classes, 0)
 
     @classmethod
@@ -194,12 +201,13 @@ class Adversarial(Regularizer):
         hidden: Sequence[int] = (1000, 1000),
         *,
         scale: float = 1.0,
+        noise: float = 0.0,
         precision: Precision = "float32",
         num_classes: int = 0,
     ) -> Adversarial:
         """With a fully connected discriminator, two layers of 1000 units as in the paper."""
         inputs = check_int("code_size", code_size) + _switch_size(check_int("num_classes", num_classes, 0))
-        return cls(MLP(inputs, hidden, 1, precision=precision), scale=scale, num_classes=num_classes)
+        return cls(MLP(inputs, hidden, 1, precision=precision), scale=scale, noise=noise, num_classes=num_classes)
 
     def forward(
         self, codes: Tensor, prior: Prior, moments: Moments | None = None, labels: Tensor | None = None
@@ -210,7 +218,8 @@ class Adversarial(Regularizer):
             ValueError, TypeError: see `check_labels`.
         """
         self.check_labels(codes, prior, labels)
-        logits = functional_call(self.discriminator, self._frozen(), (self._inputs(codes, labels),), tie_weights=False)
+        inputs = self._inputs(self._noisy(codes), labels)
+        logits = functional_call(self.discriminator, self._frozen(), (inputs,), tie_weights=False)
         return F.softplus(-logits.squeeze(1)).mean()
 
     def adversary_loss(self, codes: Tensor, prior: Prior, labels: Tensor | None = None) -> Tensor:
@@ -222,7 +231,7 @@ class Adversarial(Regularizer):
         self.check_labels(codes, prior, labels)
         draws = draws_like(prior, codes, labels)
         both = None if labels is None else labels.repeat(2)
-        inputs = self._inputs(torch.cat([draws, codes.detach()]), both)
+        inputs = self._inputs(torch.cat([self._noisy(draws), self._noisy(codes.detach())]), both)
         with in_parts(2):
             logits = self.discriminator(inputs)
         real, fake = logits.squeeze(1).tensor_split([draws.shape[0]])
@@ -238,6 +247,14 @@ class Adversarial(Regularizer):
             for path, module in self.discriminator.named_modules()
             for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
         }
+
+    def _noisy(self, points: Tensor) -> Tensor:
+        """Points [N, D] with their noise."""
+        if not (self.noise and self.training):
+            return points
+        exponents = own_rows(len(points), lambda rows: torch.rand(rows, 1, device=points.device))
+        normal = own_rows(len(points), lambda rows: torch.randn(rows, *points.shape[1:], device=points.device))
+        return points + (self.noise * 100**-exponents * normal).to(points)
 
     def _inputs(self, points: Tensor, labels: Tensor | None) -> Tensor:
         """What the discriminator sees of points [N, D]."""

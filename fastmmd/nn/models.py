@@ -151,6 +151,7 @@ class AAE(FixedPriorModel):
         data_dim: number of pixels.
         discriminator: hidden widths of the discriminator.
         adversary_learning_rate, adversary_beta1, generator_learning_rate: see `Autoencoder`.
+        adversary_noise: `noise` of `Adversarial`, for priors of parts that lie apart.
         The others, and all defaults: see `settings.AAESettings`.
 
     Raises:
@@ -166,6 +167,7 @@ class AAE(FixedPriorModel):
             settings.code_size,
             settings.discriminator,
             scale=scale,
+            noise=settings.adversary_noise,
             precision=settings.precision,
             num_classes=settings.regularizer_classes,
         )

@@ -242,6 +242,7 @@ class AAEOptions(FixedPriorOptions, total=False):
     discriminator: Sequence[int]
     adversary_learning_rate: float
     adversary_beta1: float
+    adversary_noise: float
     generator_learning_rate: float | None
 
 
@@ -255,10 +256,12 @@ class AAESettings(FixedPriorSettings):
     discriminator: Sequence[int] = (256, 256)
     adversary_learning_rate: float = 1e-3
     adversary_beta1: float = 0.5
+    adversary_noise: float = 0.0
     generator_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("adversary_noise", self.adversary_noise, zero=True)
         self._keep(discriminator=check_widths("discriminator", self.discriminator))
 
 
