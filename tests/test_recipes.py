@@ -24,7 +24,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "python").glob("*_mnist.py"))
 
 #: Settings that stand in a recipe only where they are not the default.
 RARELY_SET = {"prior", "optimizer", "labels", "num_classes", "network", "channels", "reconstruction", "output"}
-RARELY_SET |= {"beta1", "standardize", "shape_bandwidths", "shape_weight", "shift", "prior_margin", "adversary_noise"}
+RARELY_SET |= {"beta1", "standardize", "shape_bandwidths", "shape_weight", "shift", "prior_margin"}
 
 
 @pytest.mark.parametrize("name", ["ds-aae", "mmd-ae", "aae", "vae", "gmmn-ae", "gan", "gmmn"])

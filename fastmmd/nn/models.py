@@ -235,6 +235,7 @@ class GAN(GenerativeNetworkModel):
         discriminator: hidden widths of the discriminator.
         input_dropout, hidden_dropout: of the discriminator.
         beta1: Adam's, for generator and discriminator. learning_rate, adversary_learning_rate: Adam's, for each.
+        adversary_noise: `noise` of `Adversarial`, in units of the pixels.
         The others, and all defaults: see `settings.GANSettings`.
 
     Raises:
@@ -256,7 +257,7 @@ class GAN(GenerativeNetworkModel):
         super().__init__(
             data_dim,
             settings,
-            Adversarial(discriminator),
+            Adversarial(discriminator, noise=settings.adversary_noise),
             beta1=settings.beta1,
             adversary_learning_rate=settings.adversary_learning_rate,
             adversary_beta1=settings.beta1,
@@ -277,6 +278,7 @@ class GAN(GenerativeNetworkModel):
             "discriminator": (1200, 1200),
             "input_dropout": 0.2,
             "hidden_dropout": 0.5,
+            "adversary_noise": 0.0,
             "precision": "float32",
         }
         return cls(data_dim, **(paper | options))

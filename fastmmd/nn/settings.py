@@ -349,22 +349,26 @@ class GANOptions(GenerativeNetworkModelOptions, total=False):
     hidden_dropout: float
     beta1: float
     adversary_learning_rate: float
+    adversary_noise: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class GANSettings(GenerativeNetworkSettings):
     """Settings of `GAN`, which describes the fields."""
 
+    generator: Sequence[int] = (512, 1024)
     noise_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     discriminator: Sequence[int] = (512, 256)
     input_dropout: float = 0.0
     hidden_dropout: float = 0.3
     beta1: float = 0.5
-    adversary_learning_rate: float = 5e-4
+    adversary_learning_rate: float = 1e-3
+    adversary_noise: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("adversary_noise", self.adversary_noise, zero=True)
         self._keep(discriminator=check_widths("discriminator", self.discriminator))
 
 
