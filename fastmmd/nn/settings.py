@@ -380,8 +380,9 @@ class GMMNOptions(GenerativeNetworkModelOptions, total=False):
 class GMMNSettings(GenerativeNetworkSettings):
     """Settings of `GMMN`, which describes the fields."""
 
+    generator: Sequence[int] = (1024, 1024)
     learning_rate: float = 2e-3
-    bandwidths: Sequence[float] = (2.0, 5.0, 10.0, 20.0)
+    bandwidths: Sequence[float] = (0.5, 1.0, 2.0, 5.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
