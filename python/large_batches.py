@@ -226,7 +226,7 @@ def section(what: str, cells: list[Cell], batches: list[int], experiment: Experi
             curves[name] = (means, reach if len(several[0]) > 1 else None)
         picture = f"large-batches-{key}-{slug}.png"
         label, above = title.replace("MMD^2", "MMD$^2$"), f"{data.name}, {what}"
-        save_curves(experiment.folder / picture, batches, curves, "batch size", label, above, logx=True)
+        save_curves(experiment.folder / picture, batches, curves, "batch size", label, above, True, key == "match")
         lines = [[f"{title}: batch", *map("{:,}".format, batches)], ["---"] * (1 + len(batches))]
         lines += [[name, *(spread(values_of(cell)) for cell in row)] for name, row in rows.items()]
         parts += [table(lines), f"![{title}, {what}]({picture})"]

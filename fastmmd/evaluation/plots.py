@@ -86,13 +86,14 @@ def save_curves(
     ylabel: str = "",
     title: str = "",
     logx: bool = False,
+    logy: bool = False,
 ) -> None:
     """Curves over one x axis, with error bars where they are given.
 
     Args:
         x: [N].
         curves: name -> (values [N], errors [N] or None), an error a distance or (below, above); NaN: no point there.
-        logx: a logarithmic x axis, with a tick at each x.
+        logx: a logarithmic x axis, with a tick at each x. logy: a logarithmic y axis.
 
     Raises:
         ValueError: a curve with another number of values than x.
@@ -108,6 +109,8 @@ def save_curves(
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(x), [f"{value:g}" for value in x])
         axis.minorticks_off()
+    if logy:
+        axis.set_yscale("log")
     axis.grid(color="#dddddd", linewidth=0.7)
     _finish(figure, axis, title, xlabel, ylabel, legend=len(curves) > 1)
     _save(figure, path)
