@@ -44,6 +44,7 @@ SETTINGS = [
 ]  # fmt: skip
 #: What the recipes do not have.
 OTHERS = {
+    "noise": ("aae", ["model.adversary_noise=1.0"]),
     "two phases": ("aae", ["model.generator_learning_rate=1e-3"]),
     "implicit": ("ds-aae", ["model.posterior=implicit", "model.warmup_steps=2"]),
     "denoising": ("mmd-ae", ["model.denoising=0.3"]),
