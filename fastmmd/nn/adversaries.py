@@ -16,7 +16,7 @@ from ..ops.fourier import FourierFeatures, fourier_ascent, fourier_discrepancy, 
 from ..priors import Prior
 from .networks import MLP, Precision, check_module
 from .regularizers import Moments, Regularizer, draws_like, kernel_of
-from .spread import in_parts, own_rows
+from .spread import in_parts, normal_rows, own_rows
 
 Mode = Literal["fresh", "first_order", "doubly_stochastic"]
 
@@ -253,8 +253,7 @@ class Adversarial(Regularizer):
         if not (self.noise and self.training):
             return points
         exponents = own_rows(len(points), lambda rows: torch.rand(rows, 1, device=points.device))
-        normal = own_rows(len(points), lambda rows: torch.randn(rows, *points.shape[1:], device=points.device))
-        return points + (self.noise * 100**-exponents * normal).to(points)
+        return points + (self.noise * 100**-exponents * normal_rows(points, points.shape)).to(points)
 
     def _inputs(self, points: Tensor, labels: Tensor | None) -> Tensor:
         """What the discriminator sees of points [N, D]."""

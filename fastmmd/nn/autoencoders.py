@@ -21,7 +21,7 @@ from .labels import check_switch, receivers
 from .networks import check_module, check_widths
 from .regularizers import KL, Moments, Regularizer
 from .shifts import shifted
-from .spread import own_rows
+from .spread import normal_rows
 from .standardization import standardization
 from .steps import OptimizerName
 from .trainable import Trainable
@@ -198,7 +198,7 @@ class Autoencoder(Trainable):
         x = inputs.check_data(self, x, generator=generator)
         if self.shift:
             x = shifted(x, self.shift, self._image_shape, generator)
-        return x + self.denoising * _normal(x, x.shape, generator) if self.denoising else x
+        return x + self.denoising * normal_rows(x, x.shape, generator) if self.denoising else x
 
     @in_eval_mode
     def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -262,7 +262,7 @@ class Autoencoder(Trainable):
     def _infer(self, x: Tensor, draw: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Moments | None]:
         x = self._standardized(x)
         if self.posterior == "implicit":
-            eta = _normal(x, (len(x), self.noise_size), generator) if draw else x.new_zeros(len(x), self.noise_size)
+            eta = normal_rows(x, (len(x), self.noise_size), generator) if draw else x.new_zeros(len(x), self.noise_size)
             x = torch.cat([x, eta], dim=1)
         out = self.encoder(x)
         if self.posterior != "gaussian":
@@ -270,16 +270,8 @@ class Autoencoder(Trainable):
         moments = Moments(*out.chunk(2, dim=1))
         if not draw:
             return moments.mean, moments
-        noise = _normal(moments.mean, moments.mean.shape, generator)
+        noise = normal_rows(moments.mean, moments.mean.shape, generator)
         return moments.mean + noise * torch.exp(0.5 * moments.log_variance), moments
-
-
-def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    """Draws from N(0, I) in the dtype and on the device of `like`."""
-    return own_rows(
-        shape[0],
-        lambda rows: torch.randn((rows, *shape[1:]), generator=generator, device=like.device, dtype=like.dtype),
-    )
 
 
 def _moved_shape(image_shape: Sequence[int] | None, data_dim: int | None) -> tuple[int, int, int]:

@@ -331,7 +331,7 @@ class GenerativeNetworkSettings(ModelSettings):
         batch_norm: of the generator, see `MLP`. Without it a GAN soon draws ones alone.
     """
 
-    generator: Sequence[int] = (256, 512)
+    generator: Sequence[int]
     noise_size: int = 10
     batch_norm: bool = True
 

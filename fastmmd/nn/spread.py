@@ -49,6 +49,14 @@ def own_rows(count: int, draw: Callable[[int], Tensor]) -> Tensor:
     return draw(count * _one_generator.count)[own_slice(count)]
 
 
+def normal_rows(like: Tensor, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    """Draws from N(0, I) in the dtype and on the device of `like`."""
+    return own_rows(
+        shape[0],
+        lambda rows: torch.randn((rows, *shape[1:]), generator=generator, device=like.device, dtype=like.dtype),
+    )
+
+
 def own_slice(count: int) -> slice:
     """Where `count` rows of this process are among those of all."""
     start = 0 if _one_generator is None else count * _one_generator.rank
