@@ -19,7 +19,7 @@ import numpy as np
 
 from fastmmd.evaluation import save_curves, save_heatmap
 from fastmmd.training import UserError, for_batch, load_recipe
-from fastmmd.training.experiments import Experiment, Spec, arguments, numbers
+from fastmmd.training.experiments import Experiment, Spec, arguments, first_order, numbers
 
 BATCHES = (100, 250, 500, 1_000, 4_096, 16_384)
 DIGITS_BATCHES = (32, 100, 316, 1_259)  # the last one is all of them
@@ -67,8 +67,7 @@ def study(what: str, batches: list[int], epochs: int | None, steps: int | None, 
             passes = epochs or max(1, round(steps / per_epoch))
             overrides: dict[str, Any] = for_batch(recipe, batch) if options.adapt else {"training.batch_size": batch}
             overrides |= {
-                "model.mode": "first_order",  # the paper's adversary, which takes twice the weight
-                "model.regularizer_weight": 2 * recipe.model.regularizer_weight,
+                **first_order(recipe),
                 "model.bandwidths": [sigma],
                 "training.epochs": passes,
                 "training.evaluate_every": 0,

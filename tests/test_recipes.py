@@ -121,6 +121,7 @@ def test_explicit_settings_win_over_those_for_a_batch_size() -> None:
         ("dsaae", [], "unknown recipe 'dsaae': did you mean ds-aae"),
         ("no/such.toml", [], "no/such.toml: No such file"),
         ("vae", ["model.code=3"], "unknown key 'model.code': did you mean model.code_size"),
+        ("gan", ["model.code_size=3"], "unknown key 'model.code_size': of .*vae.*, not of gan, which has .*noise_size"),
         ("vae", ["training.learning_rate=1"], "unknown key 'training.learning_rate'"),
         ("vae", ["trainig.epochs=1"], "unknown key 'trainig.epochs': did you mean training.epochs"),
         ("vae", ["epochs=1"], "unknown key 'epochs'"),

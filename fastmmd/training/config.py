@@ -257,9 +257,9 @@ def recipe_from_dict(
     if not isinstance(model, Mapping):
         raise UserError(f"model must be a table of a recipe, got {model!r}")
     model = dict(model)
-    kind = model.pop("kind", None)
-    if not isinstance(kind, str) or kind not in MODELS:
-        raise unknown(f"model.kind in recipe {name}:", str(kind), MODELS)
+    kind = str(model.pop("kind", None))
+    if kind not in MODELS:
+        raise unknown(f"model.kind in recipe {name}:", kind, MODELS)
     settings = MODELS[kind].Settings
     tables_of = {"model": settings, "data": DataSettings, "training": Training, "evaluation": Evaluation}
     allowed = {table: [field.name for field in fields(made_of)] for table, made_of in tables_of.items()}
@@ -271,10 +271,10 @@ def recipe_from_dict(
     for layer in layers:
         for table, values in layer.items():
             if table in allowed and isinstance(values, Mapping):
-                for key, value in values.items():
-                    key = FORMER_NAMES.get((table, key), key)
+                for given, value in values.items():
+                    key = FORMER_NAMES.get((table, given), str(given))
                     if key not in allowed[table]:
-                        raise unknown("key", f"{table}.{key}", (f"{table}.{name}" for name in allowed[table]))
+                        raise _unknown_key(table, key, allowed[table], kind)
                     merged[table][key] = value
             elif table in allowed:
                 raise UserError(f"{table} must be a table of a recipe, got {values!r}")
@@ -286,6 +286,14 @@ def recipe_from_dict(
         made = settings(**merged["model"])
     training, evaluation = Training(**merged["training"]), Evaluation(**merged["evaluation"])
     return Recipe(name, kind, made, training, evaluation, DataSettings(**merged["data"]))
+
+
+def _unknown_key(table: str, key: str, allowed: Sequence[str], kind: str) -> UserError:
+    """The error for a key that a table has not, in a recipe of this kind of model; other kinds may have it."""
+    has = [name for name, made in MODELS.items() if key in {field.name for field in fields(made.Settings)}]
+    if table != "model" or not has:
+        return unknown("key", f"{table}.{key}", (f"{table}.{name}" for name in allowed))
+    return UserError(f"unknown key 'model.{key}': of {', '.join(has)}, not of {kind}, which has {', '.join(allowed)}")
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
