@@ -37,7 +37,7 @@ from fastmmd.evaluation import (
 from fastmmd.training import Dataset, Recipe, UserError, load_recipe
 from fastmmd.training.experiments import Experiment, Run, Spec, arguments, first_order
 from fastmmd.training.parts import LARGE, LargeRun
-from fastmmd.training.report import PAPER_LIKELIHOODS, evaluate_run
+from fastmmd.training.report import evaluate_run, paper_likelihoods
 from fastmmd.training.run import RunFolder, Trained
 
 
@@ -48,11 +48,6 @@ class Row(NamedTuple):
     recipe: str
     in_paper: str = ""
     overrides: Callable[[Recipe], dict[str, Any]] = lambda recipe: {}
-
-    @property
-    def paper(self) -> float | None:
-        """The paper's number for MNIST."""
-        return PAPER_LIKELIHOODS.get(self.in_paper)
 
 
 # With the functions of earlier steps kept (Dai et al. 2014; mode="doubly_stochastic") DS-AAE's codes run away on the
@@ -206,7 +201,9 @@ def write(
     data = experiment.data
     compares = data.original and data.name == "mnist"  # with the papers
     header = ["method", "mean of the seeds", "lowest", "highest", "standard error of one", "sigma", *FIGURES]
-    header += ["MMD^2 to the prior (null)", "epochs", "minutes"] + ["the paper"] * compares
+    samples = next((run.parzen.samples for _, runs in results for run in runs), COUNT)
+    paper, likelihoods = paper_likelihoods(samples) if compares else ("", {})
+    header += ["MMD^2 to the prior (null)", "epochs", "minutes"] + [f"the {paper}"] * compares
     lines, record = [], []
     for row, runs in results:
         figures = [judge(run) for run in runs]
@@ -215,19 +212,19 @@ def write(
         seconds = statistics.mean(run.seconds for run in runs)
         line = cells(row.name, [run.parzen for run in runs], figures)
         line += ["{} ({})".format(*match) if codes else "", f"{runs[0].epochs}", f"{seconds / 60:.1f}"]
-        lines.append(line + [f"{row.paper or ''}"] * compares)
+        lines.append(line + [f"{likelihoods.get(row.in_paper, '')}"] * compares)
         of_runs = []
         for run, found in zip(runs, figures, strict=True):
             of_run = {"seed": run.seed, "seconds": run.seconds, **asdict(run.parzen), **found}
             of_runs.append(of_run | {"codes": None if run.codes is None else asdict(run.codes)})
         settings = runs[0].config.recipe.to_dict()
-        record.append({"name": row.name, "paper": row.paper if compares else None, **settings, "runs": of_runs})
+        record.append({"name": row.name, "paper": likelihoods.get(row.in_paper), **settings, "runs": of_runs})
     for trap in traps:
         line = cells(trap.name, [trap.parzen], [trap.figures])
         lines.append(line + [""] * (len(header) - len(line)))
     in_traps = [{"name": trap.name, **asdict(trap.parzen), **trap.figures} for trap in traps]
     experiment.write_record("table1", {"rows": record, "traps": in_traps})
-    draw(results, traps, compares, experiment)
+    draw(results, traps, likelihoods, experiment)
     table = "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
     text = (
         "Test log-likelihood in nats per image: Parzen windows on samples of each model, sigma chosen on validation "
@@ -250,7 +247,9 @@ def cells(name: str, parzens: Sequence[ParzenResult], figures: Sequence[Mapping[
     return line + [f"{statistics.mean(one[key] for one in figures):.3f}" if figures[0] else "" for key in FIGURES]
 
 
-def draw(results: list[tuple[Row, list[Run]]], traps: list[Trap], compares: bool, experiment: Experiment) -> None:
+def draw(
+    results: list[tuple[Row, list[Run]]], traps: list[Trap], likelihoods: Mapping[str, float], experiment: Experiment
+) -> None:
     """table1.png: the likelihoods as bars, those of the papers beside them."""
     bars = [(row.name, [run.parzen for run in runs]) for row, runs in results]
     bars += [(trap.name, [trap.parzen]) for trap in traps]
@@ -263,7 +262,8 @@ def draw(results: list[tuple[Row, list[Run]]], traps: list[Trap], compares: bool
     for mean, (_, parzens) in zip(means, bars, strict=True):
         nats, one = [parzen.mean for parzen in parzens], len(parzens) == 1
         reach.append(parzens[0].standard_error if one else (mean - min(nats), max(nats) - mean))
-    papers = {name: row.paper for name, (row, _) in zip(names, results, strict=False) if row.paper} if compares else {}
+    rows = zip(names, (row for row, _ in results), strict=False)
+    papers = {name: likelihoods[row.in_paper] for name, row in rows if row.in_paper in likelihoods}
     seeds = max((len(runs) for _, runs in results), default=1)
     title = f"Test log-likelihood on {experiment.data.name}: {bars[0][1][0].samples:,} samples"
     ylabel = "nats per image" + ("; lowest to highest seed" if seeds > 1 else "")

@@ -119,7 +119,7 @@ def test_report_on_mnist_shows_the_papers_figures(run_dir: Path, tmp_path: Path)
     result = evaluate_run(RunFolder(tmp_path / "run"), config, dataset, model, samples=100)
     report = (tmp_path / "run" / "report.md").read_text()
     for method, value in (("DS-AAE", 243), ("MMD-AE", 228), ("AAE", 340)):
-        assert f"| {method}, paper | {value} |" in report
+        assert f"| {method}, paper, 10,000 samples | {value} |" in report
     assert "243.3 +- 2.0" in report and "score above real data" in report
     assert f"**{result.parzen.mean:.1f}**" in report
 
