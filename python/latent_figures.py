@@ -37,6 +37,8 @@ def settings(recipe: str, prior: str) -> dict[str, Any]:
         weight = start if recipe == "mmd-ae" else start / 2
         common |= {"model.regularizer_weight": weight, "training.regularizer_growth": 1e5 / start}
         common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0], "model.input_dropout": 0.0}
+    if (recipe, prior) == ("ds-aae", "mixture"):  # the wide kernel calls back codes that begin to run away
+        common |= {"model.bandwidths": [0.25, 0.5, 1.0, 2.0, 4.0, 16.0], "model.features": 1_920}
     if recipe == "aae":
         common |= {"model.adversary_learning_rate": 0.004, "training.average": 0.999}
         common |= {"model.regularizer_weight": 10.0, "training.regularizer_growth": 100.0}
