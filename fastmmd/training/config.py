@@ -288,8 +288,8 @@ def recipe_from_dict(
     return Recipe(name, kind, made, training, evaluation, DataSettings(**merged["data"]))
 
 
-def _unknown_key(table: str, key: str, allowed: Sequence[str], kind: str) -> UserError:
-    """The error for a key that a table has not, in a recipe of this kind of model; other kinds may have it."""
+def _unknown_key(table: str, key: str, allowed: Sequence[str], kind: str = "") -> UserError:
+    """The error for a key that a table has not; that of a model of this kind, other kinds may have."""
     has = [name for name, made in MODELS.items() if key in {field.name for field in fields(made.Settings)}]
     if table != "model" or not has:
         return unknown("key", f"{table}.{key}", (f"{table}.{name}" for name in allowed))
@@ -363,7 +363,7 @@ def data_settings(overrides: Mapping[str, Any]) -> DataSettings:
     given, allowed = _nested(overrides).get("data", {}), [field.name for field in fields(DataSettings)]
     for key in given:
         if key not in allowed:
-            raise unknown("key", f"data.{key}", (f"data.{name}" for name in allowed))
+            raise _unknown_key("data", key, allowed)
     return DataSettings(**given)
 
 
